@@ -1,0 +1,375 @@
+//! Short-term memory: what was said, kept in Redis. The only room that knows the `redis` crate.
+//!
+//! Every operation is one round trip inside a budget. An error means that memory is unavailable, which is never the same
+//! as memory that is empty.
+
+mod breaker;
+mod connection;
+mod keys;
+mod scripts;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redis::{FromRedisValue, RedisError, Value};
+
+use self::connection::{Call, Redis};
+use self::keys::SessionKeys;
+use crate::config::{ConfigError, KeyLayout, MemoryConfig, RedisConfig};
+use crate::ids::{CharacterId, TurnId, UserId};
+use crate::message::Message;
+use crate::session::{Session, State};
+
+/// A local clock is taken to be at most this far from Redis's. It only matters for a turn that began while Redis could
+/// not be asked for the time.
+const CLOCK_SKEW: Duration = Duration::from_secs(2);
+
+/// Memory could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing came back within the operation's budget.
+    #[error("redis did not answer within the budget")]
+    Timeout,
+    /// Redis is known to be down, so it was not asked.
+    #[error("redis is known to be down")]
+    BreakerOpen,
+    /// Redis could not be reached, or refused.
+    #[error("redis failed")]
+    Redis(#[source] RedisError),
+    /// Redis answered something that this operation cannot mean.
+    #[error("redis answered in an unexpected form")]
+    Unexpected,
+}
+
+impl Error {
+    /// A word for logs and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::BreakerOpen => "breaker_open",
+            Self::Redis(error) if error.is_io_error() => "connection",
+            Self::Redis(_) => "refused",
+            Self::Unexpected => "unexpected_answer",
+        }
+    }
+}
+
+/// When a turn began, so that a clear that came later wins over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Began {
+    redis_microseconds: u64,
+}
+
+impl Began {
+    /// For a turn whose history could not be read, and whose beginning Redis has therefore not seen. It is dated early by the
+    /// largest clock difference that is allowed for, so that a clear still wins over it.
+    #[must_use]
+    pub fn by_local_clock(now: SystemTime) -> Self {
+        let since = now
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .saturating_sub(CLOCK_SKEW);
+        Self {
+            redis_microseconds: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// What was said so far.
+#[derive(Debug)]
+pub struct History {
+    /// The newest messages, oldest first.
+    pub messages: Vec<Message>,
+    /// Elements that could not be read as messages and were left out.
+    pub skipped: usize,
+    /// When it was read.
+    pub read_at: Began,
+}
+
+/// A message and its reply, to be stored together or not at all.
+#[derive(Debug)]
+pub struct Turn {
+    /// Commits are idempotent by it.
+    pub id: TurnId,
+    /// When the turn began.
+    pub began: Began,
+    /// What the user said.
+    pub user: Message,
+    /// What the character said.
+    pub assistant: Message,
+}
+
+/// What became of a commit that Redis answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// Stored now.
+    Saved,
+    /// Stored by an earlier attempt whose answer was lost.
+    Duplicate,
+    /// Not stored: the session was cleared after the turn began.
+    Fenced,
+}
+
+impl Commit {
+    /// Whether the turn is in Redis.
+    #[must_use]
+    pub fn is_saved(self) -> bool {
+        match self {
+            Self::Saved | Self::Duplicate => true,
+            Self::Fenced => false,
+        }
+    }
+}
+
+/// Short-term memory. Cheap to clone; clones share one connection.
+#[derive(Clone)]
+pub struct Memory {
+    redis: Redis,
+    layout: KeyLayout,
+    config: MemoryConfig,
+}
+
+impl Memory {
+    /// Makes ready without touching the network.
+    ///
+    /// # Errors
+    /// A `REDIS_…` setting that cannot be used.
+    pub fn new(redis: &RedisConfig, memory: &MemoryConfig) -> Result<Self, ConfigError> {
+        Ok(Self {
+            redis: Redis::new(redis, memory)?,
+            layout: redis.key_layout,
+            config: *memory,
+        })
+    }
+
+    /// Reads the newest `most` messages.
+    ///
+    /// # Errors
+    /// Memory is unavailable.
+    pub async fn load(
+        &self,
+        user: &UserId,
+        character: &CharacterId,
+        most: usize,
+    ) -> Result<History, Error> {
+        let keys = self.keys(user, character);
+        let mut pipeline = redis::pipe();
+        // In one transaction, so that nothing is cleared between the time and what was true at that time. LRANGE has no
+        // spelling for "none"; reading one element too many is harmless.
+        let last = isize::try_from(most)
+            .unwrap_or(isize::MAX)
+            .saturating_sub(1)
+            .max(0);
+        pipeline
+            .atomic()
+            .cmd("TIME")
+            .lrange(&keys.messages, 0, last);
+        let answer = self
+            .redis
+            .run(self.config.read_timeout, &Call::Pipeline(&pipeline))
+            .await?;
+        let ((seconds, microseconds), elements): ((u64, u64), Vec<Vec<u8>>) = parse(answer)?;
+        let stored = elements.len();
+        let messages: Vec<Message> = elements
+            .iter()
+            .rev()
+            .filter_map(|element| Message::from_json(element).ok())
+            .collect();
+        Ok(History {
+            skipped: stored - messages.len(),
+            messages,
+            read_at: Began {
+                redis_microseconds: seconds
+                    .saturating_mul(1_000_000)
+                    .saturating_add(microseconds),
+            },
+        })
+    }
+
+    /// Stores a turn, unless it is stored already or the session was cleared after the turn began.
+    ///
+    /// # Errors
+    /// Memory is unavailable. The turn is then stored at most once: not at all, or by an attempt whose answer was lost.
+    pub async fn commit_turn(
+        &self,
+        user: &UserId,
+        character: &CharacterId,
+        turn: &Turn,
+    ) -> Result<Commit, Error> {
+        self.commit(
+            user,
+            character,
+            turn.id,
+            Some(turn.began),
+            &[&turn.user, &turn.assistant],
+        )
+        .await
+    }
+
+    /// Appends one message that is no part of a turn, a greeting for example.
+    ///
+    /// # Errors
+    /// As [`Memory::commit_turn`].
+    pub async fn append(
+        &self,
+        user: &UserId,
+        character: &CharacterId,
+        message: &Message,
+    ) -> Result<Commit, Error> {
+        self.commit(user, character, TurnId::new(), None, &[message])
+            .await
+    }
+
+    async fn commit(
+        &self,
+        user: &UserId,
+        character: &CharacterId,
+        id: TurnId,
+        began: Option<Began>,
+        messages: &[&Message],
+    ) -> Result<Commit, Error> {
+        let keys = self.keys(user, character);
+        let tokens: i64 = messages
+            .iter()
+            .map(|message| message.token_count.max(0))
+            .fold(0, i64::saturating_add);
+        let mut call = scripts::COMMIT.prepare_invoke();
+        call.key(&keys.messages).key(&keys.meta).key(&keys.cleared);
+        call.arg(id.to_string())
+            .arg(
+                began
+                    .map(|began| began.redis_microseconds.to_string())
+                    .unwrap_or_default(),
+            )
+            .arg(self.config.max_messages)
+            .arg(self.config.ttl_seconds)
+            .arg(tokens);
+        for message in messages {
+            call.arg(message.to_json());
+        }
+        let answer = self
+            .redis
+            .run(self.config.write_timeout, &Call::Script(&call))
+            .await?;
+        match parse::<String>(answer)?.as_str() {
+            "saved" => Ok(Commit::Saved),
+            "duplicate" => Ok(Commit::Duplicate),
+            "fenced" => Ok(Commit::Fenced),
+            _ => Err(Error::Unexpected),
+        }
+    }
+
+    /// Forgets a session. Turns that began before are not stored after it.
+    ///
+    /// # Errors
+    /// Memory is unavailable, and the session may or may not be forgotten.
+    pub async fn clear(&self, user: &UserId, character: &CharacterId) -> Result<(), Error> {
+        let keys = self.keys(user, character);
+        let mut call = scripts::CLEAR.prepare_invoke();
+        call.key(&keys.messages).key(&keys.meta).key(&keys.cleared);
+        call.arg(scripts::CLEARED_TTL_SECONDS);
+        let answer = self
+            .redis
+            .run(self.config.write_timeout, &Call::Script(&call))
+            .await?;
+        match parse::<String>(answer)?.as_str() {
+            "cleared" => Ok(()),
+            _ => Err(Error::Unexpected),
+        }
+    }
+
+    /// Reads a session; `None` where there is none.
+    ///
+    /// # Errors
+    /// Memory is unavailable.
+    pub async fn session(
+        &self,
+        user: &UserId,
+        character: &CharacterId,
+    ) -> Result<Option<Session>, Error> {
+        self.read_session(user, character, None, self.config.read_timeout)
+            .await
+    }
+
+    /// Sets a session's state and reads it; `None` where there is none. Never creates one, never changes its expiry.
+    ///
+    /// # Errors
+    /// Memory is unavailable.
+    pub async fn set_state(
+        &self,
+        user: &UserId,
+        character: &CharacterId,
+        state: State,
+    ) -> Result<Option<Session>, Error> {
+        self.read_session(user, character, Some(state), self.config.write_timeout)
+            .await
+    }
+
+    async fn read_session(
+        &self,
+        user: &UserId,
+        character: &CharacterId,
+        state: Option<State>,
+        budget: Duration,
+    ) -> Result<Option<Session>, Error> {
+        let keys = self.keys(user, character);
+        let mut call = scripts::SESSION.prepare_invoke();
+        call.key(&keys.messages).key(&keys.meta);
+        call.arg(state.map_or("", State::as_str));
+        let answer = self.redis.run(budget, &Call::Script(&call)).await?;
+        let Some(fields) = parse::<Option<Vec<Option<String>>>>(answer)? else {
+            return Ok(None);
+        };
+        let field = |index: usize| fields.get(index).and_then(Option::as_deref);
+        let figure = |index| field(index).and_then(|text| text.parse::<i64>().ok());
+        Ok(Some(Session {
+            state: field(0).and_then(State::parse).unwrap_or(State::Active),
+            last_active_at: figure(1),
+            message_count: figure(2).unwrap_or(0),
+            session_start: figure(3),
+            total_tokens: figure(4).unwrap_or(0),
+            stored_messages: figure(5).unwrap_or(0),
+            expires_in: figure(6).filter(|seconds| *seconds >= 0),
+        }))
+    }
+
+    /// Counts the stored messages.
+    ///
+    /// # Errors
+    /// Memory is unavailable.
+    pub async fn stored_messages(
+        &self,
+        user: &UserId,
+        character: &CharacterId,
+    ) -> Result<usize, Error> {
+        let keys = self.keys(user, character);
+        let mut pipeline = redis::pipe();
+        pipeline.llen(&keys.messages);
+        let answer = self
+            .redis
+            .run(self.config.read_timeout, &Call::Pipeline(&pipeline))
+            .await?;
+        let (length,) = parse(answer)?;
+        Ok(length)
+    }
+
+    /// Reads a character's JSON; `None` where there is none.
+    pub(crate) async fn character_json(&self, id: &CharacterId) -> Result<Option<Vec<u8>>, Error> {
+        let mut pipeline = redis::pipe();
+        pipeline.get(keys::character(id));
+        let answer = self
+            .redis
+            .run(self.config.read_timeout, &Call::Pipeline(&pipeline))
+            .await?;
+        let (json,) = parse(answer)?;
+        Ok(json)
+    }
+
+    fn keys(&self, user: &UserId, character: &CharacterId) -> SessionKeys {
+        SessionKeys::new(self.layout, user, character)
+    }
+}
+
+fn parse<T: FromRedisValue>(answer: Value) -> Result<T, Error> {
+    redis::from_redis_value(answer).map_err(|_| Error::Unexpected)
+}

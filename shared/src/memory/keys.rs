@@ -1,0 +1,101 @@
+//! How keys are spelled, and nothing else is spelled here.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::config::KeyLayout;
+use crate::ids::{CharacterId, UserId};
+
+/// Bytes of an id that stay as they are. `:` separates parts, `{` and `}` mark a cluster's hash tag and `%` begins an
+/// encoded byte, so none of them may come from an id: that is what keeps two pairs of ids from sharing a key.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'@')
+    .remove(b'|');
+
+/// The keys of one session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SessionKeys {
+    /// List: the messages, newest at the head.
+    pub(crate) messages: String,
+    /// Hash: the session.
+    pub(crate) meta: String,
+    /// String: when the session was last cleared.
+    pub(crate) cleared: String,
+}
+
+impl SessionKeys {
+    pub(crate) fn new(layout: KeyLayout, user: &UserId, character: &CharacterId) -> Self {
+        let user = utf8_percent_encode(user.as_str(), ENCODED);
+        let character = utf8_percent_encode(character.as_str(), ENCODED);
+        let prefix = match layout {
+            KeyLayout::Plain => format!("chat:{user}:{character}"),
+            KeyLayout::Tagged => format!("chat:{{{user}}}:{character}"),
+        };
+        Self {
+            messages: format!("{prefix}:messages"),
+            meta: format!("{prefix}:meta"),
+            cleared: format!("{prefix}:cleared"),
+        }
+    }
+}
+
+/// The key of a character: the same in both layouts.
+pub(crate) fn character(id: &CharacterId) -> String {
+    format!("character:{}", utf8_percent_encode(id.as_str(), ENCODED))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn keys(layout: KeyLayout, user: &str, character: &str) -> SessionKeys {
+        let user = UserId::parse(user).expect("a valid id");
+        let character = CharacterId::parse(character).expect("a valid id");
+        SessionKeys::new(layout, &user, &character)
+    }
+
+    #[test]
+    fn the_literal_keys_are_the_contract() {
+        let plain = keys(KeyLayout::Plain, "user_123", "char_456");
+        assert_eq!(plain.messages, "chat:user_123:char_456:messages");
+        assert_eq!(plain.meta, "chat:user_123:char_456:meta");
+        assert_eq!(plain.cleared, "chat:user_123:char_456:cleared");
+        let tagged = keys(KeyLayout::Tagged, "user_123", "char_456");
+        assert_eq!(tagged.messages, "chat:{user_123}:char_456:messages");
+        assert_eq!(tagged.meta, "chat:{user_123}:char_456:meta");
+        assert_eq!(tagged.cleared, "chat:{user_123}:char_456:cleared");
+        let odd = keys(KeyLayout::Plain, "a:b{c}%", "auth0|x@y.z-灵");
+        assert_eq!(
+            odd.messages,
+            "chat:a%3Ab%7Bc%7D%25:auth0|x@y.z-%E7%81%B5:messages"
+        );
+        assert_eq!(
+            character(&CharacterId::parse("灵:1").expect("valid")),
+            "character:%E7%81%B5%3A1"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_pairs_of_ids_share_a_key(
+            a in ("[a:{}%]{1,4}", "[a:{}%]{1,4}"),
+            b in ("[a:{}%]{1,4}", "[a:{}%]{1,4}"),
+        ) {
+            for layout in [KeyLayout::Plain, KeyLayout::Tagged] {
+                let same = keys(layout, &a.0, &a.1) == keys(layout, &b.0, &b.1);
+                prop_assert_eq!(same, a == b);
+            }
+        }
+
+        #[test]
+        fn the_hash_tag_is_the_whole_user(user in "\\PC{1,20}", character in "\\PC{1,20}") {
+            let key = keys(KeyLayout::Tagged, &user, &character).messages;
+            prop_assert_eq!(key.matches('{').count(), 1);
+            prop_assert_eq!(key.matches('}').count(), 1);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The scripts that run in Redis. Each is one round trip and all or nothing.
+//!
+//! They use commands that Redis 6.0 has. The client sends them by digest and loads them when the server does not know
+//! them, after a restart for example.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+/// How long the mark of a clear lives, in seconds. The commit script keeps turns out that began longer ago than this,
+/// so it is longer than the longest turn (15 minutes on Lambda).
+pub(super) const CLEARED_TTL_SECONDS: u64 = 3_660;
+
+/// Appends, trims, expires and counts.
+pub(super) static COMMIT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/commit.lua")));
+
+/// Forgets a session.
+pub(super) static CLEAR: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/clear.lua")));
+
+/// Reads a session and can set its state.
+pub(super) static SESSION: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/session.lua")));

@@ -1,0 +1,17 @@
+-- Forgets a session and leaves a mark, so that a turn which began before this moment is not stored after it.
+--
+-- KEYS  messages, meta, cleared
+-- ARGV  seconds that the mark lives
+--
+-- Deleting comes first: a full server refuses a first write that stores something.
+
+redis.call('DEL', KEYS[1], KEYS[2])
+local time = redis.call('TIME')
+local micros = string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2]))
+-- After a failover to a server whose clock is behind, the later of the two marks holds.
+local earlier = redis.pcall('GET', KEYS[3])
+if type(earlier) == 'string' and tonumber(earlier) and tonumber(earlier) > tonumber(micros) then
+  micros = earlier
+end
+redis.call('SET', KEYS[3], micros, 'EX', ARGV[1])
+return 'cleared'

@@ -1,0 +1,92 @@
+-- Stores messages at the head of a session's list, trims it to whole turns, and keeps the session's figures, all or
+-- nothing and once for an id.
+--
+-- KEYS  messages, meta, cleared
+-- ARGV  id (36 bytes), when the turn began in Redis microseconds ('' for now), most messages to keep,
+--       seconds to live, tokens to add, then the messages as JSON, oldest first
+-- Gives 'saved', 'duplicate' or 'fenced'.
+--
+-- A script that fails half way is not rolled back, so everything that can fail comes before the first write.
+
+local ENTRY_BYTES = 48        -- id, ':', Unix seconds, ';'
+local MOST_ENTRIES = 128
+local REMEMBERED_SECONDS = 600
+local FENCE_MICROSECONDS = 3600 * 1000000
+
+local messages, meta, cleared = KEYS[1], KEYS[2], KEYS[3]
+local id, began, most, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+
+for key, expected in pairs({[messages] = 'list', [meta] = 'hash', [cleared] = 'string'}) do
+  local found = redis.call('TYPE', key).ok
+  if found ~= 'none' and found ~= expected then
+    return redis.error_reply('WRONGTYPE a key of this session holds a ' .. found .. ' instead of a ' .. expected)
+  end
+end
+
+local time = redis.call('TIME')
+local now = tonumber(time[1])
+local now_micros = now * 1000000 + tonumber(time[2])
+
+-- What began before a clear stays out. The mark of a clear lives as long as the fence, so what began earlier than that
+-- cannot be told from what was cleared, and stays out as well.
+if began then
+  local cleared_at = tonumber(redis.call('GET', cleared) or '')
+  if (cleared_at and cleared_at >= began) or now_micros - began > FENCE_MICROSECONDS then
+    return 'fenced'
+  end
+end
+
+local figures = redis.call('HMGET', meta, 'message_count', 'total_tokens', 'session_start', 'recent_turns')
+local recent = figures[4] or ''
+if #recent % ENTRY_BYTES ~= 0 then
+  recent = ''
+end
+if string.find(recent, id, 1, true) then
+  return 'duplicate'
+end
+
+-- Newest first, so the first entry that is too old ends the ones worth keeping.
+local kept = 0
+while kept < MOST_ENTRIES - 1 and kept * ENTRY_BYTES < #recent do
+  local at = tonumber(string.sub(recent, kept * ENTRY_BYTES + 38, kept * ENTRY_BYTES + 47))
+  if not at or at < now - REMEMBERED_SECONDS then
+    break
+  end
+  kept = kept + 1
+end
+recent = string.format('%s:%010d;', id, now) .. string.sub(recent, 1, kept * ENTRY_BYTES)
+
+local function figure(stored)
+  return tonumber(stored or '') or 0
+end
+local added = #ARGV - 5
+local message_count = string.format('%.0f', figure(figures[1]) + added)
+local total_tokens = string.format('%.0f', figure(figures[2]) + tonumber(ARGV[5]))
+
+-- The first write is one that a full server refuses, so a refusal leaves nothing behind.
+local length = redis.call('LPUSH', messages, unpack(ARGV, 6))
+
+if length > most then
+  redis.call('LTRIM', messages, 0, most - 1)
+  length = most
+  -- The oldest message that stays begins a turn.
+  while length > added do
+    local readable, message = pcall(cjson.decode, redis.call('LINDEX', messages, -1))
+    if readable and type(message) == 'table' and message['role'] == 'user' then
+      break
+    end
+    redis.call('RPOP', messages)
+    length = length - 1
+  end
+end
+
+redis.call('HSET', meta,
+  'state', 'ACTIVE',
+  'last_active_at', time[1],
+  'message_count', message_count,
+  'total_tokens', total_tokens,
+  'session_start', figures[3] or time[1],
+  'recent_turns', recent)
+redis.call('EXPIRE', messages, ttl)
+redis.call('EXPIRE', meta, ttl)
+return 'saved'
