@@ -1,0 +1,194 @@
+//! Who the user talks to: a system prompt and the settings of a voice.
+//!
+//! A character is looked up in Redis and kept for a minute. While Redis is down, an older copy serves, and so do the samples
+//! that are compiled in: an outage stops no conversation whose character is known.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+
+use crate::ids::CharacterId;
+use crate::memory::{self, Memory};
+
+/// How long a copy serves without a look at Redis.
+const FRESH: Duration = Duration::from_secs(60);
+/// Copies kept. Past this the oldest goes.
+const MOST_KEPT: usize = 1_000;
+
+const SAMPLES: [(&str, &str); 3] = [
+    ("luna", include_str!("characters/luna.json")),
+    ("kai", include_str!("characters/kai.json")),
+    ("mei", include_str!("characters/mei.json")),
+];
+
+/// A character, as Redis stores it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Character {
+    /// What the user calls it.
+    pub name: String,
+    /// Who it is, in the words that begin every prompt.
+    pub system_prompt: String,
+    /// Sampling temperature, if it has one of its own.
+    #[serde(default)]
+    pub temperature: Option<f64>,
+    /// Nucleus sampling, if it has one of its own.
+    #[serde(default)]
+    pub top_p: Option<f64>,
+    /// The longest reply, in tokens.
+    #[serde(default)]
+    pub max_tokens: Option<u32>,
+    /// A model of its own.
+    #[serde(default)]
+    pub model: Option<String>,
+}
+
+/// A character that could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody knows it.
+    #[error("there is no such character")]
+    NotFound,
+    /// Redis could not be asked, and no copy is at hand.
+    #[error("the character could not be looked up")]
+    Unavailable(#[source] memory::Error),
+    /// What Redis holds under its key is no character. The source names a place and a type, not the prompt.
+    #[error("the stored character cannot be read")]
+    Malformed(#[source] serde_json::Error),
+}
+
+struct Copy {
+    character: Arc<Character>,
+    fetched_at: SystemTime,
+}
+
+/// Looks characters up.
+pub struct Characters {
+    memory: Memory,
+    clock: fn() -> SystemTime,
+    /// Held for a look-up or an insertion, never across an await.
+    copies: Mutex<HashMap<CharacterId, Copy>>,
+}
+
+impl Characters {
+    /// Looks them up through `memory`'s connection. `clock` tells wall-clock time.
+    #[must_use]
+    pub fn new(memory: Memory, clock: fn() -> SystemTime) -> Self {
+        Self {
+            memory,
+            clock,
+            copies: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Finds a character.
+    ///
+    /// # Errors
+    /// It does not exist, or could not be looked up and is not known here.
+    pub async fn find(&self, id: &CharacterId) -> Result<Arc<Character>, Error> {
+        let now = (self.clock)();
+        if let Some(copy) = self.copy(id, |copy| is_fresh(copy, now)) {
+            return Ok(copy);
+        }
+        let found = match self.memory.character_json(id).await {
+            Ok(Some(json)) => serde_json::from_slice(&json).map_err(Error::Malformed),
+            Ok(None) => sample(id).ok_or(Error::NotFound),
+            Err(error) => return self.without_redis(id, error),
+        };
+        match found {
+            Ok(character) => Ok(self.keep(id, character, now)),
+            Err(error) => {
+                // Deleted or damaged: what was kept is no longer true.
+                self.copies().remove(id);
+                Err(error)
+            }
+        }
+    }
+
+    fn without_redis(
+        &self,
+        id: &CharacterId,
+        error: memory::Error,
+    ) -> Result<Arc<Character>, Error> {
+        self.copy(id, |_| true)
+            .or_else(|| sample(id).map(Arc::new))
+            .ok_or(Error::Unavailable(error))
+    }
+
+    fn copy(&self, id: &CharacterId, suits: impl FnOnce(&Copy) -> bool) -> Option<Arc<Character>> {
+        let copies = self.copies();
+        let copy = copies.get(id)?;
+        suits(copy).then(|| Arc::clone(&copy.character))
+    }
+
+    fn keep(&self, id: &CharacterId, character: Character, now: SystemTime) -> Arc<Character> {
+        let character = Arc::new(character);
+        let mut copies = self.copies();
+        if copies.len() >= MOST_KEPT
+            && !copies.contains_key(id)
+            && let Some(oldest) = copies
+                .iter()
+                .min_by_key(|(_, copy)| copy.fetched_at)
+                .map(|(id, _)| id.clone())
+        {
+            copies.remove(&oldest);
+        }
+        let copy = Copy {
+            character: Arc::clone(&character),
+            fetched_at: now,
+        };
+        copies.insert(id.clone(), copy);
+        character
+    }
+
+    fn copies(&self) -> MutexGuard<'_, HashMap<CharacterId, Copy>> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A copy from the future is not fresh: the clock was set back.
+fn is_fresh(copy: &Copy, now: SystemTime) -> bool {
+    now.duration_since(copy.fetched_at)
+        .is_ok_and(|age| age < FRESH)
+}
+
+fn sample(id: &CharacterId) -> Option<Character> {
+    let (_, json) = SAMPLES
+        .into_iter()
+        .find(|(sample, _)| *sample == id.as_str())?;
+    // A test reads every sample.
+    serde_json::from_str(json).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sample_can_be_read() {
+        for (id, json) in SAMPLES {
+            let character: Character = serde_json::from_str(json).expect(id);
+            assert!(!character.name.is_empty() && !character.system_prompt.is_empty());
+            assert_eq!(
+                sample(&CharacterId::parse(id).expect("valid")),
+                Some(character)
+            );
+        }
+        assert_eq!(sample(&CharacterId::parse("nobody").expect("valid")), None);
+    }
+
+    #[test]
+    fn a_copy_is_fresh_for_a_minute() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let copy = Copy {
+            character: Arc::new(
+                sample(&CharacterId::parse("luna").expect("valid")).expect("a sample"),
+            ),
+            fetched_at: at(1_000),
+        };
+        assert!(is_fresh(&copy, at(1_059)));
+        assert!(!is_fresh(&copy, at(1_060)));
+        assert!(!is_fresh(&copy, at(999)));
+    }
+}

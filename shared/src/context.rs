@@ -1,0 +1,246 @@
+//! The context window: what of the past fits beside a new message. Pure functions.
+//!
+//! Counts here come from what is stored or from the estimate, because this stands between the user and the first byte. The
+//! estimate is generous for Chinese, so a window that fits by it fits.
+
+use crate::config::ContextConfig;
+use crate::message::{Message, PromptMessage, Role};
+use crate::tokens::{PER_MESSAGE, PER_REPLY, estimate};
+
+/// What is sent upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Context {
+    /// The system prompt, whole turns oldest first, the new message.
+    pub messages: Vec<PromptMessage>,
+    /// How many of them are remembered.
+    pub history_messages: usize,
+}
+
+/// The system prompt and the new message alone are over the token limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the new message does not fit into the context window")]
+pub struct TooLong;
+
+/// Chooses the newest whole turns that fit within both limits.
+///
+/// A turn that does not fit ends the choice: with it left out and an older one kept, the model would answer a conversation
+/// that never happened. A reply without its question at the beginning, and a question without its reply at the end, are no
+/// whole turns and are left out too.
+///
+/// # Errors
+/// [`TooLong`] if not even the new message fits.
+pub fn fit(
+    system_prompt: &str,
+    mut history: Vec<Message>,
+    message: &str,
+    limits: ContextConfig,
+) -> Result<Context, TooLong> {
+    let fixed = estimate(system_prompt)
+        .saturating_add(estimate(message))
+        .saturating_add(2 * PER_MESSAGE + PER_REPLY);
+    let budget = limits.max_tokens.checked_sub(fixed).ok_or(TooLong)?;
+    while history
+        .last()
+        .is_some_and(|newest| newest.role == Role::User)
+    {
+        history.pop();
+    }
+    let kept = newest_turns(&history, limits.max_messages, budget);
+
+    let mut messages = Vec::with_capacity(kept + 2);
+    messages.push(PromptMessage::new(Role::System, system_prompt));
+    let left_out = history.len() - kept;
+    messages.extend(history.into_iter().skip(left_out).map(PromptMessage::from));
+    messages.push(PromptMessage::new(Role::User, message));
+    Ok(Context {
+        messages,
+        history_messages: kept,
+    })
+}
+
+/// How many messages at the end of `history` are whole turns within the limits.
+fn newest_turns(history: &[Message], max_messages: usize, budget: u64) -> usize {
+    let mut tokens: u64 = 0;
+    let mut kept = 0;
+    for (index, message) in history.iter().rev().enumerate() {
+        tokens = tokens
+            .saturating_add(tokens_of(message))
+            .saturating_add(PER_MESSAGE);
+        if index == max_messages || tokens > budget {
+            break;
+        }
+        if message.role == Role::User {
+            kept = index + 1;
+        }
+    }
+    kept
+}
+
+/// The stored count; where another writer left none, or nonsense, the estimate.
+fn tokens_of(message: &Message) -> u64 {
+    u64::try_from(message.token_count)
+        .ok()
+        .filter(|count| *count > 0)
+        .unwrap_or_else(|| estimate(&message.content))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limits(max_messages: usize, max_tokens: u64) -> ContextConfig {
+        ContextConfig {
+            max_messages,
+            max_tokens,
+        }
+    }
+
+    fn said(role: Role, content: &str, token_count: i64) -> Message {
+        Message::new(role, content.into(), 0, token_count)
+    }
+
+    fn turns(count: usize, tokens: i64) -> Vec<Message> {
+        (0..count)
+            .flat_map(|n| {
+                [
+                    said(Role::User, &format!("q{n}"), tokens),
+                    said(Role::Assistant, &format!("a{n}"), tokens),
+                ]
+            })
+            .collect()
+    }
+
+    fn contents(context: &Context) -> Vec<&str> {
+        context
+            .messages
+            .iter()
+            .map(|message| message.content.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn system_prompt_then_turns_oldest_first_then_the_new_message() {
+        let context = fit("s", turns(2, 1), "new", limits(50, 1_000)).expect("fits");
+        assert_eq!(contents(&context), ["s", "q0", "a0", "q1", "a1", "new"]);
+        assert_eq!(context.history_messages, 4);
+    }
+
+    #[test]
+    fn the_message_limit_keeps_whole_turns() {
+        let context = fit("s", turns(3, 1), "new", limits(3, 1_000)).expect("fits");
+        assert_eq!(contents(&context), ["s", "q2", "a2", "new"]);
+        let context = fit("s", turns(3, 1), "new", limits(0, 1_000)).expect("fits");
+        assert_eq!(context.history_messages, 0);
+    }
+
+    #[test]
+    fn the_token_limit_counts_everything() {
+        // 10 is what the format adds to the system prompt, the new message and the reply; a turn of 2 × (6 + 4) is 20.
+        for (max_tokens, kept) in [(30, 2), (29, 0), (50, 4), (49, 2)] {
+            let context = fit("", turns(2, 6), "", limits(50, max_tokens)).expect("fits");
+            assert_eq!(context.history_messages, kept, "{max_tokens}");
+        }
+        // The prompt's 15 tokens push the older turn out.
+        let context = fit("一二三四五六七八九十", turns(2, 6), "", limits(50, 50)).expect("fits");
+        assert_eq!(context.history_messages, 2);
+    }
+
+    #[test]
+    fn a_turn_larger_than_the_budget_is_left_out_and_ends_the_choice() {
+        let mut history = turns(1, 1);
+        history.push(said(Role::User, "big", 1_000_000));
+        history.push(said(Role::Assistant, "big", 1_000_000));
+        history.extend(turns(1, 1));
+        let context = fit("s", history, "new", limits(50, 1_000)).expect("fits");
+        assert_eq!(contents(&context), ["s", "q0", "a0", "new"]);
+    }
+
+    #[test]
+    fn a_list_that_begins_with_a_reply_loses_it() {
+        let mut history = vec![
+            said(Role::Assistant, "orphan", 1),
+            said(Role::System, "note", 1),
+        ];
+        history.extend(turns(1, 1));
+        let context = fit("s", history, "new", limits(50, 1_000)).expect("fits");
+        assert_eq!(contents(&context), ["s", "q0", "a0", "new"]);
+    }
+
+    #[test]
+    fn a_question_that_was_never_answered_is_left_out() {
+        let mut history = turns(1, 1);
+        history.push(said(Role::User, "unanswered", 1));
+        let context = fit("s", history, "new", limits(50, 1_000)).expect("fits");
+        assert_eq!(contents(&context), ["s", "q0", "a0", "new"]);
+    }
+
+    #[test]
+    fn counts_that_make_no_sense_are_estimated() {
+        for count in [0, -1, i64::MIN] {
+            let history = vec![
+                said(Role::User, &"字".repeat(100), count),
+                said(Role::Assistant, "b", count),
+            ];
+            let context = fit("", history.clone(), "", limits(50, 10 + 150 + 8)).expect("fits");
+            assert_eq!(context.history_messages, 2);
+            let context = fit("", history, "", limits(50, 10 + 150 + 7)).expect("fits");
+            assert_eq!(context.history_messages, 0);
+        }
+    }
+
+    #[test]
+    fn two_million_tokens_of_history_break_nothing() {
+        let context = fit("s", turns(25, 40_000), "new", limits(50, 20_000)).expect("fits");
+        assert_eq!(context.history_messages, 0);
+        let context = fit("s", turns(25, i64::MAX), "new", limits(50, 20_000)).expect("fits");
+        assert_eq!(context.history_messages, 0);
+    }
+
+    #[test]
+    fn a_message_that_cannot_fit_is_refused() {
+        assert_eq!(
+            fit("s", vec![], &"字".repeat(100), limits(50, 100)),
+            Err(TooLong)
+        );
+    }
+
+    fn any_message() -> impl Strategy<Value = Message> {
+        let role =
+            prop_oneof![3 => Just(Role::User), 3 => Just(Role::Assistant), 1 => Just(Role::System)];
+        let count = prop_oneof![-10_i64..200, Just(i64::MAX), Just(i64::MIN)];
+        (role, "[a字 ]{0,40}", count).prop_map(|(role, content, count)| said(role, &content, count))
+    }
+
+    proptest! {
+        #[test]
+        fn no_context_exceeds_its_limits_and_every_one_is_well_formed(
+            history in proptest::collection::vec(any_message(), 0..60),
+            system in "[a字]{0,30}",
+            message in "[a字]{1,30}",
+            max_messages in 0_usize..60,
+            max_tokens in 1_u64..2_000,
+        ) {
+            let Ok(context) = fit(&system, history.clone(), &message, limits(max_messages, max_tokens)) else {
+                prop_assert!(estimate(&system) + estimate(&message) + 10 > max_tokens);
+                return Ok(());
+            };
+            let (first, rest) = context.messages.split_first().expect("a system prompt");
+            let (last, kept) = rest.split_last().expect("a new message");
+            prop_assert_eq!((first.role, first.content.as_str()), (Role::System, system.as_str()));
+            prop_assert_eq!((last.role, last.content.as_str()), (Role::User, message.as_str()));
+            prop_assert_eq!(kept.len(), context.history_messages);
+            prop_assert!(kept.len() <= max_messages);
+            prop_assert!(kept.first().is_none_or(|oldest| oldest.role == Role::User));
+            prop_assert!(kept.last().is_none_or(|newest| newest.role != Role::User));
+            let answered = history.iter().rposition(|message| message.role != Role::User).map_or(0, |last| last + 1);
+            let tail = history.get(answered - kept.len()..answered).expect("a tail");
+            let tokens: u64 = tail.iter().map(|message| tokens_of(message) + PER_MESSAGE).sum();
+            prop_assert!(estimate(&system) + estimate(&message) + 10 + tokens <= max_tokens);
+            for (sent, stored) in kept.iter().zip(tail) {
+                prop_assert_eq!(&sent.content, &stored.content);
+            }
+        }
+    }
+}

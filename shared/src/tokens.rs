@@ -1,0 +1,172 @@
+//! Counting tokens: fast where someone waits, exact where someone pays.
+//!
+//! [`estimate`] reads text once and touches no table; it is all that the way to the first byte uses. [`Counter`] counts
+//! exactly for `cl100k_base`, whose tables cost tens of milliseconds to build and are built at its first use, so it belongs
+//! behind the last delta and on a thread that may block. For doubao and other families it is an approximation too: an
+//! upstream's own `usage` is better where there is one.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+
+use lru::LruCache;
+use tiktoken_rs::cl100k_base_singleton;
+
+use crate::message::PromptMessage;
+
+/// What the chat format adds to every message.
+pub const PER_MESSAGE: u64 = 4;
+/// What it adds to start the reply.
+pub const PER_REPLY: u64 = 2;
+/// What it adds to a message with a name.
+pub const PER_NAME: u64 = 1;
+
+/// A quick guess: 1.5 tokens for a CJK ideograph (U+4E00 to U+9FFF), 0.3 for any other character, rounded down.
+#[must_use]
+pub fn estimate(text: &str) -> u64 {
+    let tenths: u64 = text
+        .chars()
+        .map(|char| {
+            if ('\u{4E00}'..='\u{9FFF}').contains(&char) {
+                15
+            } else {
+                3
+            }
+        })
+        .sum();
+    tenths / 10
+}
+
+/// Exact counts, with those of recent texts kept.
+#[derive(Debug)]
+pub struct Counter {
+    /// Held for a look-up or an insertion, never while counting.
+    recent: Mutex<LruCache<Box<str>, u64>>,
+}
+
+impl Counter {
+    /// Texts whose counts are kept. The system prompt and the history come back every turn.
+    const RECENT_TEXTS: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
+    /// Longer texts are counted anew, so that what is kept stays below 2 MiB.
+    const LONGEST_KEPT_BYTES: usize = 4_096;
+
+    /// A counter that has counted nothing; its tables are not built yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            recent: Mutex::new(LruCache::new(Self::RECENT_TEXTS)),
+        }
+    }
+
+    /// The tokens of `text`. Special tokens spelled out by a user (`<|endoftext|>`) count as the plain text that they are.
+    #[must_use]
+    pub fn count(&self, text: &str) -> u64 {
+        if text.len() > Self::LONGEST_KEPT_BYTES {
+            return count(text);
+        }
+        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = recent().get(text) {
+            return *known;
+        }
+        let counted = count(text);
+        recent().put(text.into(), counted);
+        counted
+    }
+
+    /// The tokens of a whole prompt, with what the chat format adds to it.
+    #[must_use]
+    pub fn count_prompt(&self, messages: &[PromptMessage]) -> u64 {
+        let each = messages.iter().map(|message| {
+            let name = message
+                .name
+                .as_ref()
+                .map_or(0, |name| PER_NAME + self.count(name));
+            PER_MESSAGE + self.count(&message.content) + name
+        });
+        each.sum::<u64>() + PER_REPLY
+    }
+}
+
+impl Default for Counter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn count(text: &str) -> u64 {
+    u64::try_from(cl100k_base_singleton().count_ordinary(text)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::Role;
+
+    #[test]
+    fn the_estimate_is_the_formula() {
+        assert_eq!(estimate(""), 0);
+        assert_eq!(estimate("你好"), 3);
+        assert_eq!(estimate("你"), 1);
+        assert_eq!(estimate("hello"), 1);
+        assert_eq!(estimate("hello worl"), 3);
+        assert_eq!(estimate("你好 hi"), 3);
+        // The block's ends, and its neighbours.
+        assert_eq!(estimate("\u{4E00}\u{9FFF}"), 3);
+        assert_eq!(estimate("\u{4DFF}\u{A000}"), 0);
+        // Japanese kana and emoji are "any other character".
+        assert_eq!(estimate("あいうえお🙂🙂🙂🙂🙂"), 3);
+    }
+
+    #[test]
+    fn counts_are_those_of_cl100k() {
+        let counter = Counter::new();
+        assert_eq!(counter.count(""), 0);
+        assert_eq!(counter.count("hello world"), 2);
+        assert_eq!(counter.count("tiktoken is great!"), 6);
+        assert_eq!(counter.count("お誕生日おめでとう"), 9);
+    }
+
+    #[test]
+    fn special_tokens_in_a_message_are_plain_text() {
+        let counter = Counter::new();
+        assert!(counter.count("<|endoftext|>") > 1);
+        assert_eq!(counter.count("<|im_start|>"), counter.count("<|im_start|>"));
+    }
+
+    #[test]
+    fn a_prompt_has_its_overhead() {
+        let counter = Counter::new();
+        let mut messages = vec![
+            PromptMessage::new(Role::System, "hello world"),
+            PromptMessage::new(Role::User, "hello world"),
+        ];
+        assert_eq!(counter.count_prompt(&messages), 4 + 2 + 4 + 2 + 2);
+        messages[1].name = Some("hello world".into());
+        assert_eq!(counter.count_prompt(&messages), 4 + 2 + 4 + 2 + 2 + 1 + 2);
+        assert_eq!(counter.count_prompt(&[]), 2);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let counter = Counter::new();
+        for n in 0..2_000 {
+            let _ = counter.count(&format!("text {n}"));
+        }
+        let long = "word ".repeat(2_000);
+        assert_eq!(counter.count(&long), counter.count(&long));
+        let recent = counter.recent.lock().expect("not poisoned");
+        assert_eq!(recent.len(), Counter::RECENT_TEXTS.get());
+        assert!(!recent.contains(long.as_str()));
+    }
+
+    proptest! {
+        #[test]
+        fn a_kept_count_is_the_count(text in "\\PC{0,40}") {
+            let counter = Counter::new();
+            let first = counter.count(&text);
+            prop_assert_eq!(counter.count(&text), first);
+            prop_assert_eq!(count(&text), first);
+        }
+    }
+}
