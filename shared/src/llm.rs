@@ -1,0 +1,214 @@
+//! The upstream: a prompt goes in, deltas come out.
+//!
+//! An enum and not a trait, because the set is closed: any OpenAI-compatible endpoint, or the echo that is built in for
+//! development.
+
+mod echo;
+mod openai;
+mod sse;
+
+use serde::Serialize;
+
+use crate::config::{LlmConfig, Provider};
+use crate::message::PromptMessage;
+use crate::outbound::TlsSetupError;
+
+/// What the upstream is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompt {
+    /// System prompt, history, new message.
+    pub messages: Vec<PromptMessage>,
+    /// Instead of the configured model.
+    pub model: Option<String>,
+    /// Sampling temperature.
+    pub temperature: Option<f64>,
+    /// Nucleus sampling.
+    pub top_p: Option<f64>,
+    /// The longest reply, in tokens.
+    pub max_tokens: Option<u32>,
+}
+
+/// Why a reply ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The reply is complete.
+    Stop,
+    /// It reached its limit.
+    Length,
+    /// A filter ended it.
+    ContentFilter,
+}
+
+impl FinishReason {
+    /// Reads an upstream's word. Words of other families (`tool_calls`, `eos`) mean that the reply is complete.
+    fn from_upstream(word: &str) -> Self {
+        match word {
+            "length" | "max_tokens" => Self::Length,
+            "content_filter" => Self::ContentFilter,
+            _ => Self::Stop,
+        }
+    }
+
+    /// The word of the HTTP contract.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ContentFilter => "content_filter",
+        }
+    }
+}
+
+/// Tokens, as the upstream counted them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Of what it was sent.
+    pub prompt_tokens: u64,
+    /// Of what it made, hidden reasoning included.
+    pub completion_tokens: u64,
+    /// Of the hidden reasoning.
+    pub reasoning_tokens: u64,
+}
+
+/// One step of a reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// More text; never empty.
+    Delta(String),
+    /// The reply is complete. Nothing follows.
+    End {
+        /// Why.
+        finish_reason: FinishReason,
+        /// The upstream's own count, if it sent one.
+        usage: Option<Usage>,
+    },
+}
+
+/// A reply that failed. What the upstream said about it may quote the prompt, so it is not kept, except for a short code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It could not be reached, is overloaded, or sent what is no reply.
+    #[error("the upstream is unavailable: {0}")]
+    Unavailable(Cause),
+    /// It was silent for too long.
+    #[error("the upstream timed out: {0}")]
+    Timeout(Cause),
+    /// It refuses this request, and would again.
+    #[error("the upstream rejected the request: {0}")]
+    Rejected(Cause),
+    /// It stopped in mid-reply.
+    #[error("the upstream stopped in mid-reply: {0}")]
+    Interrupted(Cause),
+}
+
+/// What exactly went wrong, for logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// Connecting, or sending the request.
+    Connection,
+    /// An HTTP status, and the code in the error object if it is a plain word.
+    Status(u16, Option<String>),
+    /// An error object in the stream, and its code if it is a plain word.
+    ErrorObject(Option<String>),
+    /// The connection ended before the reply did.
+    Cut,
+    /// Something that is not a stream of completion chunks.
+    NotAStream,
+    /// A line longer than any chunk.
+    LineTooLong,
+    /// No delta at all.
+    NoFirstToken,
+    /// No further delta.
+    Idle,
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let coded = |f: &mut std::fmt::Formatter<'_>, code: &Option<String>| match code {
+            Some(code) => write!(f, " ({code})"),
+            None => Ok(()),
+        };
+        match self {
+            Self::Connection => f.write_str("no connection"),
+            Self::Status(status, code) => {
+                write!(f, "status {status}")?;
+                coded(f, code)
+            }
+            Self::ErrorObject(code) => {
+                f.write_str("an error object in the stream")?;
+                coded(f, code)
+            }
+            Self::Cut => f.write_str("the connection was cut"),
+            Self::NotAStream => f.write_str("not a stream of completion chunks"),
+            Self::LineTooLong => f.write_str("a line over the limit"),
+            Self::NoFirstToken => f.write_str("no first token in time"),
+            Self::Idle => f.write_str("silence between deltas"),
+        }
+    }
+}
+
+/// An upstream. Cheap to clone; clones share connections.
+#[derive(Clone)]
+pub enum Llm {
+    /// Over HTTP.
+    OpenAi(Box<openai::OpenAi>),
+    /// Built in.
+    Echo,
+}
+
+impl Llm {
+    /// Makes ready without touching the network.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new(config: &LlmConfig) -> Result<Self, TlsSetupError> {
+        match &config.provider {
+            Provider::OpenAi {
+                base_url,
+                api_key,
+                model,
+            } => openai::OpenAi::new(config, base_url, api_key, model)
+                .map(Box::new)
+                .map(Self::OpenAi),
+            Provider::Echo => Ok(Self::Echo),
+        }
+    }
+
+    /// Asks, retrying what may pass, until the reply begins.
+    ///
+    /// # Errors
+    /// The upstream could not be reached, refused, or did not answer in time.
+    pub async fn reply(&self, prompt: &Prompt) -> Result<Reply, Error> {
+        match self {
+            Self::OpenAi(upstream) => upstream
+                .reply(prompt)
+                .await
+                .map(Box::new)
+                .map(Reply::OpenAi),
+            Self::Echo => Ok(Reply::Echo(echo::Reply::new(prompt))),
+        }
+    }
+}
+
+/// A reply as it comes. Dropping it ends the upstream's work.
+pub enum Reply {
+    /// Over HTTP.
+    OpenAi(Box<openai::Reply>),
+    /// Built in.
+    Echo(echo::Reply),
+}
+
+impl Reply {
+    /// Waits for the next step. After [`Event::End`] or an error there is none.
+    ///
+    /// # Errors
+    /// The upstream failed or fell silent.
+    pub async fn next(&mut self) -> Result<Event, Error> {
+        match self {
+            Self::OpenAi(reply) => reply.next().await,
+            Self::Echo(reply) => Ok(reply.next().await),
+        }
+    }
+}

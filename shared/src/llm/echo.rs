@@ -1,0 +1,128 @@
+//! An upstream that is built in: offline, free, and it shows what it remembers.
+//!
+//! It says back what it was just told and what it was told before, so that a person trying the service sees memory work.
+
+use std::time::Duration;
+
+use super::{Event, FinishReason, Prompt};
+use crate::message::Role;
+
+/// Slow enough to be seen streaming, fast enough not to annoy.
+const PAUSE: Duration = Duration::from_millis(15);
+const CHARACTERS_PER_DELTA: usize = 2;
+
+/// A reply in the making.
+pub struct Reply {
+    deltas: std::vec::IntoIter<String>,
+}
+
+impl Reply {
+    pub(super) fn new(prompt: &Prompt) -> Self {
+        let characters: Vec<char> = compose(prompt).chars().collect();
+        let deltas: Vec<String> = characters
+            .chunks(CHARACTERS_PER_DELTA)
+            .map(|chunk| chunk.iter().collect())
+            .collect();
+        Self {
+            deltas: deltas.into_iter(),
+        }
+    }
+
+    pub(super) async fn next(&mut self) -> Event {
+        // The pause comes first: a caller that stops waiting must not lose a delta.
+        tokio::time::sleep(PAUSE).await;
+        match self.deltas.next() {
+            Some(delta) => {
+                // For a developer who wants to see what a crash in mid-reply looks like. Not in release builds.
+                #[cfg(debug_assertions)]
+                assert!(delta != PANIC_MARK, "a panic was asked for");
+                Event::Delta(delta)
+            }
+            None => Event::End {
+                finish_reason: FinishReason::Stop,
+                usage: None,
+            },
+        }
+    }
+}
+
+/// In debug builds, `/panic` as the message panics after the first deltas.
+#[cfg(debug_assertions)]
+const PANIC_MARK: &str = "\u{7}";
+
+fn compose(prompt: &Prompt) -> String {
+    let mut said = prompt
+        .messages
+        .iter()
+        .rev()
+        .filter(|message| message.role == Role::User)
+        .map(|message| message.content.as_str());
+    let now = said.next().unwrap_or_default();
+    #[cfg(debug_assertions)]
+    if now == "/panic" {
+        return format!("好的{PANIC_MARK}");
+    }
+    match said.next() {
+        Some(before) => {
+            let earlier = said.count() + 1;
+            format!(
+                "你刚才说“{now}”。我记得你之前说过“{before}”，这是我记得的 {earlier} 句话里最近的一句。"
+            )
+        }
+        None => format!("你刚才说“{now}”。这是我们说的第一句话，我会记住的。"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::PromptMessage;
+
+    fn prompt(said: &[&str]) -> Prompt {
+        let messages = said
+            .iter()
+            .flat_map(|text| {
+                [
+                    PromptMessage::new(Role::User, *text),
+                    PromptMessage::new(Role::Assistant, "嗯"),
+                ]
+            })
+            .collect::<Vec<_>>();
+        Prompt {
+            messages,
+            model: None,
+            temperature: None,
+            top_p: None,
+            max_tokens: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_streams_what_it_remembers() {
+        let mut reply = Reply::new(&prompt(&["我叫小雨", "你记得吗"]));
+        let mut text = String::new();
+        let mut deltas = 0;
+        while let Event::Delta(delta) = reply.next().await {
+            text.push_str(&delta);
+            deltas += 1;
+        }
+        assert!(
+            text.contains("“你记得吗”") && text.contains("“我叫小雨”"),
+            "{text}"
+        );
+        assert!(deltas > 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_time_it_remembers_nothing() {
+        let mut reply = Reply::new(&prompt(&["你好"]));
+        let mut text = String::new();
+        while let Event::Delta(delta) = reply.next().await {
+            text.push_str(&delta);
+        }
+        assert!(
+            text.contains("“你好”") && text.contains("第一句话"),
+            "{text}"
+        );
+    }
+}
