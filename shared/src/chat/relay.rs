@@ -1,0 +1,124 @@
+//! Passes deltas from the turn to its client, without ever waiting for the client.
+//!
+//! The channel is bounded. When a client reads more slowly than the upstream speaks, deltas that do not fit collect here and
+//! go out as one as soon as there is room; what collects is bounded by the longest reply. A client that is gone is not
+//! waited for, and the turn goes on.
+
+use tokio::sync::mpsc;
+
+use super::Frame;
+
+/// Frames on their way. A client that keeps up never sees more than one waiting.
+const CAPACITY: usize = 64;
+
+pub(super) struct Relay {
+    frames: mpsc::Sender<Frame>,
+    backlog: String,
+}
+
+impl Relay {
+    /// A channel that begins with `start`.
+    pub(super) fn new(start: Frame) -> (Self, mpsc::Receiver<Frame>) {
+        let (frames, receiver) = mpsc::channel(CAPACITY);
+        // There is room for the first frame.
+        let _ = frames.try_send(start);
+        let relay = Self {
+            frames,
+            backlog: String::new(),
+        };
+        (relay, receiver)
+    }
+
+    /// Sends a delta now, or keeps it for later.
+    pub(super) fn send(&mut self, delta: String) {
+        if self.backlog.is_empty() {
+            self.backlog = delta;
+        } else {
+            self.backlog.push_str(&delta);
+        }
+        match self.frames.try_reserve() {
+            Ok(permit) => permit.send(Frame::Delta(std::mem::take(&mut self.backlog))),
+            Err(mpsc::error::TrySendError::Full(())) => {}
+            Err(mpsc::error::TrySendError::Closed(())) => self.backlog.clear(),
+        }
+    }
+
+    /// Ends when what was kept could be sent; never, if nothing was kept. May be cancelled without losing anything.
+    pub(super) async fn catch_up(&mut self) {
+        if self.backlog.is_empty() {
+            return std::future::pending().await;
+        }
+        let permit = self.frames.reserve().await;
+        let delta = std::mem::take(&mut self.backlog);
+        if let Ok(permit) = permit {
+            permit.send(Frame::Delta(delta));
+        }
+    }
+
+    /// Sends what was kept and the last frame, waiting for the client as long as it is there.
+    pub(super) async fn finish(mut self, last: Frame) {
+        if !self.backlog.is_empty() {
+            self.catch_up().await;
+        }
+        // An error means that the client is gone, and then nobody misses it.
+        let _ = self.frames.send(last).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::{FailureCode, MemoryStatus};
+
+    const START: Frame = Frame::Start {
+        memory: MemoryStatus::Empty,
+        history_messages: 0,
+    };
+    const LAST: Frame = Frame::Failed {
+        code: FailureCode::Internal,
+        saved: false,
+    };
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_holds_nothing_up_and_misses_nothing() {
+        let (mut relay, mut frames) = Relay::new(START);
+        let deltas: Vec<String> = (0..1_000).map(|n| format!("{n},")).collect();
+        for delta in &deltas {
+            relay.send(delta.clone());
+        }
+        let finish = tokio::spawn(relay.finish(LAST));
+        let mut text = String::new();
+        let mut count = 0;
+        while let Some(frame) = frames.recv().await {
+            if let Frame::Delta(delta) = &frame {
+                text.push_str(delta);
+            }
+            count += 1;
+        }
+        finish.await.expect("no panic");
+        assert_eq!(text, deltas.concat());
+        assert_eq!(count, CAPACITY + 2);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_is_not_waited_for() {
+        let (mut relay, frames) = Relay::new(START);
+        drop(frames);
+        for _ in 0..1_000 {
+            relay.send("x".into());
+        }
+        relay.finish(LAST).await;
+    }
+
+    #[tokio::test]
+    async fn it_catches_up_as_soon_as_there_is_room() {
+        let (mut relay, mut frames) = Relay::new(START);
+        for _ in 0..CAPACITY + 1 {
+            relay.send("x".into());
+        }
+        assert_eq!(relay.backlog, "xx");
+        assert!(frames.recv().await.is_some());
+        relay.catch_up().await;
+        assert_eq!(relay.backlog, "");
+    }
+}
