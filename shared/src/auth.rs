@@ -1,0 +1,163 @@
+//! Who calls: a bearer token becomes a [`UserId`], and nothing else does.
+//!
+//! HS256 by a shared secret; RS256, ES256 and EdDSA by published keys. A token's own header chooses among the algorithms
+//! that are configured and never adds one, so a public key cannot be used as a shared secret, and `none` is nothing.
+
+mod jwks;
+
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+
+use self::jwks::Jwks;
+use crate::config::{AuthConfig, JwtRules};
+use crate::ids::UserId;
+use crate::outbound::TlsSetupError;
+
+/// Why nobody was let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// There is no token, or it is not valid. The words are for the caller and say nothing about keys.
+    #[error("{0}")]
+    Unauthorized(&'static str),
+    /// The published keys could not be fetched, so nothing can be said about the token.
+    #[error("the published keys are unavailable")]
+    KeysUnavailable,
+}
+
+/// What a request brings to prove who sent it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Credentials<'a> {
+    /// The bearer token.
+    pub bearer: Option<&'a str>,
+    /// The subject that the gateway's authorizer found.
+    pub authorizer_subject: Option<&'a str>,
+}
+
+/// Checks credentials.
+pub enum Authenticator {
+    /// The gateway's authorizer has checked.
+    Authorizer,
+    /// Tokens are checked here.
+    Token(Box<TokenRules>),
+}
+
+/// What a token must satisfy.
+pub struct TokenRules {
+    secret: Option<DecodingKey>,
+    jwks: Option<Jwks>,
+    issuer: Option<String>,
+    audience: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+}
+
+const MISSING: Error = Error::Unauthorized("a bearer token is required");
+const INVALID: Error = Error::Unauthorized("the token is not valid");
+const EXPIRED: Error = Error::Unauthorized("the token has expired");
+const ALGORITHM: Error =
+    Error::Unauthorized("the token is signed in a way that is not accepted here");
+const SUBJECT: Error = Error::Unauthorized("the token's subject must be 1 to 128 bytes");
+
+impl Authenticator {
+    /// Makes ready without touching the network.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new(config: &AuthConfig) -> Result<Self, TlsSetupError> {
+        match config {
+            AuthConfig::Authorizer => Ok(Self::Authorizer),
+            AuthConfig::Token(rules) => TokenRules::new(rules).map(Box::new).map(Self::Token),
+        }
+    }
+
+    /// Finds out who calls.
+    ///
+    /// # Errors
+    /// Nobody that is known here, or it cannot be found out now.
+    pub async fn authenticate(&self, credentials: Credentials<'_>) -> Result<UserId, Error> {
+        match self {
+            Self::Authorizer => {
+                let subject = credentials.authorizer_subject.ok_or(MISSING)?;
+                UserId::parse(subject).map_err(|_| SUBJECT)
+            }
+            Self::Token(rules) => {
+                let token = credentials
+                    .bearer
+                    .filter(|token| !token.is_empty())
+                    .ok_or(MISSING)?;
+                let subject = rules.subject(token).await?;
+                UserId::parse(&subject).map_err(|_| SUBJECT)
+            }
+        }
+    }
+}
+
+impl TokenRules {
+    fn new(rules: &JwtRules) -> Result<Self, TlsSetupError> {
+        Ok(Self {
+            secret: rules
+                .secret
+                .as_ref()
+                .map(|secret| DecodingKey::from_secret(secret.expose_secret().as_bytes())),
+            jwks: rules.jwks_url.as_deref().map(Jwks::new).transpose()?,
+            issuer: rules.issuer.clone(),
+            audience: rules.audience.clone(),
+        })
+    }
+
+    async fn subject(&self, token: &str) -> Result<String, Error> {
+        let header = decode_header(token).map_err(|_| INVALID)?;
+        match (header.alg, &self.secret, &self.jwks) {
+            (Algorithm::HS256, Some(secret), _) => self.verify(token, header.alg, secret),
+            (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(jwks)) => {
+                let keys = jwks.keys(header.kid.as_deref(), header.alg).await?;
+                let mut outcome = Err(INVALID);
+                for key in &keys {
+                    outcome = self.verify(token, header.alg, key);
+                    if outcome != Err(INVALID) {
+                        break;
+                    }
+                }
+                outcome
+            }
+            _ => Err(ALGORITHM),
+        }
+    }
+
+    fn verify(
+        &self,
+        token: &str,
+        algorithm: Algorithm,
+        key: &DecodingKey,
+    ) -> Result<String, Error> {
+        use jsonwebtoken::errors::ErrorKind;
+
+        let mut validation = Validation::new(algorithm);
+        // An expired token is expired. Issuers and this service keep their clocks by the same sources.
+        validation.leeway = 0;
+        validation.validate_nbf = true;
+        let mut required = vec!["exp", "sub"];
+        if let Some(issuer) = &self.issuer {
+            validation.set_issuer(&[issuer]);
+            required.push("iss");
+        }
+        match &self.audience {
+            Some(audience) => {
+                validation.set_audience(&[audience]);
+                required.push("aud");
+            }
+            None => validation.validate_aud = false,
+        }
+        validation.set_required_spec_claims(&required);
+        decode::<Claims>(token, key, &validation)
+            .map(|data| data.claims.sub)
+            .map_err(|error| match error.kind() {
+                ErrorKind::ExpiredSignature => EXPIRED,
+                _ => INVALID,
+            })
+    }
+}

@@ -1,0 +1,214 @@
+//! Errors as HTTP tells them: RFC 9457 problem details. This file alone owns status, code and public text.
+
+use http::header::{ALLOW, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+
+use super::{Answer, json_answer};
+use crate::auth;
+use crate::characters;
+use crate::chat::Refusal;
+use crate::memory;
+
+/// Seconds after which a client may try again while memory is down.
+const MEMORY_RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// Everything that can be wrong before a stream begins. Public texts are fixed or name a field; none quotes a request or
+/// an inner error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// No caller that is known here.
+    Unauthorized(&'static str),
+    /// The body is not JSON.
+    InvalidJson(String),
+    /// The body or the query is not what this route takes. The text names the field.
+    InvalidRequest(String),
+    /// The body is over the limit.
+    PayloadTooLarge,
+    /// The body is not declared as JSON.
+    UnsupportedMediaType,
+    /// Nobody knows the character.
+    CharacterNotFound,
+    /// There is no such session.
+    SessionNotFound,
+    /// This route has other methods; the text lists them.
+    MethodNotAllowed(&'static str),
+    /// Redis is down, and this request cannot be answered without it.
+    MemoryUnavailable(&'static str),
+    /// A defect of this service or of its data.
+    Internal,
+}
+
+#[derive(Serialize)]
+struct Details<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+}
+
+impl Problem {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::InvalidJson(_) => StatusCode::BAD_REQUEST,
+            Self::InvalidRequest(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::CharacterNotFound | Self::SessionNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MemoryUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Unauthorized(_) => "unauthorized",
+            Self::InvalidJson(_) => "invalid_json",
+            Self::InvalidRequest(_) => "invalid_request",
+            Self::PayloadTooLarge => "payload_too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::CharacterNotFound => "character_not_found",
+            Self::SessionNotFound => "session_not_found",
+            Self::MethodNotAllowed(_) => "method_not_allowed",
+            Self::MemoryUnavailable(_) => "memory_unavailable",
+            Self::Internal => "internal",
+        }
+    }
+
+    fn detail(&self) -> &str {
+        match self {
+            Self::InvalidJson(detail) | Self::InvalidRequest(detail) => detail,
+            Self::Unauthorized(detail) | Self::MemoryUnavailable(detail) => detail,
+            Self::PayloadTooLarge => "the body must be at most 64 KiB",
+            Self::UnsupportedMediaType => "the body must be sent as application/json",
+            Self::CharacterNotFound => "there is no such character",
+            Self::SessionNotFound => "there is no such session",
+            Self::MethodNotAllowed(_) => "this path does not take that method",
+            Self::Internal => "服务暂时不可用，请稍后重试",
+        }
+    }
+
+    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::Unauthorized(_) => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            Self::MethodNotAllowed(allow) => Some((ALLOW, HeaderValue::from_static(allow))),
+            Self::MemoryUnavailable(_) => Some((RETRY_AFTER, MEMORY_RETRY_SECONDS)),
+            Self::InvalidJson(_)
+            | Self::InvalidRequest(_)
+            | Self::PayloadTooLarge
+            | Self::UnsupportedMediaType
+            | Self::CharacterNotFound
+            | Self::SessionNotFound
+            | Self::Internal => None,
+        }
+    }
+
+    /// The answer that tells it.
+    #[must_use]
+    pub fn into_answer(self) -> Answer {
+        let status = self.status();
+        let details = Details {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: self.detail(),
+            code: self.code(),
+        };
+        let mut answer = json_answer(status, "application/problem+json", &details);
+        if let Some((name, value)) = self.header() {
+            answer.headers_mut().insert(name, value);
+        }
+        answer
+    }
+}
+
+/// Memory failed an operation that needs it. What exactly failed is for the log.
+impl Problem {
+    /// A clear that could not be done.
+    #[must_use]
+    pub fn clear_failed(error: memory::Error) -> Self {
+        Self::of_memory(&error, "清空历史失败")
+    }
+
+    /// A session that could not be read or changed.
+    #[must_use]
+    pub fn session_unavailable(error: memory::Error) -> Self {
+        Self::of_memory(&error, "会话暂时不可用，请稍后重试")
+    }
+
+    fn of_memory(error: &memory::Error, detail: &'static str) -> Self {
+        tracing::warn!(reason = error.reason(), "memory is unavailable");
+        Self::MemoryUnavailable(detail)
+    }
+}
+
+impl From<auth::Error> for Problem {
+    fn from(error: auth::Error) -> Self {
+        match error {
+            auth::Error::Unauthorized(detail) => Self::Unauthorized(detail),
+            auth::Error::KeysUnavailable => Self::Internal,
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Character(characters::Error::NotFound) => Self::CharacterNotFound,
+            Refusal::Character(characters::Error::Unavailable(_)) => {
+                Self::MemoryUnavailable("the character cannot be looked up at the moment")
+            }
+            Refusal::Character(characters::Error::Malformed(error)) => {
+                tracing::error!(
+                    line = error.line(),
+                    column = error.column(),
+                    "a stored character cannot be read"
+                );
+                Self::Internal
+            }
+            Refusal::TooLong(_) => Self::InvalidRequest(
+                "message: it does not fit into this character's context window".to_owned(),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_a_problem_document() {
+        let answer = Problem::InvalidRequest("message: must be text".into()).into_answer();
+        assert_eq!(answer.status(), 422);
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        let lambda_http::Body::Text(body) = answer.body() else {
+            panic!("text");
+        };
+        assert_eq!(
+            body,
+            r#"{"type":"about:blank","title":"Unprocessable Entity","status":422,"detail":"message: must be text","code":"invalid_request"}"#
+        );
+    }
+
+    #[test]
+    fn headers_that_the_contract_names() {
+        let header =
+            |problem: Problem, name: &str| problem.into_answer().headers().get(name).cloned();
+        assert_eq!(
+            header(Problem::Unauthorized("x"), "www-authenticate").expect("set"),
+            "Bearer"
+        );
+        assert_eq!(
+            header(Problem::MethodNotAllowed("GET, PATCH"), "allow").expect("set"),
+            "GET, PATCH"
+        );
+        assert_eq!(
+            header(Problem::MemoryUnavailable("x"), "retry-after").expect("set"),
+            "1"
+        );
+    }
+}

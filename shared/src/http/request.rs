@@ -1,0 +1,253 @@
+//! Requests, parsed.
+
+use std::time::SystemTime;
+
+use http::Method;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use lambda_http::request::RequestContext;
+use lambda_http::{Body, Request, RequestExt as _};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::Problem;
+use crate::auth::{Authenticator, Credentials};
+use crate::ids::{CharacterId, UserId};
+use crate::session::State;
+
+const MAX_BODY_BYTES: usize = 64 * 1024;
+const MAX_MESSAGE_CHARACTERS: usize = 2_000;
+const MAX_METADATA_BYTES: usize = 2 * 1024;
+
+/// Refuses methods that a route does not have. `allow` lists those that it has, as the `Allow` header does.
+///
+/// # Errors
+/// [`Problem::MethodNotAllowed`]
+pub fn expect_method(
+    request: &Request,
+    methods: &[Method],
+    allow: &'static str,
+) -> Result<(), Problem> {
+    if methods.contains(request.method()) {
+        Ok(())
+    } else {
+        Err(Problem::MethodNotAllowed(allow))
+    }
+}
+
+/// Finds out who calls.
+///
+/// # Errors
+/// [`Problem::Unauthorized`], or [`Problem::Internal`] if published keys cannot be fetched.
+pub async fn authenticate(
+    authenticator: &Authenticator,
+    request: &Request,
+) -> Result<UserId, Problem> {
+    let context = request.request_context_ref();
+    let credentials = Credentials {
+        bearer: bearer(request),
+        authorizer_subject: context.and_then(authorizer_subject),
+    };
+    Ok(authenticator.authenticate(credentials).await?)
+}
+
+fn bearer(request: &Request) -> Option<&str> {
+    let (scheme, token) = request
+        .headers()
+        .get(AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .trim()
+        .split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim_start())
+}
+
+/// Where each kind of gateway and authorizer puts the subject: REST with Cognito in `claims.sub`, HTTP APIs in
+/// `jwt.claims.sub`, Lambda authorizers in `principalId`.
+fn authorizer_subject(context: &RequestContext) -> Option<&str> {
+    let authorizer = context.authorizer()?;
+    if let Some(jwt) = &authorizer.jwt {
+        return jwt.claims.get("sub").map(String::as_str);
+    }
+    let fields = &authorizer.fields;
+    let claimed = fields.get("claims").and_then(|claims| claims.get("sub"));
+    claimed.or_else(|| fields.get("principalId"))?.as_str()
+}
+
+/// When the platform ends this invocation. `cargo lambda watch` sends a moment of 1970, which means that nobody knows.
+#[must_use]
+pub fn deadline(request: &Request) -> Option<Instant> {
+    let deadline = request.lambda_context_ref()?.deadline();
+    let left = deadline.duration_since(SystemTime::now()).ok()?;
+    Instant::now().checked_add(left)
+}
+
+/// The `character_id` of the query.
+///
+/// # Errors
+/// [`Problem::InvalidRequest`] if it is missing, there more than once, or no id.
+pub fn character_of_query(request: &Request) -> Result<CharacterId, Problem> {
+    let parameters = request.query_string_parameters_ref();
+    let values = parameters
+        .and_then(|parameters| parameters.all("character_id"))
+        .unwrap_or_default();
+    match values.as_slice() {
+        [id] => character(id),
+        [] => Err(invalid("character_id", "is required in the query")),
+        _ => Err(invalid("character_id", "must be given once")),
+    }
+}
+
+/// The body of a chat request.
+#[derive(Debug)]
+pub struct ChatBody {
+    /// To whom.
+    pub character: CharacterId,
+    /// What: 1 to 2,000 characters, not only white space.
+    pub message: String,
+    /// Stored with the message, to the letter.
+    pub metadata: Option<Box<RawValue>>,
+}
+
+/// Fields are taken raw, so that each can be refused by its name.
+#[derive(Deserialize)]
+struct ChatForm<'a> {
+    #[serde(borrow)]
+    character_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow)]
+    metadata: Option<&'a RawValue>,
+}
+
+impl ChatBody {
+    /// Parses the body.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(request: &Request) -> Result<Self, Problem> {
+        let form: ChatForm<'_> = json(request)?;
+        let character = character(&text("character_id", form.character_id)?)?;
+        let message = text("message", form.message)?;
+        if message.chars().all(char::is_whitespace) {
+            return Err(invalid("message", "must not be empty"));
+        }
+        if message.chars().count() > MAX_MESSAGE_CHARACTERS {
+            return Err(invalid("message", "must be at most 2000 characters"));
+        }
+        let metadata = form.metadata.map(metadata).transpose()?;
+        Ok(Self {
+            character,
+            message,
+            metadata,
+        })
+    }
+}
+
+/// The body of a change of state.
+#[derive(Debug)]
+pub struct StateBody {
+    /// Of the session with whom.
+    pub character: CharacterId,
+    /// What it is set to.
+    pub state: State,
+}
+
+#[derive(Deserialize)]
+struct StateForm<'a> {
+    #[serde(borrow)]
+    character_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    state: Option<&'a RawValue>,
+}
+
+impl StateBody {
+    /// Parses the body.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(request: &Request) -> Result<Self, Problem> {
+        let form: StateForm<'_> = json(request)?;
+        Ok(Self {
+            character: character(&text("character_id", form.character_id)?)?,
+            state: State::parse(&text("state", form.state)?)
+                .ok_or_else(|| invalid("state", "must be ACTIVE, INACTIVE or ENDED"))?,
+        })
+    }
+}
+
+fn json<'a, T: Deserialize<'a>>(request: &'a Request) -> Result<T, Problem> {
+    let bytes: &[u8] = match request.body() {
+        Body::Text(text) => text.as_bytes(),
+        Body::Binary(bytes) => bytes,
+        _ => &[],
+    };
+    if bytes.len() > MAX_BODY_BYTES {
+        return Err(Problem::PayloadTooLarge);
+    }
+    if !is_json(request) {
+        return Err(Problem::UnsupportedMediaType);
+    }
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| Problem::InvalidJson("the body is not UTF-8".to_owned()))?;
+    serde_json::from_str(text).map_err(|error| match error.classify() {
+        Category::Data if !text.trim_start().starts_with('{') => {
+            Problem::InvalidRequest("the body must be a JSON object".to_owned())
+        }
+        // A field that is there twice. Which of the two was meant cannot be known.
+        Category::Data => Problem::InvalidRequest("the body has a field twice".to_owned()),
+        Category::Syntax | Category::Eof | Category::Io => Problem::InvalidJson(format!(
+            "the body is not JSON (line {}, column {})",
+            error.line(),
+            error.column()
+        )),
+    })
+}
+
+fn is_json(request: &Request) -> bool {
+    let content_type = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let media_type = content_type
+        .and_then(|value| value.split(';').next())
+        .unwrap_or_default();
+    media_type.trim().eq_ignore_ascii_case("application/json")
+}
+
+fn text(field: &'static str, value: Option<&RawValue>) -> Result<String, Problem> {
+    let value = value.ok_or_else(|| invalid(field, "is required"))?;
+    serde_json::from_str(value.get()).map_err(|error| match error.classify() {
+        Category::Data => invalid(field, "must be text"),
+        // Half of a surrogate pair, for example.
+        Category::Syntax | Category::Eof | Category::Io => {
+            Problem::InvalidJson(format!("{field}: is not valid JSON text"))
+        }
+    })
+}
+
+fn character(id: &str) -> Result<CharacterId, Problem> {
+    CharacterId::parse(id).map_err(|error| invalid("character_id", &error.to_string()))
+}
+
+fn metadata(value: &RawValue) -> Result<Box<RawValue>, Problem> {
+    if value.get().len() > MAX_METADATA_BYTES {
+        return Err(invalid("metadata", "must be at most 2 KiB"));
+    }
+    // Parsed whole, because what is stored raw must be readable by others: no half surrogates, no bottomless nesting.
+    match serde_json::from_str(value.get()) {
+        Ok(Value::Object(_)) => Ok(value.to_owned()),
+        Ok(_) => Err(invalid("metadata", "must be a JSON object")),
+        Err(_) => Err(Problem::InvalidJson(
+            "metadata: is not valid JSON".to_owned(),
+        )),
+    }
+}
+
+fn invalid(field: &'static str, problem: &str) -> Problem {
+    Problem::InvalidRequest(format!("{field}: {problem}"))
+}

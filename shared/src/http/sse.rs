@@ -1,0 +1,209 @@
+//! Server-sent events: a turn's frames as bytes, with a heartbeat.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Response};
+use http_body::Frame as BodyFrame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use lambda_http::Body;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use super::Answer;
+use crate::chat::{Frame, Turn};
+use crate::ids::TurnId;
+
+/// After so long without a frame a comment is sent, because gateways cut streams that seem idle.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+const PING: &[u8] = b": ping\n\n";
+
+/// The body of an answer that may stream. It cannot fail: the runtime would write an error into the body as if it were
+/// data, so failures are events.
+pub type StreamingBody = UnsyncBoxBody<Bytes, Infallible>;
+
+/// The answer that follows a turn.
+#[must_use]
+pub fn stream(turn: Turn) -> Response<StreamingBody> {
+    let frames = unfold(turn, |mut turn| async {
+        let bytes = match timeout(HEARTBEAT, turn.next()).await {
+            Ok(Some(frame)) => encode(turn.id(), &frame),
+            Ok(None) => return None,
+            Err(_) => Bytes::from_static(PING),
+        };
+        Some((Ok(BodyFrame::data(bytes)), turn))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream; charset=utf-8"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// A whole answer as a streaming one.
+#[must_use]
+pub fn whole(answer: Answer) -> Response<StreamingBody> {
+    answer.map(|body| {
+        let bytes = match body {
+            Body::Text(text) => text.into(),
+            Body::Binary(bytes) => bytes.into(),
+            _ => Bytes::new(),
+        };
+        Full::new(bytes).boxed_unsync()
+    })
+}
+
+#[derive(Serialize)]
+struct Start<'a> {
+    turn_id: &'a str,
+    memory: &'static str,
+    history_messages: usize,
+}
+
+#[derive(Serialize)]
+struct Delta<'a> {
+    content: &'a str,
+    done: bool,
+}
+
+#[derive(Serialize)]
+struct Done<'a> {
+    content: &'static str,
+    done: bool,
+    turn_id: &'a str,
+    msg_id: &'a str,
+    finish_reason: &'static str,
+    saved: bool,
+    usage: Usage,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+}
+
+#[derive(Serialize)]
+struct Failed<'a> {
+    error: &'static str,
+    code: &'static str,
+    turn_id: &'a str,
+    saved: bool,
+}
+
+fn encode(turn: TurnId, frame: &Frame) -> Bytes {
+    let turn_id = turn.to_string();
+    match frame {
+        Frame::Start {
+            memory,
+            history_messages,
+        } => event(
+            "start",
+            &Start {
+                turn_id: &turn_id,
+                memory: memory.as_str(),
+                history_messages: *history_messages,
+            },
+        ),
+        Frame::Delta(content) => event(
+            "message",
+            &Delta {
+                content,
+                done: false,
+            },
+        ),
+        Frame::Done {
+            msg_id,
+            finish_reason,
+            saved,
+            usage,
+        } => event(
+            "message",
+            &Done {
+                content: "",
+                done: true,
+                turn_id: &turn_id,
+                msg_id,
+                finish_reason: finish_reason.as_str(),
+                saved: *saved,
+                usage: Usage {
+                    prompt_tokens: usage.prompt_tokens,
+                    completion_tokens: usage.completion_tokens,
+                },
+            },
+        ),
+        Frame::Failed { code, saved } => event(
+            "error",
+            &Failed {
+                error: "服务暂时不可用，请稍后重试",
+                code: code.as_str(),
+                turn_id: &turn_id,
+                saved: *saved,
+            },
+        ),
+    }
+}
+
+/// JSON has no line breaks outside its strings and escapes those inside, so one `data` line holds it.
+fn event(name: &str, data: &impl Serialize) -> Bytes {
+    let mut bytes = format!("event: {name}\ndata: ").into_bytes();
+    // Writing text and numbers to memory cannot fail.
+    let _ = serde_json::to_writer(&mut bytes, data);
+    bytes.extend_from_slice(b"\n\n");
+    bytes.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::{self, FailureCode, MemoryStatus};
+    use crate::llm::FinishReason;
+
+    fn text(frame: &Frame) -> String {
+        let turn = TurnId::parse("01234567-89ab-7cde-8f01-23456789abcd").expect("a UUID");
+        String::from_utf8(encode(turn, frame).to_vec()).expect("UTF-8")
+    }
+
+    #[test]
+    fn frames_are_those_of_the_contract_to_the_byte() {
+        assert_eq!(
+            text(&Frame::Start {
+                memory: MemoryStatus::Ok,
+                history_messages: 12
+            }),
+            "event: start\ndata: {\"turn_id\":\"01234567-89ab-7cde-8f01-23456789abcd\",\"memory\":\"ok\",\"history_messages\":12}\n\n"
+        );
+        assert_eq!(
+            text(&Frame::Delta("你好\n\"🙂\"".into())),
+            "event: message\ndata: {\"content\":\"你好\\n\\\"🙂\\\"\",\"done\":false}\n\n"
+        );
+        assert_eq!(
+            text(&Frame::Done {
+                msg_id: "m".into(),
+                finish_reason: FinishReason::ContentFilter,
+                saved: true,
+                usage: chat::Usage {
+                    prompt_tokens: 310,
+                    completion_tokens: 42
+                },
+            }),
+            "event: message\ndata: {\"content\":\"\",\"done\":true,\"turn_id\":\"01234567-89ab-7cde-8f01-23456789abcd\",\"msg_id\":\"m\",\
+             \"finish_reason\":\"content_filter\",\"saved\":true,\"usage\":{\"prompt_tokens\":310,\"completion_tokens\":42}}\n\n"
+        );
+        assert_eq!(
+            text(&Frame::Failed {
+                code: FailureCode::UpstreamTimeout,
+                saved: false
+            }),
+            "event: error\ndata: {\"error\":\"服务暂时不可用，请稍后重试\",\"code\":\"upstream_timeout\",\
+             \"turn_id\":\"01234567-89ab-7cde-8f01-23456789abcd\",\"saved\":false}\n\n"
+        );
+    }
+}

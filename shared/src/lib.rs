@@ -1,0 +1,33 @@
+//! What the functions of companion-chat have in common.
+//!
+//! One module is one room with one concern; the arrows between them only point down this list:
+//!
+//! | room | owns |
+//! | --- | --- |
+//! | [`http`] | parsing, limits, problem+json, server-sent events; the only room that knows `lambda_http` |
+//! | [`auth`] | bearer token to [`ids::UserId`] |
+//! | [`chat`] | one turn, from message to done; the only room that sees both memory and llm |
+//! | [`llm`] | a stream of deltas from an upstream |
+//! | [`outbound`] | the one HTTP client, for the upstream and for published keys |
+//! | [`characters`] | who the user talks to |
+//! | [`context`] | what fits into the context window |
+//! | [`tokens`] | counting tokens |
+//! | [`memory`] | short-term memory; the only room that knows the `redis` crate |
+//! | [`message`], [`session`] | the stored forms |
+//! | [`telemetry`] | logs |
+//! | [`ids`], [`config`] | identifiers and settings, parsed once at the edge |
+
+pub mod auth;
+pub mod characters;
+pub mod chat;
+pub mod config;
+pub mod context;
+pub mod http;
+pub mod ids;
+pub mod llm;
+pub mod memory;
+pub mod message;
+pub mod outbound;
+pub mod session;
+pub mod telemetry;
+pub mod tokens;
