@@ -1,0 +1,221 @@
+//! What a function answered, as a client behind a gateway would see it.
+
+use std::time::Instant;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// One chunk of a streamed body, as it came.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// When it came.
+    pub at: Instant,
+}
+
+/// One server-sent event.
+#[derive(Debug, Clone)]
+pub struct SseEvent {
+    /// Its name.
+    pub event: String,
+    /// Its data.
+    pub data: Value,
+    /// When its last byte came.
+    pub at: Instant,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The invocation's id.
+    pub request_id: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body in the chunks in which it came; one for a buffered answer.
+    pub chunks: Vec<Chunk>,
+    /// What the function reported instead of an answer.
+    pub error: Option<Value>,
+    /// The function's connection broke before the body ended.
+    pub truncated: bool,
+    /// Whether the function streamed it.
+    pub streamed: bool,
+    /// When the event was handed to the function.
+    pub handed_over: Instant,
+    /// When the body ended.
+    pub ended: Instant,
+}
+
+impl Answer {
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> Vec<u8> {
+        self.chunks
+            .iter()
+            .flat_map(|chunk| chunk.bytes.iter().copied())
+            .collect()
+    }
+
+    /// The body as text.
+    ///
+    /// # Panics
+    /// If it is not UTF-8.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body()).expect("the body is UTF-8")
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// If it is not JSON.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let text = self.text();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
+    }
+
+    /// A header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The events of the stream. Comments are not among them.
+    #[must_use]
+    pub fn events(&self) -> Vec<SseEvent> {
+        let mut parser = EventParser::default();
+        self.chunks
+            .iter()
+            .flat_map(|chunk| parser.push(chunk))
+            .collect()
+    }
+
+    /// How many comments the stream has.
+    #[must_use]
+    pub fn comments(&self) -> usize {
+        self.text()
+            .lines()
+            .filter(|line| line.starts_with(':'))
+            .count()
+    }
+
+    /// The data of the `start` event, which must be the first.
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    pub fn start(&self) -> Value {
+        let events = self.events();
+        let first = events
+            .first()
+            .unwrap_or_else(|| panic!("no events: {self:?}"));
+        assert_eq!(first.event, "start", "{self:?}");
+        first.data.clone()
+    }
+
+    /// The data of the last event.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn last(&self) -> Value {
+        self.events()
+            .pop()
+            .unwrap_or_else(|| panic!("no events: {self:?}"))
+            .data
+    }
+
+    /// The reply, put together.
+    #[must_use]
+    pub fn reply(&self) -> String {
+        let deltas = self
+            .events()
+            .into_iter()
+            .filter(|event| event.event == "message");
+        deltas
+            .map(|event| event.data["content"].as_str().expect("text").to_owned())
+            .collect()
+    }
+}
+
+/// Puts events together from chunks. Strict: the product's frames are exact, so anything odd is a failure.
+#[derive(Default)]
+pub(crate) struct EventParser {
+    text: Vec<u8>,
+}
+
+impl EventParser {
+    pub(crate) fn push(&mut self, chunk: &Chunk) -> Vec<SseEvent> {
+        self.text.extend_from_slice(&chunk.bytes);
+        let mut events = Vec::new();
+        while let Some(end) = self.text.windows(2).position(|pair| pair == b"\n\n") {
+            let block: Vec<u8> = self.text.drain(..end + 2).collect();
+            let block = String::from_utf8(block).expect("the stream is UTF-8");
+            if block.starts_with(':') {
+                continue;
+            }
+            let (event, data) = block
+                .strip_prefix("event: ")
+                .and_then(|rest| rest.trim_end_matches('\n').split_once("\ndata: "))
+                .unwrap_or_else(|| panic!("not an event: {block:?}"));
+            events.push(SseEvent {
+                event: event.to_owned(),
+                data: serde_json::from_str(data)
+                    .unwrap_or_else(|error| panic!("{error} in {data:?}")),
+                at: chunk.at,
+            });
+        }
+        events
+    }
+}
+
+/// The head of an answer, in the prelude of a stream or in the JSON of a buffered answer.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Head {
+    pub(crate) status_code: u16,
+    #[serde(default)]
+    headers: serde_json::Map<String, Value>,
+    #[serde(default)]
+    multi_value_headers: serde_json::Map<String, Value>,
+    #[serde(default)]
+    body: Option<String>,
+    #[serde(default)]
+    is_base64_encoded: bool,
+}
+
+impl Head {
+    pub(crate) fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.multi_value_headers.iter().chain(&self.headers) {
+            let values = match value {
+                Value::Array(values) => values.clone(),
+                value => vec![value.clone()],
+            };
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a header's name");
+            headers.remove(&name);
+            for value in values {
+                let value =
+                    HeaderValue::from_str(value.as_str().expect("text")).expect("a header's value");
+                headers.append(name.clone(), value);
+            }
+        }
+        headers
+    }
+
+    pub(crate) fn body(&self) -> Bytes {
+        let body = self.body.clone().unwrap_or_default();
+        if self.is_base64_encoded {
+            STANDARD.decode(body).expect("base64").into()
+        } else {
+            body.into()
+        }
+    }
+}

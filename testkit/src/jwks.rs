@@ -1,0 +1,72 @@
+//! A publisher of keys.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+
+use crate::server::HttpServer;
+
+/// A server of one key set.
+pub struct JwksServer {
+    server: HttpServer,
+    state: Arc<State>,
+}
+
+struct State {
+    keys: Mutex<Vec<Value>>,
+    fetches: AtomicUsize,
+    failing: AtomicBool,
+}
+
+impl JwksServer {
+    /// Publishes `keys`.
+    pub async fn start(keys: Vec<Value>) -> Self {
+        let state = Arc::new(State {
+            keys: Mutex::new(keys),
+            fetches: AtomicUsize::new(0),
+            failing: AtomicBool::new(false),
+        });
+        let serving = Arc::clone(&state);
+        let server = HttpServer::start(move |_| {
+            serving.fetches.fetch_add(1, Ordering::SeqCst);
+            let keys = serving.keys.lock().unwrap().clone();
+            let mut response =
+                Response::new(Full::new(Bytes::from(json!({ "keys": keys }).to_string())));
+            if serving.failing.load(Ordering::SeqCst) {
+                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            }
+            async move { response.map(|body| body.map_err(|never| match never {}).boxed_unsync()) }
+        })
+        .await;
+        Self { server, state }
+    }
+
+    /// Where they are.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}/.well-known/jwks.json", self.server.address)
+    }
+
+    /// Publishes other keys from now on.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn set_keys(&self, keys: Vec<Value>) {
+        *self.state.keys.lock().unwrap() = keys;
+    }
+
+    /// Answers 500 from now on, or no longer.
+    pub fn fail(&self, failing: bool) {
+        self.state.failing.store(failing, Ordering::SeqCst);
+    }
+
+    /// How often the keys were asked for.
+    #[must_use]
+    pub fn fetches(&self) -> usize {
+        self.state.fetches.load(Ordering::SeqCst)
+    }
+}

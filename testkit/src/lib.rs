@@ -1,0 +1,28 @@
+//! What tests and benchmarks need, and the product must not contain.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`binary`] | the functions' real binaries, built once |
+//! | [`redis`] | a real redis-server, ended on drop |
+//! | [`runtime`] | a stand-in for the Lambda Runtime API that drives a real binary and sees its stream frame by frame |
+//! | [`upstream`] | an OpenAI-compatible server over real HTTP that does what it is told, misbehaviour included |
+//! | [`jwks`] | a publisher of keys |
+//! | [`tokens`] | bearer tokens, good and bad, with keys made at run time |
+//! | [`events`] | API Gateway events |
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "in a test tool a panic is how a test fails, and its message says why"
+)]
+
+pub mod answer;
+pub mod binary;
+pub mod events;
+pub mod jwks;
+mod process;
+pub mod redis;
+pub mod runtime;
+mod server;
+pub mod tokens;
+pub mod upstream;

@@ -1,0 +1,101 @@
+//! A child process whose output is collected and which ends with its owner.
+
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+pub(crate) struct Process {
+    child: Child,
+    pid: u32,
+    output: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    pub(crate) fn spawn(mut command: Command) -> std::io::Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let output = Arc::new(Mutex::new(String::new()));
+        let readers = vec![
+            collect(child.stdout.take().expect("piped"), Arc::clone(&output)),
+            collect(child.stderr.take().expect("piped"), Arc::clone(&output)),
+        ];
+        let pid = child.id().expect("just started");
+        Ok(Self {
+            child,
+            pid,
+            output,
+            readers,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(crate) fn output(&self) -> String {
+        self.output.lock().expect("not poisoned").clone()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid).expect("a pid")).expect("not zero");
+        // An error means that it has ended already.
+        let _ = kill_process(pid, signal);
+    }
+
+    /// Ends it at once and waits until it is gone.
+    pub(crate) async fn kill(&mut self) {
+        let _ = self.child.start_kill();
+        let _ = self.child.wait().await;
+    }
+
+    /// Waits until it ends by itself and all its output is collected.
+    pub(crate) async fn wait(&mut self, at_most: Duration) -> Option<ExitStatus> {
+        let status = tokio::time::timeout(at_most, self.child.wait())
+            .await
+            .ok()?
+            .ok()?;
+        for reader in self.readers.drain(..) {
+            let _ = reader.await;
+        }
+        Some(status)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
+        let _ = self.child.start_kill();
+        // Wait, so that nothing of it is left when its owner is gone; it has been killed, so this is short.
+        while let Ok(None) = self.child.try_wait() {
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn collect(
+    stream: impl AsyncRead + Unpin + Send + 'static,
+    into: Arc<Mutex<String>>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(stream).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let mut output = into.lock().expect("not poisoned");
+            output.push_str(&line);
+            output.push('\n');
+        }
+    })
+}

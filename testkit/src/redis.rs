@@ -1,0 +1,178 @@
+//! A real redis-server on a port and a socket of its own, ended on drop.
+
+use std::time::{Duration, Instant};
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{Client, FromRedisValue};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::process::Process;
+
+/// How long a server may take to start. It takes milliseconds; a loaded machine may need more.
+const START_WITHIN: Duration = Duration::from_secs(20);
+
+/// A running server.
+pub struct Server {
+    process: Process,
+    port: u16,
+    arguments: Vec<String>,
+    directory: TempDir,
+}
+
+impl Server {
+    /// Starts one with nothing in it and no persistence.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts one with further arguments, such as `["--requirepass", "…"]`.
+    ///
+    /// # Panics
+    /// If redis-server is not installed or does not start.
+    pub async fn start_with(arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments
+            .iter()
+            .map(|argument| (*argument).to_owned())
+            .collect();
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        // Between choosing a free port and binding it, somebody else may take it.
+        for _ in 0..20 {
+            let port = free_port();
+            if let Some(process) = launch(port, &directory, &arguments).await {
+                return Self {
+                    process,
+                    port,
+                    arguments,
+                    directory,
+                };
+            }
+        }
+        panic!("redis-server found no free port");
+    }
+
+    /// By TCP.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// By its socket.
+    #[must_use]
+    pub fn unix_url(&self) -> String {
+        format!("redis+unix://{}?db=0", socket(&self.directory))
+    }
+
+    /// The TCP port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection for the test's own use, by the socket.
+    ///
+    /// # Panics
+    /// If the server does not answer.
+    pub async fn connection(&self) -> MultiplexedConnection {
+        let client = Client::open(self.unix_url()).expect("a valid URL");
+        client
+            .get_multiplexed_async_connection()
+            .await
+            .expect("the server answers")
+    }
+
+    /// Runs one command, such as `["LRANGE", key, "0", "-1"]`.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub async fn command<T: FromRedisValue>(&self, parts: &[&str]) -> T {
+        let mut command = ::redis::Cmd::new();
+        command.arg(parts);
+        command
+            .query_async(&mut self.connection().await)
+            .await
+            .expect("the command succeeds")
+    }
+
+    /// Ends the server as a crash would. Its port then refuses connections.
+    pub async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
+    /// Starts it again on the same port, empty.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn restart(&mut self) {
+        self.process.kill().await;
+        let started = Instant::now();
+        while started.elapsed() < START_WITHIN {
+            if let Some(process) = launch(self.port, &self.directory, &self.arguments).await {
+                self.process = process;
+                return;
+            }
+        }
+        panic!("redis-server does not start again on port {}", self.port);
+    }
+
+    /// Stops it where it is; connections stay open and nobody answers.
+    pub fn pause(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.signal(Signal::CONT);
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+    listener.local_addr().expect("bound").port()
+}
+
+fn socket(directory: &TempDir) -> String {
+    directory
+        .path()
+        .join("redis.sock")
+        .to_str()
+        .expect("UTF-8")
+        .to_owned()
+}
+
+/// Starts a server and waits until it answers; `None` if it ends instead.
+async fn launch(port: u16, directory: &TempDir, arguments: &[String]) -> Option<Process> {
+    let socket = socket(directory);
+    let mut command = Command::new("redis-server");
+    command
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--unixsocket",
+            &socket,
+        ])
+        .args(["--save", "", "--appendonly", "no"])
+        .arg("--dir")
+        .arg(directory.path())
+        .args(arguments);
+    let mut process = Process::spawn(command).unwrap_or_else(|error| {
+        panic!("redis-server cannot be started ({error}): install it with your package manager")
+    });
+    let started = Instant::now();
+    while process.is_running() {
+        // Its readiness shows in its log: no password is needed for that, and no connection is left behind.
+        if process.output().contains("eady to accept connections") {
+            return Some(process);
+        }
+        assert!(
+            started.elapsed() < START_WITHIN,
+            "redis-server does not answer:\n{}",
+            process.output()
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    None
+}

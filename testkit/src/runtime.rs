@@ -1,0 +1,343 @@
+//! A stand-in for the Lambda Runtime API that drives a function's real binary and sees its stream frame by frame.
+//!
+//! After AWS's "Using the Lambda runtime API for custom runtimes": the function polls for its next event, and posts an
+//! answer, buffered or streamed, or an error.
+
+mod api;
+
+use std::collections::HashMap;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::sync::mpsc;
+
+use self::api::{Api, Invocation, Part};
+use crate::answer::{Answer, Chunk, EventParser, SseEvent};
+use crate::binary::binary;
+use crate::process::Process;
+use crate::server::HttpServer;
+
+/// How long a test waits for something that should come at once.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest a test waits for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+
+/// How a function is started.
+pub struct FunctionBuilder {
+    name: String,
+    env: HashMap<String, String>,
+    deadline: Duration,
+}
+
+impl FunctionBuilder {
+    /// Sets a variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Sets variables.
+    #[must_use]
+    pub fn envs(mut self, pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.env.extend(pairs);
+        self
+    }
+
+    /// Leaves a variable out.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.env.remove(name);
+        self
+    }
+
+    /// Lets one process serve so many invocations at once.
+    #[must_use]
+    pub fn concurrency(self, invocations: usize) -> Self {
+        self.env("AWS_LAMBDA_MAX_CONCURRENCY", invocations.to_string())
+    }
+
+    /// The time that an invocation is given; a minute otherwise.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Starts the function and waits until it asks for an event.
+    ///
+    /// # Panics
+    /// If it ends instead.
+    pub async fn start(self) -> Function {
+        let (mut function, mut ready) = self.launch().await;
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                tokio::select! {
+                    asked = ready.recv() => {
+                        asked.expect("the stand-in runs");
+                        return;
+                    }
+                    // Asked again and again, because only a dead process has a status.
+                    () = tokio::time::sleep(Duration::from_millis(20)) => {
+                        assert!(function.process.is_running(), "the function ended:\n{}", function.output());
+                    }
+                }
+            }
+        });
+        assert!(
+            waited.await.is_ok(),
+            "the function does not ask for events:\n{}",
+            function.output()
+        );
+        function.started_to_next = function.started.elapsed();
+        function
+    }
+
+    /// Starts the function and waits until it ends by itself.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub async fn start_expecting_exit(self) -> Exit {
+        let (mut function, _ready) = self.launch().await;
+        let status = function.process.wait(PATIENCE).await;
+        let output = function.output();
+        Exit {
+            status: status.unwrap_or_else(|| panic!("it runs on:\n{output}")),
+            output,
+        }
+    }
+
+    async fn launch(self) -> (Function, mpsc::Receiver<()>) {
+        let (asked, ready) = mpsc::channel(1);
+        let api = Api::new(self.deadline, asked);
+        let serving = Arc::clone(&api);
+        let server =
+            HttpServer::start(move |received| Arc::clone(&serving).serve(received.request)).await;
+        let mut command = Command::new(binary(&self.name));
+        command
+            .env_clear()
+            .env("AWS_LAMBDA_RUNTIME_API", server.address.to_string())
+            .env("AWS_LAMBDA_FUNCTION_NAME", &self.name)
+            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
+            .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
+            .envs(self.env);
+        let started = Instant::now();
+        let process = Process::spawn(command).expect("the binary can be started");
+        let function = Function {
+            process,
+            api,
+            _server: server,
+            started,
+            started_to_next: Duration::ZERO,
+        };
+        (function, ready)
+    }
+}
+
+/// A function that ended by itself.
+#[derive(Debug)]
+pub struct Exit {
+    /// How.
+    pub status: ExitStatus,
+    /// What it printed.
+    pub output: String,
+}
+
+/// A running function.
+pub struct Function {
+    process: Process,
+    api: Arc<Api>,
+    _server: HttpServer,
+    started: Instant,
+    started_to_next: Duration,
+}
+
+impl Function {
+    /// Prepares a function of the workspace.
+    #[must_use]
+    pub fn builder(name: &str) -> FunctionBuilder {
+        FunctionBuilder {
+            name: name.to_owned(),
+            env: HashMap::new(),
+            deadline: Duration::from_secs(60),
+        }
+    }
+
+    /// Hands it an event and waits for the whole answer.
+    ///
+    /// # Panics
+    /// If there is none in time.
+    pub async fn invoke(&self, event: &Value) -> Answer {
+        self.invoke_streaming(event).await.finish().await
+    }
+
+    /// Hands it an event and waits until its answer begins.
+    ///
+    /// # Panics
+    /// If it does not in time.
+    pub async fn invoke_streaming(&self, event: &Value) -> Streaming {
+        let (parts, received) = mpsc::channel(1_024);
+        let id = uuid::Uuid::now_v7().to_string();
+        let handed_over = Arc::new(Mutex::new(None));
+        self.api.hand_over(Invocation {
+            id: id.clone(),
+            event: event.to_string().into(),
+            parts,
+            handed_over: Arc::clone(&handed_over),
+        });
+        let mut streaming = Streaming {
+            answer: Answer {
+                request_id: id,
+                status: 0,
+                headers: HeaderMap::new(),
+                chunks: Vec::new(),
+                error: None,
+                truncated: false,
+                streamed: false,
+                handed_over: Instant::now(),
+                ended: Instant::now(),
+            },
+            received,
+            parser: EventParser::default(),
+            events: std::collections::VecDeque::new(),
+            ended: false,
+        };
+        let begun = tokio::time::timeout(ANSWER_WITHIN, async {
+            while streaming.answer.status == 0 && !streaming.ended {
+                streaming.receive().await;
+            }
+        });
+        assert!(begun.await.is_ok(), "no answer:\n{}", self.output());
+        if let Some(at) = *handed_over.lock().unwrap() {
+            streaming.answer.handed_over = at;
+        }
+        streaming
+    }
+
+    /// Waits until it asks for an event again, after all that it was given.
+    ///
+    /// # Panics
+    /// If it does not in time.
+    pub async fn wait_idle(&self) {
+        let idle = tokio::time::timeout(PATIENCE, self.api.wait_idle()).await;
+        assert!(
+            idle.is_ok(),
+            "it does not ask for the next event:\n{}",
+            self.output()
+        );
+    }
+
+    /// What it printed so far.
+    #[must_use]
+    pub fn output(&self) -> String {
+        self.process.output()
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// From the start of the process to its first request for an event.
+    #[must_use]
+    pub fn started_to_next(&self) -> Duration {
+        self.started_to_next
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Freezes it, as the platform does between invocations.
+    pub fn pause(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.signal(Signal::CONT);
+    }
+}
+
+/// An answer under way. Dropping it breaks the function's connection to the platform.
+pub struct Streaming {
+    answer: Answer,
+    received: mpsc::Receiver<Part>,
+    parser: EventParser,
+    events: std::collections::VecDeque<SseEvent>,
+    ended: bool,
+}
+
+impl Streaming {
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.answer.status
+    }
+
+    /// The next event; `None` at the end.
+    ///
+    /// # Panics
+    /// If neither comes in time.
+    pub async fn next_event(&mut self) -> Option<SseEvent> {
+        while self.events.is_empty() && !self.ended {
+            let received = tokio::time::timeout(ANSWER_WITHIN, self.receive()).await;
+            assert!(received.is_ok(), "neither an event nor the end");
+        }
+        self.events.pop_front()
+    }
+
+    /// The rest of the answer.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    pub async fn finish(mut self) -> Answer {
+        let ended = tokio::time::timeout(ANSWER_WITHIN, async {
+            while !self.ended {
+                self.receive().await;
+            }
+        });
+        assert!(ended.await.is_ok(), "the answer does not end");
+        self.answer
+    }
+
+    async fn receive(&mut self) {
+        match self.received.recv().await {
+            Some(Part::Head { head, streamed }) => {
+                self.answer.status = head.status_code;
+                self.answer.headers = head.headers();
+                self.answer.streamed = streamed;
+                if !streamed {
+                    self.answer.chunks.push(Chunk {
+                        bytes: head.body(),
+                        at: Instant::now(),
+                    });
+                }
+            }
+            Some(Part::Chunk(chunk)) => {
+                let is_stream = self
+                    .answer
+                    .headers
+                    .get("content-type")
+                    .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
+                if is_stream {
+                    self.events.extend(self.parser.push(&chunk));
+                }
+                self.answer.chunks.push(chunk);
+            }
+            Some(Part::Error(error)) => self.answer.error = Some(error),
+            Some(Part::Truncated) => self.answer.truncated = true,
+            None => {
+                self.answer.ended = Instant::now();
+                self.ended = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The HTTP side of the stand-in.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::answer::{Chunk, Head};
+use crate::server::Body;
+
+/// What comes back from a function, in the order in which it comes. The channel closes at the end.
+pub(super) enum Part {
+    Head {
+        head: Box<Head>,
+        streamed: bool,
+    },
+    Chunk(Chunk),
+    Error(Value),
+    /// The function's connection broke.
+    Truncated,
+}
+
+pub(super) struct Invocation {
+    pub(super) id: String,
+    pub(super) event: Bytes,
+    pub(super) parts: mpsc::Sender<Part>,
+    pub(super) handed_over: Arc<Mutex<Option<Instant>>>,
+}
+
+pub(super) struct Api {
+    deadline: Duration,
+    waiting: Mutex<std::collections::VecDeque<Invocation>>,
+    arrived: Notify,
+    running: Mutex<HashMap<String, mpsc::Sender<Part>>>,
+    /// Polls that wait for an event, and invocations without an end.
+    load: watch::Sender<Load>,
+    asked: mpsc::Sender<()>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    polls: usize,
+    invocations: usize,
+}
+
+/// Between the prelude and the body of a streamed answer.
+const DELIMITER: [u8; 8] = [0; 8];
+
+impl Api {
+    pub(super) fn new(deadline: Duration, asked: mpsc::Sender<()>) -> Arc<Self> {
+        Arc::new(Self {
+            deadline,
+            waiting: Mutex::default(),
+            arrived: Notify::new(),
+            running: Mutex::default(),
+            load: watch::Sender::new(Load::default()),
+            asked,
+        })
+    }
+
+    pub(super) fn hand_over(&self, invocation: Invocation) {
+        self.load.send_modify(|load| load.invocations += 1);
+        self.waiting.lock().unwrap().push_back(invocation);
+        self.arrived.notify_one();
+    }
+
+    pub(super) async fn wait_idle(&self) {
+        let mut load = self.load.subscribe();
+        let _ = load
+            .wait_for(|load| load.polls > 0 && load.invocations == 0)
+            .await;
+    }
+
+    pub(super) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        let rest = path
+            .strip_prefix("/2018-06-01/runtime/")
+            .unwrap_or_default();
+        let parts: Vec<&str> = rest.split('/').collect();
+        match (request.method(), parts.as_slice()) {
+            (&Method::GET, ["invocation", "next"]) => self.next().await,
+            (&Method::POST, ["invocation", id, "response"]) => self.response(id, request).await,
+            (&Method::POST, ["invocation", id, "error"]) => self.error(id, request).await,
+            (&Method::POST, ["init", "error"]) => answer(StatusCode::ACCEPTED),
+            _ => answer(StatusCode::NOT_FOUND),
+        }
+    }
+
+    async fn next(&self) -> Response<Body> {
+        // An error means that nobody waits for the first poll any longer.
+        let _ = self.asked.try_send(());
+        let polling = Polling::new(&self.load);
+        let invocation = loop {
+            let next = self.waiting.lock().unwrap().pop_front();
+            match next {
+                Some(invocation) => break invocation,
+                None => self.arrived.notified().await,
+            }
+        };
+        drop(polling);
+        if !self.waiting.lock().unwrap().is_empty() {
+            self.arrived.notify_one();
+        }
+        let deadline = SystemTime::now() + self.deadline;
+        let deadline = deadline
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970")
+            .as_millis();
+        let response = Response::builder()
+            .header("lambda-runtime-aws-request-id", &invocation.id)
+            .header("lambda-runtime-deadline-ms", deadline.to_string())
+            .header(
+                "lambda-runtime-invoked-function-arn",
+                "arn:aws:lambda:us-east-1:123456789012:function:test",
+            )
+            .header(
+                "lambda-runtime-trace-id",
+                "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=0",
+            )
+            .header("content-type", "application/json")
+            .body(
+                Full::new(invocation.event)
+                    .map_err(|never| match never {})
+                    .boxed_unsync(),
+            )
+            .expect("a response");
+        self.running
+            .lock()
+            .unwrap()
+            .insert(invocation.id, invocation.parts);
+        *invocation.handed_over.lock().unwrap() = Some(Instant::now());
+        response
+    }
+
+    /// Takes an answer as it comes. Whether anybody still follows it decides whether the connection lives.
+    async fn response(&self, id: &str, request: Request<Incoming>) -> Response<Body> {
+        let Some(running) = self.finish(id) else {
+            return answer(StatusCode::NOT_FOUND);
+        };
+        let streamed = request
+            .headers()
+            .contains_key("lambda-runtime-function-response-mode");
+        let mut body = request.into_body();
+        if !streamed {
+            let Ok(body) = body.collect().await else {
+                return running.truncated().await;
+            };
+            let head = serde_json::from_slice(&body.to_bytes()).expect("a buffered answer is JSON");
+            let _ = running
+                .parts
+                .send(Part::Head {
+                    head: Box::new(head),
+                    streamed,
+                })
+                .await;
+            return answer(StatusCode::ACCEPTED);
+        }
+        let mut prelude = Some(BytesMut::new());
+        loop {
+            let frame = tokio::select! {
+                frame = body.frame() => frame,
+                // Nobody follows any longer: break the connection, as the platform may.
+                () = running.parts.closed() => return cut(),
+            };
+            let bytes = match frame {
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+                Some(Err(_)) => return running.truncated().await,
+                None => return answer(StatusCode::ACCEPTED),
+            };
+            let at = Instant::now();
+            let bytes = match &mut prelude {
+                None => bytes,
+                Some(collected) => {
+                    collected.extend_from_slice(&bytes);
+                    let Some(end) = collected.windows(8).position(|window| window == DELIMITER)
+                    else {
+                        continue;
+                    };
+                    let rest = collected.split_off(end + DELIMITER.len()).freeze();
+                    let head =
+                        serde_json::from_slice(&collected[..end]).expect("a prelude is JSON");
+                    prelude = None;
+                    let _ = running
+                        .parts
+                        .send(Part::Head {
+                            head: Box::new(head),
+                            streamed,
+                        })
+                        .await;
+                    rest
+                }
+            };
+            if !bytes.is_empty() {
+                let _ = running.parts.send(Part::Chunk(Chunk { bytes, at })).await;
+            }
+        }
+    }
+
+    async fn error(&self, id: &str, request: Request<Incoming>) -> Response<Body> {
+        let Some(running) = self.finish(id) else {
+            return answer(StatusCode::NOT_FOUND);
+        };
+        let body = request
+            .into_body()
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
+        let _ = running
+            .parts
+            .send(Part::Error(
+                serde_json::from_slice(&body).unwrap_or_default(),
+            ))
+            .await;
+        answer(StatusCode::ACCEPTED)
+    }
+
+    fn finish(&self, id: &str) -> Option<Running<'_>> {
+        let parts = self.running.lock().unwrap().remove(id)?;
+        Some(Running {
+            parts,
+            load: &self.load,
+        })
+    }
+}
+
+/// An invocation whose answer comes in. It ends with this.
+struct Running<'a> {
+    parts: mpsc::Sender<Part>,
+    load: &'a watch::Sender<Load>,
+}
+
+impl Running<'_> {
+    async fn truncated(&self) -> Response<Body> {
+        let _ = self.parts.send(Part::Truncated).await;
+        cut()
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.load.send_modify(|load| load.invocations -= 1);
+    }
+}
+
+/// A poll that waits for an event.
+struct Polling<'a>(&'a watch::Sender<Load>);
+
+impl<'a> Polling<'a> {
+    fn new(load: &'a watch::Sender<Load>) -> Self {
+        load.send_modify(|load| load.polls += 1);
+        Self(load)
+    }
+}
+
+impl Drop for Polling<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|load| load.polls -= 1);
+    }
+}
+
+fn answer(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(
+        Full::new(Bytes::new())
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+    );
+    *response.status_mut() = status;
+    response
+}
+
+/// An answer that breaks the connection.
+fn cut() -> Response<Body> {
+    let broken =
+        futures_util::stream::once(async { Err(std::io::Error::other("the platform is gone")) });
+    Response::new(http_body_util::StreamBody::new(broken).boxed_unsync())
+}

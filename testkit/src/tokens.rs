@@ -1,0 +1,192 @@
+//! Bearer tokens, good and bad. Secrets and keys are made at run time, so none is in the source.
+
+use std::sync::LazyLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use aws_lc_rs::rsa::{self, KeySize};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Map, Value, json};
+
+/// The shared secret of this test run.
+#[must_use]
+pub fn secret() -> &'static str {
+    static SECRET: LazyLock<String> =
+        LazyLock::new(|| format!("{}{}", uuid::Uuid::now_v7(), uuid::Uuid::now_v7()));
+    &SECRET
+}
+
+/// A valid token for a user, for an hour.
+#[must_use]
+pub fn token(sub: &str) -> String {
+    Token::new(sub).hs256(secret())
+}
+
+/// Claims on their way to a token.
+#[derive(Clone)]
+pub struct Token {
+    claims: Map<String, Value>,
+    kid: Option<String>,
+}
+
+impl Token {
+    /// Of a user, valid for an hour.
+    #[must_use]
+    pub fn new(sub: &str) -> Self {
+        Self {
+            claims: Map::new(),
+            kid: None,
+        }
+        .claim("sub", json!(sub))
+        .expires_in(3_600)
+    }
+
+    /// Sets or replaces a claim.
+    #[must_use]
+    pub fn claim(mut self, name: &str, value: Value) -> Self {
+        self.claims.insert(name.to_owned(), value);
+        self
+    }
+
+    /// Leaves a claim out.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.claims.remove(name);
+        self
+    }
+
+    /// Sets `exp` to so many seconds from now; negative for the past.
+    #[must_use]
+    pub fn expires_in(self, seconds: i64) -> Self {
+        let exp = now() + seconds;
+        self.claim("exp", json!(exp))
+    }
+
+    /// Names a key in the header.
+    #[must_use]
+    pub fn kid(mut self, kid: &str) -> Self {
+        self.kid = Some(kid.to_owned());
+        self
+    }
+
+    /// Signs with a shared secret.
+    #[must_use]
+    pub fn hs256(&self, secret: &str) -> String {
+        self.sign(
+            Algorithm::HS256,
+            &EncodingKey::from_secret(secret.as_bytes()),
+        )
+    }
+
+    /// Signs with a private key and names it, unless another was named.
+    #[must_use]
+    pub fn sign_with(&self, key: &KeyPair) -> String {
+        let mut token = self.clone();
+        token.kid.get_or_insert_with(|| key.kid.clone());
+        token.sign(key.algorithm, &key.signing)
+    }
+
+    /// Does not sign, and says so.
+    #[must_use]
+    pub fn unsigned(&self) -> String {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        format!(
+            "{}.{}.",
+            part(&json!({ "alg": "none", "typ": "JWT" })),
+            part(&Value::Object(self.claims.clone()))
+        )
+    }
+
+    /// Signs with any algorithm.
+    ///
+    /// # Panics
+    /// If the key does not fit the algorithm.
+    #[must_use]
+    pub fn sign(&self, algorithm: Algorithm, key: &EncodingKey) -> String {
+        let mut header = Header::new(algorithm);
+        header.kid.clone_from(&self.kid);
+        encode(&header, &self.claims, key).expect("a key of that algorithm")
+    }
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
+    i64::try_from(since.as_secs()).expect("before the end of time")
+}
+
+/// A private key and how its public half is published.
+pub struct KeyPair {
+    algorithm: Algorithm,
+    signing: EncodingKey,
+    kid: String,
+    jwk: Value,
+}
+
+impl KeyPair {
+    /// RS256 with 2048 bits.
+    ///
+    /// # Panics
+    /// If no key can be made.
+    #[must_use]
+    pub fn rs256(kid: &str) -> Self {
+        let key = rsa::KeyPair::generate(KeySize::Rsa2048).expect("a key");
+        let document: Pkcs8V1Der<'_> = key.as_der().expect("a document");
+        // The signer wants the key without its PKCS #8 wrapping, a header of the same length for every key of 2048 bits.
+        let key = EncodingKey::from_rsa_der(&document.as_ref()[26..]);
+        Self::new(Algorithm::RS256, key, kid)
+    }
+
+    /// ES256.
+    ///
+    /// # Panics
+    /// If no key can be made.
+    #[must_use]
+    pub fn es256(kid: &str) -> Self {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
+        let document = key.to_pkcs8v1().expect("a document");
+        Self::new(
+            Algorithm::ES256,
+            EncodingKey::from_ec_der(document.as_ref()),
+            kid,
+        )
+    }
+
+    /// EdDSA with Ed25519.
+    ///
+    /// # Panics
+    /// If no key can be made.
+    #[must_use]
+    pub fn ed25519(kid: &str) -> Self {
+        let key = Ed25519KeyPair::generate().expect("a key");
+        let document = key.to_pkcs8v1().expect("a document");
+        Self::new(
+            Algorithm::EdDSA,
+            EncodingKey::from_ed_der(document.as_ref()),
+            kid,
+        )
+    }
+
+    fn new(algorithm: Algorithm, signing: EncodingKey, kid: &str) -> Self {
+        let mut jwk = Jwk::from_encoding_key(&signing, algorithm).expect("the public half");
+        jwk.common.key_id = Some(kid.to_owned());
+        let jwk = serde_json::to_value(&jwk).expect("JSON");
+        Self {
+            algorithm,
+            signing,
+            kid: kid.to_owned(),
+            jwk,
+        }
+    }
+
+    /// The public half, as a key set holds it.
+    #[must_use]
+    pub fn jwk(&self) -> Value {
+        self.jwk.clone()
+    }
+}

@@ -1,0 +1,229 @@
+//! An OpenAI-compatible server over real HTTP that does what it is told, misbehaviour included.
+
+mod script;
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use serde_json::Value;
+use tokio::sync::watch;
+
+pub use self::script::{Gate, Script, Step, chunk, delta};
+use crate::server::{Body, HttpServer};
+
+/// How long a test waits for something that should come at once.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running upstream.
+pub struct Upstream {
+    server: HttpServer,
+    state: Arc<State>,
+}
+
+struct State {
+    scripts: Vec<Script>,
+    requests: Mutex<Vec<Received>>,
+    /// How many requests have come, and how many answers are under way.
+    counts: watch::Sender<Counts>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    requests: usize,
+    open: usize,
+}
+
+/// A request that came.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// Its method.
+    pub method: Method,
+    /// Its path.
+    pub path: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body; null if it was not JSON.
+    pub body: Value,
+    /// Which TCP connection it came over, counted from 0.
+    pub connection: u64,
+    /// When it had come whole.
+    pub at: Instant,
+}
+
+impl Received {
+    /// The messages as (role, content).
+    ///
+    /// # Panics
+    /// If there are none.
+    #[must_use]
+    pub fn messages(&self) -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let messages = self.body["messages"].as_array().expect("messages");
+        messages
+            .iter()
+            .map(|message| (text(&message["role"]), text(&message["content"])))
+            .collect()
+    }
+}
+
+impl Upstream {
+    /// Answers every request by one script.
+    pub async fn start(script: Script) -> Self {
+        Self::start_sequence(vec![script]).await
+    }
+
+    /// Answers the first request by the first script, and so on; the last one serves for all others.
+    pub async fn start_sequence(scripts: Vec<Script>) -> Self {
+        let state = Arc::new(State {
+            scripts,
+            requests: Mutex::default(),
+            counts: watch::Sender::new(Counts::default()),
+        });
+        let serving = Arc::clone(&state);
+        let server = HttpServer::start(move |received| {
+            let state = Arc::clone(&serving);
+            async move {
+                let (parts, body) = received.request.into_parts();
+                let body = body
+                    .collect()
+                    .await
+                    .map(http_body_util::Collected::to_bytes)
+                    .unwrap_or_default();
+                let path = parts.uri.path().to_owned();
+                if path != "/v1/chat/completions" {
+                    return not_found();
+                }
+                let number = {
+                    let mut requests = state.requests.lock().unwrap();
+                    requests.push(Received {
+                        method: parts.method,
+                        path,
+                        headers: parts.headers,
+                        body: serde_json::from_slice(&body).unwrap_or_default(),
+                        connection: received.connection,
+                        at: Instant::now(),
+                    });
+                    requests.len()
+                };
+                let script = &state.scripts[(number - 1).min(state.scripts.len() - 1)];
+                let response = play(script.clone(), Arc::clone(&state));
+                state.counts.send_modify(|counts| counts.requests = number);
+                response
+            }
+        })
+        .await;
+        Self { server, state }
+    }
+
+    /// What `LLM_BASE_URL` is set to.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.server.address)
+    }
+
+    /// The environment of a function that uses this upstream.
+    #[must_use]
+    pub fn env(&self) -> Vec<(String, String)> {
+        vec![
+            ("LLM_BASE_URL".into(), self.base_url()),
+            ("LLM_API_KEY".into(), "sk-of-a-test".into()),
+            ("LLM_MODEL".into(), "model-of-a-test".into()),
+        ]
+    }
+
+    /// All that came so far.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Received> {
+        self.state.requests.lock().unwrap().clone()
+    }
+
+    /// Waits until so many requests have come.
+    ///
+    /// # Panics
+    /// If they do not come.
+    pub async fn wait_for_requests(&self, count: usize) {
+        self.wait("requests", |counts| counts.requests >= count)
+            .await;
+    }
+
+    /// Answers under way whose client has not left.
+    #[must_use]
+    pub fn open_streams(&self) -> usize {
+        self.state.counts.borrow().open
+    }
+
+    /// Waits until no answer is under way.
+    ///
+    /// # Panics
+    /// If one stays.
+    pub async fn wait_until_no_streams(&self) {
+        self.wait("the end of all answers", |counts| counts.open == 0)
+            .await;
+    }
+
+    async fn wait(&self, what: &str, reached: impl FnMut(&Counts) -> bool) {
+        let mut counts = self.state.counts.subscribe();
+        let waited = tokio::time::timeout(PATIENCE, counts.wait_for(reached)).await;
+        assert!(waited.is_ok(), "waited in vain for {what}");
+    }
+}
+
+fn not_found() -> Response<Body> {
+    let body = Full::new(Bytes::from_static(
+        b"{\"error\":{\"message\":\"no such path\"}}",
+    ));
+    let mut response = Response::new(
+        body.map_err(|never: Infallible| match never {})
+            .boxed_unsync(),
+    );
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
+}
+
+/// Counts an answer as long as it lives.
+struct Open(Arc<State>);
+
+impl Open {
+    fn new(state: Arc<State>) -> Self {
+        state.counts.send_modify(|counts| counts.open += 1);
+        Self(state)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.counts.send_modify(|counts| counts.open -= 1);
+    }
+}
+
+fn play(script: Script, state: Arc<State>) -> Response<Body> {
+    let open = Open::new(state);
+    let steps = script.steps.into_iter();
+    let frames = unfold((steps, open), |(mut steps, open)| async move {
+        loop {
+            match steps.next()? {
+                Step::Bytes(bytes) => return Some((Ok(Frame::data(bytes)), (steps, open))),
+                Step::Delay(delay) => tokio::time::sleep(delay).await,
+                Step::Wait(gate) => gate.wait().await,
+                Step::Cut => {
+                    return Some((Err(io::Error::other("cut by the script")), (steps, open)));
+                }
+                Step::Silence => std::future::pending().await,
+            }
+        }
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    *response.status_mut() = script.status;
+    *response.headers_mut() = script.headers;
+    response
+}
