@@ -153,22 +153,13 @@ impl Memory {
         most: usize,
     ) -> Result<History, Error> {
         let keys = self.keys(user, character);
-        let mut pipeline = redis::pipe();
-        // In one transaction, so that nothing is cleared between the time and what was true at that time. LRANGE has no
-        // spelling for "none"; reading one element too many is harmless.
-        let last = isize::try_from(most)
-            .unwrap_or(isize::MAX)
-            .saturating_sub(1)
-            .max(0);
-        pipeline
-            .atomic()
-            .cmd("TIME")
-            .lrange(&keys.messages, 0, last);
+        let mut call = scripts::LOAD.prepare_invoke();
+        call.key(&keys.messages).arg(most);
         let answer = self
             .redis
-            .run(self.config.read_timeout, &Call::Pipeline(&pipeline))
+            .run(self.config.read_timeout, &Call::Script(&call))
             .await?;
-        let ((seconds, microseconds), elements): ((u64, u64), Vec<Vec<u8>>) = parse(answer)?;
+        let (seconds, microseconds, elements): (u64, u64, Vec<Vec<u8>>) = parse(answer)?;
         let stored = elements.len();
         let messages: Vec<Message> = elements
             .iter()

@@ -1,6 +1,6 @@
 //! A conversation as its client sees it: the real binaries behind a stand-in for the platform, a real Redis, and an
 //! upstream over real HTTP.
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
+#![expect(clippy::expect_used, reason = "a test")]
 
 use std::time::Duration;
 

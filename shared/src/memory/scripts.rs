@@ -11,6 +11,10 @@ use redis::Script;
 /// so it is longer than the longest turn (15 minutes on Lambda).
 pub(super) const CLEARED_TTL_SECONDS: u64 = 3_660;
 
+/// Reads the newest messages.
+pub(super) static LOAD: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/load.lua")));
+
 /// Appends, trims, expires and counts.
 pub(super) static COMMIT: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/commit.lua")));
