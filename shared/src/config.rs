@@ -178,6 +178,8 @@ pub struct RedisConfig {
     pub sentinel_password: Option<SecretString>,
     /// `REDIS_TLS_CA_FILE`
     pub tls_ca_file: Option<String>,
+    /// `REDIS_WAIT_REPLICAS`: replicas that must have a commit before it counts as saved.
+    pub wait_replicas: u32,
     /// `REDIS_KEY_LAYOUT`, with `auto` resolved.
     pub key_layout: KeyLayout,
 }
@@ -245,6 +247,7 @@ impl Section for RedisConfig {
             sentinel_username: text(lookup, "REDIS_SENTINEL_USERNAME"),
             sentinel_password: secret(lookup, "REDIS_SENTINEL_PASSWORD"),
             tls_ca_file: text(lookup, "REDIS_TLS_CA_FILE"),
+            wait_replicas: small(lookup, "REDIS_WAIT_REPLICAS", 0, 0, 16)?,
             key_layout,
         })
     }

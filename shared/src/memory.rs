@@ -4,15 +4,18 @@
 //! as memory that is empty.
 
 mod breaker;
+mod call;
 mod connection;
 mod keys;
 mod scripts;
+mod topology;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::{FromRedisValue, RedisError, Value};
 
-use self::connection::{Call, Redis};
+use self::call::{Call, Replicas};
+use self::connection::Redis;
 use self::keys::SessionKeys;
 use crate::config::{ConfigError, KeyLayout, MemoryConfig, RedisConfig};
 use crate::ids::{CharacterId, TurnId, UserId};
@@ -35,6 +38,9 @@ pub enum Error {
     /// Redis could not be reached, or refused.
     #[error("redis failed")]
     Redis(#[source] RedisError),
+    /// Fewer replicas than asked for (`REDIS_WAIT_REPLICAS`) have it. It may be lost in a failover.
+    #[error("too few replicas have it")]
+    NotReplicated,
     /// Redis answered something that this operation cannot mean.
     #[error("redis answered in an unexpected form")]
     Unexpected,
@@ -49,6 +55,7 @@ impl Error {
             Self::BreakerOpen => "breaker_open",
             Self::Redis(error) if error.is_io_error() => "connection",
             Self::Redis(_) => "refused",
+            Self::NotReplicated => "not_replicated",
             Self::Unexpected => "unexpected_answer",
         }
     }
@@ -127,6 +134,8 @@ pub struct Memory {
     redis: Redis,
     layout: KeyLayout,
     config: MemoryConfig,
+    /// Who else must have a write before it counts.
+    replicas: Option<Replicas>,
 }
 
 impl Memory {
@@ -139,6 +148,13 @@ impl Memory {
             redis: Redis::new(redis, memory)?,
             layout: redis.key_layout,
             config: *memory,
+            replicas: (redis.wait_replicas > 0).then(|| Replicas {
+                count: redis.wait_replicas,
+                // The other half of the budget is for the write itself.
+                wait_milliseconds: u64::try_from(memory.write_timeout.as_millis() / 2)
+                    .unwrap_or(u64::MAX)
+                    .max(1),
+            }),
         })
     }
 
@@ -153,12 +169,8 @@ impl Memory {
         most: usize,
     ) -> Result<History, Error> {
         let keys = self.keys(user, character);
-        let mut call = scripts::LOAD.prepare_invoke();
-        call.key(&keys.messages).arg(most);
-        let answer = self
-            .redis
-            .run(self.config.read_timeout, &Call::Script(&call))
-            .await?;
+        let call = Call::script(&scripts::LOAD, [&keys.messages]).arg(most);
+        let answer = self.redis.run(self.config.read_timeout, &call).await?;
         let (seconds, microseconds, elements): (u64, u64, Vec<Vec<u8>>) = parse(answer)?;
         let stored = elements.len();
         let messages: Vec<Message> = elements
@@ -224,24 +236,24 @@ impl Memory {
             .iter()
             .map(|message| message.token_count.max(0))
             .fold(0, i64::saturating_add);
-        let mut call = scripts::COMMIT.prepare_invoke();
-        call.key(&keys.messages).key(&keys.meta).key(&keys.cleared);
-        call.arg(id.to_string())
-            .arg(
-                began
-                    .map(|began| began.redis_microseconds.to_string())
-                    .unwrap_or_default(),
-            )
-            .arg(self.config.max_messages)
-            .arg(self.config.ttl_seconds)
-            .arg(tokens);
+        let mut call = Call::script(
+            &scripts::COMMIT,
+            [&keys.messages, &keys.meta, &keys.cleared],
+        )
+        .arg(id.to_string())
+        .arg(
+            began
+                .map(|began| began.redis_microseconds.to_string())
+                .unwrap_or_default(),
+        )
+        .arg(self.config.max_messages)
+        .arg(self.config.ttl_seconds)
+        .arg(tokens)
+        .on_replicas(self.replicas);
         for message in messages {
-            call.arg(message.to_json());
+            call = call.arg(message.to_json());
         }
-        let answer = self
-            .redis
-            .run(self.config.write_timeout, &Call::Script(&call))
-            .await?;
+        let answer = self.redis.run(self.config.write_timeout, &call).await?;
         match parse::<String>(answer)?.as_str() {
             "saved" => Ok(Commit::Saved),
             "duplicate" => Ok(Commit::Duplicate),
@@ -256,13 +268,10 @@ impl Memory {
     /// Memory is unavailable, and the session may or may not be forgotten.
     pub async fn clear(&self, user: &UserId, character: &CharacterId) -> Result<(), Error> {
         let keys = self.keys(user, character);
-        let mut call = scripts::CLEAR.prepare_invoke();
-        call.key(&keys.messages).key(&keys.meta).key(&keys.cleared);
-        call.arg(scripts::CLEARED_TTL_SECONDS);
-        let answer = self
-            .redis
-            .run(self.config.write_timeout, &Call::Script(&call))
-            .await?;
+        let call = Call::script(&scripts::CLEAR, [&keys.messages, &keys.meta, &keys.cleared])
+            .arg(scripts::CLEARED_TTL_SECONDS)
+            .on_replicas(self.replicas);
+        let answer = self.redis.run(self.config.write_timeout, &call).await?;
         match parse::<String>(answer)?.as_str() {
             "cleared" => Ok(()),
             _ => Err(Error::Unexpected),
@@ -304,10 +313,9 @@ impl Memory {
         budget: Duration,
     ) -> Result<Option<Session>, Error> {
         let keys = self.keys(user, character);
-        let mut call = scripts::SESSION.prepare_invoke();
-        call.key(&keys.messages).key(&keys.meta);
-        call.arg(state.map_or("", State::as_str));
-        let answer = self.redis.run(budget, &Call::Script(&call)).await?;
+        let call = Call::script(&scripts::SESSION, [&keys.messages, &keys.meta])
+            .arg(state.map_or("", State::as_str));
+        let answer = self.redis.run(budget, &call).await?;
         let Some(fields) = parse::<Option<Vec<Option<String>>>>(answer)? else {
             return Ok(None);
         };
@@ -334,26 +342,14 @@ impl Memory {
         character: &CharacterId,
     ) -> Result<usize, Error> {
         let keys = self.keys(user, character);
-        let mut pipeline = redis::pipe();
-        pipeline.llen(&keys.messages);
-        let answer = self
-            .redis
-            .run(self.config.read_timeout, &Call::Pipeline(&pipeline))
-            .await?;
-        let (length,) = parse(answer)?;
-        Ok(length)
+        let call = Call::command("LLEN", keys.messages);
+        parse(self.redis.run(self.config.read_timeout, &call).await?)
     }
 
     /// Reads a character's JSON; `None` where there is none.
     pub(crate) async fn character_json(&self, id: &CharacterId) -> Result<Option<Vec<u8>>, Error> {
-        let mut pipeline = redis::pipe();
-        pipeline.get(keys::character(id));
-        let answer = self
-            .redis
-            .run(self.config.read_timeout, &Call::Pipeline(&pipeline))
-            .await?;
-        let (json,) = parse(answer)?;
-        Ok(json)
+        let call = Call::command("GET", keys::character(id));
+        parse(self.redis.run(self.config.read_timeout, &call).await?)
     }
 
     fn keys(&self, user: &UserId, character: &CharacterId) -> SessionKeys {

@@ -35,6 +35,7 @@ fn redis_config(url: String) -> RedisConfig {
         sentinel_username: None,
         sentinel_password: None,
         tls_ca_file: None,
+        wait_replicas: 0,
         key_layout: KeyLayout::Plain,
     }
 }

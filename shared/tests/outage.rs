@@ -23,6 +23,7 @@ fn memory(server: &Server) -> Memory {
         sentinel_username: None,
         sentinel_password: None,
         tls_ca_file: None,
+        wait_replicas: 0,
         key_layout: KeyLayout::Plain,
     };
     let memory = MemoryConfig {

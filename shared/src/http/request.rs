@@ -194,18 +194,23 @@ fn json<'a, T: Deserialize<'a>>(request: &'a Request) -> Result<T, Problem> {
     }
     let text = std::str::from_utf8(bytes)
         .map_err(|_| Problem::InvalidJson("the body is not UTF-8".to_owned()))?;
-    serde_json::from_str(text).map_err(|error| match error.classify() {
-        Category::Data if !text.trim_start().starts_with('{') => {
-            Problem::InvalidRequest("the body must be a JSON object".to_owned())
-        }
-        // A field that is there twice. Which of the two was meant cannot be known.
-        Category::Data => Problem::InvalidRequest("the body has a field twice".to_owned()),
-        Category::Syntax | Category::Eof | Category::Io => Problem::InvalidJson(format!(
+    // The forms would also take an array, as their fields in order.
+    let is_object = text.trim_start().starts_with('{');
+    match serde_json::from_str(text) {
+        Ok(form) if is_object => Ok(form),
+        Err(error) if !error.is_data() => Err(Problem::InvalidJson(format!(
             "the body is not JSON (line {}, column {})",
             error.line(),
             error.column()
+        ))),
+        // Which of the two was meant cannot be known.
+        Err(_) if is_object => Err(Problem::InvalidRequest(
+            "the body has a field twice".to_owned(),
         )),
-    })
+        Ok(_) | Err(_) => Err(Problem::InvalidRequest(
+            "the body must be a JSON object".to_owned(),
+        )),
+    }
 }
 
 fn is_json(request: &Request) -> bool {
@@ -243,7 +248,7 @@ fn metadata(value: &RawValue) -> Result<Box<RawValue>, Problem> {
         Ok(Value::Object(_)) => Ok(value.to_owned()),
         Ok(_) => Err(invalid("metadata", "must be a JSON object")),
         Err(_) => Err(Problem::InvalidJson(
-            "metadata: is not valid JSON".to_owned(),
+            "metadata: is not valid JSON, or nested too deeply".to_owned(),
         )),
     }
 }

@@ -25,6 +25,8 @@ use crate::outbound::{self, HttpClient, TlsSetupError};
 const BACKOFF: Duration = Duration::from_millis(200);
 /// A reply is complete with its `finish_reason`. What may still come is the usage, and it is not waited for any longer.
 const USAGE_GRACE: Duration = Duration::from_secs(2);
+/// How long the end of an answer may take after its `[DONE]` for its connection to be kept.
+const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(1);
 /// An error's body is read for its code only.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -121,8 +123,12 @@ impl OpenAi {
                 Some(Retry::Backoff) => BACKOFF * 2_u32.pow(retries) + jitter(),
                 None => return Err(refusal.error),
             };
-            let again_at = Instant::now() + pause;
-            if retries == self.max_retries || again_at >= deadline {
+            // What an upstream asks for may be further away than any clock reaches.
+            let again_at = Instant::now().checked_add(pause);
+            let Some(again_at) = again_at.filter(|at| *at < deadline) else {
+                return Err(refusal.error);
+            };
+            if retries == self.max_retries {
                 return Err(refusal.error);
             }
             retries += 1;
@@ -223,7 +229,8 @@ fn error_code(error: &Value) -> Option<String> {
 
 /// A reply as it comes.
 pub struct Reply {
-    body: Incoming,
+    /// `None` after `[DONE]`.
+    body: Option<Incoming>,
     parser: Parser,
     idle_timeout: Duration,
     /// When the next sign of life is due.
@@ -284,7 +291,7 @@ struct CompletionDetails {
 impl Reply {
     fn new(body: Incoming, first_token_deadline: Instant, idle_timeout: Duration) -> Self {
         Self {
-            body,
+            body: Some(body),
             parser: Parser::default(),
             idle_timeout,
             deadline: first_token_deadline,
@@ -306,7 +313,10 @@ impl Reply {
                     return Ok(event);
                 }
             }
-            match timeout_at(self.deadline, self.body.frame()).await {
+            let Some(body) = &mut self.body else {
+                return Ok(self.end());
+            };
+            match timeout_at(self.deadline, body.frame()).await {
                 Ok(Some(Ok(frame))) => {
                     if let Some(bytes) = frame.data_ref() {
                         self.parser.push(bytes);
@@ -332,7 +342,14 @@ impl Reply {
     /// Takes the data of one event; gives the step that it is, if it is one.
     fn take(&mut self, data: &[u8]) -> Result<Option<Event>, Error> {
         if data.trim_ascii() == b"[DONE]" {
+            if let Some(body) = self.body.take() {
+                read_last_bytes(body);
+            }
             return Ok(Some(self.end()));
+        }
+        // The derived readers take a list for an object as well, and a list is no chunk.
+        if !data.trim_ascii_start().starts_with(b"{") {
+            return Err(self.broken(Cause::NotAStream));
         }
         let chunk: Chunk =
             serde_json::from_slice(data).map_err(|_| self.broken(Cause::NotAStream))?;
@@ -417,6 +434,15 @@ impl Reply {
             _ => Error::Unavailable(cause),
         }
     }
+}
+
+/// Reads what ends an answer after its `[DONE]`, often a packet of its own, because only a connection whose answer was read
+/// to its end serves the next turn. No turn waits for it, and it ends by itself; if the process ends first, a connection is
+/// lost and nothing else.
+fn read_last_bytes(mut body: Incoming) {
+    tokio::spawn(timeout(LAST_BYTES_TIMEOUT, async move {
+        while let Some(Ok(_)) = body.frame().await {}
+    }));
 }
 
 #[cfg(test)]

@@ -9,18 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, Pipeline, RedisError,
-    RedisResult, ScriptInvocation, ServerErrorKind, Value,
-};
-use secrecy::ExposeSecret;
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Error;
 use super::breaker::{Admission, Breaker, Rules};
+use super::call::{Call, CallError};
+use super::topology::{Connection, Topology};
 use crate::config::{ConfigError, MemoryConfig, RedisConfig, RedisMode};
 
 /// Attempts after the first, and the pause before each.
@@ -33,51 +29,13 @@ const PROBE_WAIT: Duration = Duration::from_millis(50);
 /// A connection that was silent for longer is not trusted to be alive.
 const IDLE_SUSPECT: Duration = Duration::from_secs(5);
 
-/// The operating system gives a peer up that has not acknowledged for so long, so that no dead socket lingers.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
-
-/// One request: everything that goes to Redis in one round trip.
-pub(super) enum Call<'a> {
-    /// Commands in one packet.
-    Pipeline(&'a Pipeline),
-    /// A script by its digest; loaded if the server does not know it.
-    Script(&'a ScriptInvocation<'a>),
-}
-
-impl Call<'_> {
-    async fn send(&self, connection: &mut MultiplexedConnection) -> RedisResult<Value> {
-        match self {
-            Self::Pipeline(pipeline) => pipeline.query_async(connection).await,
-            Self::Script(invocation) => invocation.invoke_async(connection).await,
-        }
-    }
-}
-
-/// How connections are made. Sentinel and Cluster are further variants, and nothing else here depends on which it is.
-enum Topology {
-    Standalone(Client),
-}
-
-impl Topology {
-    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
-        // Time limits are this module's, by budget: the client's own would cut into them.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        match self {
-            Self::Standalone(client) => {
-                client
-                    .get_multiplexed_async_connection_with_config(&config)
-                    .await
-            }
-        }
-    }
-}
+/// In a cluster one shard can be down while the others are well, so it has a breaker for each of so many ranges of slots:
+/// shards own ranges, and who shares a range with a dead shard finds out by a probe of its own key.
+const CLUSTER_BREAKERS: usize = 64;
 
 /// The connection in use.
 struct Live {
-    connection: MultiplexedConnection,
+    connection: Connection,
     generation: u64,
     /// When Redis last answered on it, in Unix milliseconds: a monotonic clock may stand still during a freeze.
     answered_at: Arc<AtomicU64>,
@@ -85,7 +43,7 @@ struct Live {
 
 /// A connection as one attempt uses it.
 struct Link {
-    connection: MultiplexedConnection,
+    connection: Connection,
     generation: u64,
     answered_at: Arc<AtomicU64>,
     reused: bool,
@@ -105,8 +63,11 @@ enum Failure {
     Timeout { reused: bool },
     /// The connection could not be made.
     Connect(RedisError),
-    /// The connection broke, or the server answered with an error.
+    /// The connection broke, or the server answered with an error. What a cluster's connection could not mend by itself is
+    /// not mended by a new one, so there `reused` is false.
     Command { error: RedisError, reused: bool },
+    /// It was done, but on fewer replicas than asked for.
+    NotReplicated,
 }
 
 impl Failure {
@@ -115,7 +76,7 @@ impl Failure {
         match self {
             Self::Timeout { reused } => *reused,
             Self::Command { error, reused } => *reused && error.is_unrecoverable_error(),
-            Self::Connect(_) => false,
+            Self::Connect(_) | Self::NotReplicated => false,
         }
     }
 
@@ -125,6 +86,7 @@ impl Failure {
             Self::Timeout { .. } => true,
             Self::Connect(error) => error.kind() != ErrorKind::AuthenticationFailed,
             Self::Command { error, .. } => is_outage(error),
+            Self::NotReplicated => false,
         }
     }
 
@@ -133,6 +95,7 @@ impl Failure {
         match self {
             Self::Timeout { .. } | Self::Connect(_) => true,
             Self::Command { error, .. } => is_outage(error),
+            Self::NotReplicated => false,
         }
     }
 }
@@ -140,7 +103,11 @@ impl Failure {
 /// Whether the server is in no state to serve, as opposed to refusing this request.
 fn is_outage(error: &RedisError) -> bool {
     match error.kind() {
-        ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed => true,
+        ErrorKind::Io
+        | ErrorKind::Parse
+        | ErrorKind::AuthenticationFailed
+        | ErrorKind::ClusterConnectionNotFound
+        | ErrorKind::MasterNameNotFoundBySentinel => true,
         ErrorKind::Server(kind) => matches!(
             kind,
             ServerErrorKind::BusyLoading
@@ -158,11 +125,18 @@ impl From<Failure> for Error {
         match failure {
             Failure::Timeout { .. } => Self::Timeout,
             Failure::Connect(error) | Failure::Command { error, .. } => Self::Redis(error),
+            Failure::NotReplicated => Self::NotReplicated,
         }
     }
 }
 
-/// The way to Redis. Cheap to clone; clones share the connection and the breaker.
+/// A breaker, and those who wait for its probe.
+struct Gate {
+    breaker: Breaker,
+    probed: Notify,
+}
+
+/// The way to Redis. Cheap to clone; clones share the connection and the breakers.
 #[derive(Clone)]
 pub(super) struct Redis {
     inner: Arc<Inner>,
@@ -173,39 +147,47 @@ struct Inner {
     /// Held while connecting, so that many turns at once make one connection.
     live: Mutex<Option<Live>>,
     generations: AtomicU64,
-    breaker: Breaker,
-    /// Wakes those who wait for a probe.
-    probed: Notify,
+    /// Never empty.
+    gates: Vec<Gate>,
     probe_budget: Duration,
 }
 
 impl Redis {
     /// Touches no network: an outage is not a crash at start.
     pub(super) fn new(redis: &RedisConfig, memory: &MemoryConfig) -> Result<Self, ConfigError> {
+        let rules = Rules {
+            failures: memory.breaker_failures,
+            cooldown: memory.breaker_cooldown,
+        };
+        let gates = match redis.mode {
+            RedisMode::Standalone | RedisMode::Sentinel => 1,
+            RedisMode::Cluster => CLUSTER_BREAKERS,
+        };
+        let gate = || Gate {
+            breaker: Breaker::new(rules),
+            probed: Notify::new(),
+        };
         Ok(Self {
             inner: Arc::new(Inner {
-                topology: topology(redis)?,
+                topology: Topology::new(redis, memory)?,
                 live: Mutex::new(None),
                 generations: AtomicU64::new(0),
-                breaker: Breaker::new(Rules {
-                    failures: memory.breaker_failures,
-                    cooldown: memory.breaker_cooldown,
-                }),
-                probed: Notify::new(),
+                gates: std::iter::repeat_with(gate).take(gates).collect(),
                 probe_budget: memory.read_timeout,
             }),
         })
     }
 
     /// Sends `call` and gives the answer, within `budget`.
-    pub(super) async fn run(&self, budget: Duration, call: &Call<'_>) -> Result<Value, Error> {
+    pub(super) async fn run(&self, budget: Duration, call: &Call) -> Result<Value, Error> {
         let deadline = Instant::now() + budget;
-        self.admit().await?;
+        let breaker = &self.inner.gate(call.key()).breaker;
+        self.admit(call.key()).await?;
         let mut retries = 0;
         loop {
             let failure = match self.inner.attempt(call, deadline).await {
                 Ok(value) => {
-                    self.inner.breaker.succeeded();
+                    breaker.succeeded();
                     return Ok(value);
                 }
                 Err(failure) => failure,
@@ -213,14 +195,12 @@ impl Redis {
             if failure.was_found_dead() && Instant::now() < deadline {
                 continue;
             }
-            if !failure.is_passing()
-                || retries == RETRIES
-                || Instant::now() + RETRY_PAUSE >= deadline
-            {
+            let again_at = Instant::now() + RETRY_PAUSE;
+            if !failure.is_passing() || retries == RETRIES || again_at >= deadline {
                 if failure.is_outage() {
-                    self.inner.breaker.failed(SystemTime::now());
+                    breaker.failed(SystemTime::now());
                 } else {
-                    self.inner.breaker.succeeded();
+                    breaker.succeeded();
                 }
                 return Err(failure.into());
             }
@@ -231,24 +211,26 @@ impl Redis {
 
     /// Passes at once while Redis is thought to be up. Otherwise sees to it that somebody asks, and waits a moment for the
     /// answer, so that the first turn after an outage has its memory.
-    async fn admit(&self) -> Result<(), Error> {
-        let probed = self.inner.probed.notified();
+    async fn admit(&self, key: &str) -> Result<(), Error> {
+        let gate = self.inner.gate(key);
+        let probed = gate.probed.notified();
         tokio::pin!(probed);
         probed.as_mut().enable();
-        match self.inner.breaker.admit(SystemTime::now()) {
+        match gate.breaker.admit(SystemTime::now()) {
             Admission::Admitted => return Ok(()),
             Admission::Refused => return Err(Error::BreakerOpen),
             Admission::Probing => {}
             Admission::StartProbe => {
                 let probe = Probe {
                     inner: Arc::clone(&self.inner),
+                    call: Call::probe(key.to_owned()),
                 };
                 // Not awaited: it ends within its budget, and the turn must not wait that long.
                 tokio::spawn(probe.run());
             }
         }
         let _ = timeout(PROBE_WAIT, probed).await;
-        if self.inner.breaker.is_closed() {
+        if gate.breaker.is_closed() {
             Ok(())
         } else {
             Err(Error::BreakerOpen)
@@ -257,7 +239,19 @@ impl Redis {
 }
 
 impl Inner {
-    async fn attempt(&self, call: &Call<'_>, deadline: Instant) -> Result<Value, Failure> {
+    fn gate(&self, key: &str) -> &Gate {
+        let index = match self.gates.len() {
+            1 => 0,
+            gates => usize::from(slot(key)) * gates / usize::from(SLOTS),
+        };
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "a slot is less than SLOTS, so the index is less than the length"
+        )]
+        &self.gates[index]
+    }
+
+    async fn attempt(self: &Arc<Self>, call: &Call, deadline: Instant) -> Result<Value, Failure> {
         let mut link = timeout_at(deadline, self.link())
             .await
             .map_err(|_| Failure::Timeout { reused: false })?
@@ -269,27 +263,33 @@ impl Inner {
         } else {
             deadline
         };
+        let reused = link.reused;
         match timeout_at(limit, call.send(&mut link.connection)).await {
             Ok(Ok(value)) => {
                 link.answered_at
                     .store(unix_milliseconds(), Ordering::Relaxed);
                 Ok(value)
             }
-            Ok(Err(error)) => {
+            Ok(Err(CallError::NotReplicated)) => Err(Failure::NotReplicated),
+            Ok(Err(CallError::Redis(error))) => {
+                // A cluster's connection mends itself: it knows which of its sockets broke and who has the slot now.
                 let wrong_server = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
-                if error.is_unrecoverable_error() || wrong_server {
+                if (error.is_unrecoverable_error() || wrong_server) && !link.connection.is_many() {
                     self.discard(link.generation).await;
                 }
                 Err(Failure::Command {
                     error,
-                    reused: link.reused,
+                    reused: reused && !link.connection.is_many(),
                 })
             }
             Err(_) => {
-                self.discard(link.generation).await;
-                Err(Failure::Timeout {
-                    reused: link.reused,
-                })
+                if link.connection.is_many() && !suspect {
+                    // One server does not answer; the others serve on over this connection while a new one is made.
+                    tokio::spawn(Arc::clone(self).replace(link.generation));
+                } else {
+                    self.discard(link.generation).await;
+                }
+                Err(Failure::Timeout { reused })
             }
         }
     }
@@ -306,6 +306,10 @@ impl Inner {
             });
         }
         let connection = self.topology.connect().await?;
+        Ok(self.install(&mut live, connection))
+    }
+
+    fn install(&self, live: &mut Option<Live>, connection: Connection) -> Link {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
         let answered_at = Arc::new(AtomicU64::new(unix_milliseconds()));
         *live = Some(Live {
@@ -313,12 +317,12 @@ impl Inner {
             generation,
             answered_at: Arc::clone(&answered_at),
         });
-        Ok(Link {
+        Link {
             connection,
             generation,
             answered_at,
             reused: false,
-        })
+        }
     }
 
     /// Drops the connection, unless somebody has replaced it already.
@@ -331,63 +335,69 @@ impl Inner {
             *live = None;
         }
     }
+
+    /// Makes a new connection beside the one in use and changes to it, unless somebody has been faster.
+    async fn replace(self: Arc<Self>, generation: u64) {
+        let Ok(Ok(connection)) = timeout(self.probe_budget, self.topology.connect()).await else {
+            return;
+        };
+        let mut live = self.live.lock().await;
+        if live
+            .as_ref()
+            .is_some_and(|live| live.generation == generation)
+        {
+            self.install(&mut live, connection);
+        }
+    }
 }
 
 /// The one question whether Redis is back. However it ends, the breaker and those who wait learn of it.
 struct Probe {
     inner: Arc<Inner>,
+    call: Call,
 }
 
 impl Probe {
     async fn run(self) {
         let deadline = Instant::now() + self.inner.probe_budget;
-        let mut ping = redis::pipe();
-        ping.cmd("PING");
-        let mut outcome = self.inner.attempt(&Call::Pipeline(&ping), deadline).await;
+        let mut outcome = self.inner.attempt(&self.call, deadline).await;
         if outcome.as_ref().is_err_and(Failure::was_found_dead) {
-            outcome = self.inner.attempt(&Call::Pipeline(&ping), deadline).await;
+            outcome = self.inner.attempt(&self.call, deadline).await;
         }
-        if outcome.is_ok() {
-            self.inner.breaker.succeeded();
+        // An error that tells of the request, and not of the server, is an answer too.
+        if outcome
+            .as_ref()
+            .err()
+            .is_none_or(|failure| !failure.is_outage())
+        {
+            self.gate().breaker.succeeded();
         }
+    }
+
+    fn gate(&self) -> &Gate {
+        self.inner.gate(self.call.key())
     }
 }
 
 impl Drop for Probe {
     fn drop(&mut self) {
         // After a success the breaker is closed and this changes nothing.
-        self.inner.breaker.probe_failed(SystemTime::now());
-        self.inner.probed.notify_waiters();
+        self.gate().breaker.probe_failed(SystemTime::now());
+        self.gate().probed.notify_waiters();
     }
 }
 
-fn topology(config: &RedisConfig) -> Result<Topology, ConfigError> {
-    let bad_url = |error: RedisError| ConfigError::new("REDIS_URL", error.category().to_owned());
-    match config.mode {
-        RedisMode::Standalone => {
-            let url = config.urls.first().map_or("", |url| url.expose_secret());
-            let info = url.into_connection_info().map_err(bad_url)?;
-            let mut login = info.redis_settings().clone();
-            if let Some(username) = &config.username {
-                login = login.set_username(username);
-            }
-            if let Some(password) = &config.password {
-                login = login.set_password(password.expose_secret());
-            }
-            let tcp = TcpSettings::default()
-                .set_nodelay(true)
-                .set_keepalive(TcpKeepalive::new().with_time(TCP_KEEPALIVE))
-                .set_user_timeout(TCP_USER_TIMEOUT);
-            let info = info.set_redis_settings(login).set_tcp_settings(tcp);
-            Client::open(info)
-                .map(Topology::Standalone)
-                .map_err(bad_url)
-        }
-        RedisMode::Sentinel | RedisMode::Cluster => Err(ConfigError::new(
-            "REDIS_MODE",
-            "only standalone is supported in this version",
-        )),
-    }
+/// Slots of a cluster.
+const SLOTS: u16 = 16_384;
+
+/// The slot of a key, after the cluster specification: CRC-16 of the hash tag, or of all of a key without one.
+fn slot(key: &str) -> u16 {
+    let tag = key
+        .split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'))
+        .map(|(tag, _)| tag)
+        .filter(|tag| !tag.is_empty());
+    crc16::State::<crc16::XMODEM>::calculate(tag.unwrap_or(key).as_bytes()) % SLOTS
 }
 
 fn unix_milliseconds() -> u64 {
@@ -396,4 +406,20 @@ fn unix_milliseconds() -> u64 {
         .map_or(0, |since| {
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(slot("123456789"), 12_739);
+        assert_eq!(slot("foo"), 12_182);
+        assert_eq!(slot("chat:{foo}:x:messages"), 12_182);
+        assert_eq!(
+            slot("foo{}"),
+            crc16::State::<crc16::XMODEM>::calculate(b"foo{}") % SLOTS
+        );
+    }
 }

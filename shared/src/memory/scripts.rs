@@ -1,11 +1,11 @@
 //! The scripts that run in Redis. Each is one round trip and all or nothing.
 //!
-//! They use commands that Redis 6.0 has. The client sends them by digest and loads them when the server does not know
-//! them, after a restart for example.
+//! They use commands that Redis 6.0 has. They are sent by digest, and whole when the server does
+//! not know them, after a restart for example.
 
 use std::sync::LazyLock;
 
-use redis::Script;
+use super::call::Script;
 
 /// How long the mark of a clear lives, in seconds. The commit script keeps turns out that began longer ago than this,
 /// so it is longer than the longest turn (15 minutes on Lambda).

@@ -1,0 +1,321 @@
+//! How the Redis servers are arranged, and how a connection to them is made.
+//!
+//! Making one touches the network; everything before that does not. Certificates are read and settings are checked at start.
+
+use std::time::Duration;
+
+use futures_util::future::select_ok;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult,
+    TlsCertificates, TlsMode, Value,
+};
+use secrecy::ExposeSecret;
+
+use crate::config::{ConfigError, MemoryConfig, RedisConfig, RedisMode};
+
+/// The operating system gives up a peer that has not acknowledged for so long, so that no dead socket lingers.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// What the cluster client does by itself, inside the budget of one attempt: it follows redirections and reconnects to
+/// single nodes. Waiting and giving up are the connection room's.
+const CLUSTER_RETRIES: u32 = 6;
+const CLUSTER_RETRY_WAIT_MS: (u64, u64) = (10, 50);
+
+/// A connection that is ready to use. Cheap to clone; clones share the sockets.
+#[derive(Clone)]
+pub(super) enum Connection {
+    /// To one server.
+    Server(MultiplexedConnection),
+    /// To every server of a cluster.
+    Cluster(ClusterConnection),
+}
+
+impl Connection {
+    /// Whether other requests on this connection may go to servers that are well, although one does not answer.
+    pub(super) fn is_many(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Server(connection) => connection.req_packed_command(cmd),
+            Self::Cluster(connection) => connection.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Server(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Server(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
+}
+
+/// Where connections go.
+pub(super) enum Topology {
+    Standalone(Client),
+    Sentinel(Sentinels),
+    Cluster(ClusterClient),
+}
+
+/// The sentinels, and what is needed to log in where they point.
+pub(super) struct Sentinels {
+    addresses: Vec<ConnectionAddr>,
+    master: String,
+    /// Login for the data nodes.
+    node: RedisConnectionInfo,
+    /// Login for the sentinels.
+    sentinel: RedisConnectionInfo,
+    tls: bool,
+    certificates: Option<TlsCertificates>,
+}
+
+impl Topology {
+    pub(super) fn new(redis: &RedisConfig, memory: &MemoryConfig) -> Result<Self, ConfigError> {
+        let certificates = certificates(redis)?;
+        let infos = redis
+            .urls
+            .iter()
+            .map(|url| url.expose_secret().into_connection_info())
+            .collect::<RedisResult<Vec<_>>>()
+            .map_err(|error| bad_url(&error))?;
+        let tls = infos
+            .iter()
+            .any(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }));
+        if tls {
+            // An error means that somebody has done it already.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        } else if certificates.is_some() {
+            return Err(ConfigError::new(
+                "REDIS_TLS_CA_FILE",
+                "is set, but REDIS_URL is not rediss://",
+            ));
+        }
+        match redis.mode {
+            RedisMode::Standalone => standalone(redis, infos, certificates),
+            RedisMode::Sentinel => sentinels(redis, &infos, tls, certificates),
+            RedisMode::Cluster => cluster(redis, memory, infos, certificates),
+        }
+        .map_err(|error| bad_url(&error))
+    }
+
+    pub(super) async fn connect(&self) -> RedisResult<Connection> {
+        match self {
+            Self::Standalone(client) => {
+                let config = no_time_limits();
+                client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await
+                    .map(Connection::Server)
+            }
+            Self::Sentinel(sentinels) => sentinels.connect().await.map(Connection::Server),
+            Self::Cluster(client) => client.get_async_connection().await.map(Connection::Cluster),
+        }
+    }
+}
+
+impl Sentinels {
+    /// Asks all sentinels at the same time, so that those that are down or hang cost nothing, and connects to the master
+    /// that the first of them names and that itself confirms to be one.
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        let attempts = self.addresses.iter().map(|address| {
+            Box::pin(async move {
+                let mut client = self.client(address)?;
+                client
+                    .get_async_connection_with_config(&no_time_limits())
+                    .await
+            })
+        });
+        select_ok(attempts)
+            .await
+            .map(|(connection, _others)| connection)
+    }
+
+    fn client(&self, address: &ConnectionAddr) -> RedisResult<SentinelClient> {
+        let mut builder = SentinelClientBuilder::new(
+            [address.clone()],
+            &self.master,
+            SentinelServerType::Master,
+        )?
+        .set_client_to_redis_tcp_settings(tcp_settings())
+        .set_client_to_sentinel_tcp_settings(tcp_settings())
+        .set_client_to_redis_db(self.node.db());
+        if let Some(username) = self.node.username() {
+            builder = builder.set_client_to_redis_username(username);
+        }
+        if let Some(password) = self.node.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if let Some(username) = self.sentinel.username() {
+            builder = builder.set_client_to_sentinel_username(username);
+        }
+        if let Some(password) = self.sentinel.password() {
+            builder = builder.set_client_to_sentinel_password(password);
+        }
+        if self.tls {
+            builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+            if let Some(certificates) = &self.certificates {
+                builder = builder
+                    .set_client_to_redis_certificates(certificates.clone())
+                    .set_client_to_sentinel_certificates(certificates.clone());
+            }
+        }
+        builder.build()
+    }
+}
+
+fn standalone(
+    redis: &RedisConfig,
+    infos: Vec<ConnectionInfo>,
+    certificates: Option<TlsCertificates>,
+) -> RedisResult<Topology> {
+    let info = first(infos)?;
+    let login = login(redis, info.redis_settings());
+    let info = info
+        .set_redis_settings(login)
+        .set_tcp_settings(tcp_settings());
+    let client = match certificates {
+        Some(certificates) => Client::build_with_tls(info, certificates)?,
+        None => Client::open(info)?,
+    };
+    Ok(Topology::Standalone(client))
+}
+
+fn sentinels(
+    redis: &RedisConfig,
+    infos: &[ConnectionInfo],
+    tls: bool,
+    certificates: Option<TlsCertificates>,
+) -> RedisResult<Topology> {
+    let mut sentinel = RedisConnectionInfo::default();
+    if let Some(username) = &redis.sentinel_username {
+        sentinel = sentinel.set_username(username);
+    }
+    if let Some(password) = &redis.sentinel_password {
+        sentinel = sentinel.set_password(password.expose_secret());
+    }
+    let from_url = infos
+        .first()
+        .map(|info| info.redis_settings().clone())
+        .unwrap_or_default();
+    let sentinels = Sentinels {
+        addresses: infos.iter().map(|info| info.addr().clone()).collect(),
+        master: redis.sentinel_master.clone(),
+        node: login(redis, &from_url),
+        sentinel,
+        tls,
+        certificates,
+    };
+    // What is wrong with the settings shows here, before anything is connected.
+    for address in &sentinels.addresses {
+        sentinels.client(address)?;
+    }
+    Ok(Topology::Sentinel(sentinels))
+}
+
+fn cluster(
+    redis: &RedisConfig,
+    memory: &MemoryConfig,
+    infos: Vec<ConnectionInfo>,
+    certificates: Option<TlsCertificates>,
+) -> RedisResult<Topology> {
+    let budget = memory.read_timeout.min(memory.write_timeout);
+    let mut builder = ClusterClientBuilder::new(infos)
+        .tcp_settings(tcp_settings())
+        // A node that hangs must not use up what the others need.
+        .connection_timeout(budget / 4)
+        .response_timeout(memory.read_timeout.max(memory.write_timeout))
+        .overall_response_timeout(None)
+        .retries(CLUSTER_RETRIES)
+        .min_retry_wait(CLUSTER_RETRY_WAIT_MS.0)
+        .max_retry_wait(CLUSTER_RETRY_WAIT_MS.1);
+    if let Some(username) = &redis.username {
+        builder = builder.username(username);
+    }
+    if let Some(password) = &redis.password {
+        builder = builder.password(password.expose_secret());
+    }
+    if let Some(certificates) = certificates {
+        builder = builder.certs(certificates);
+    }
+    builder.build().map(Topology::Cluster)
+}
+
+fn first(infos: Vec<ConnectionInfo>) -> RedisResult<ConnectionInfo> {
+    let first = infos.into_iter().next();
+    first.ok_or_else(|| RedisError::from((ErrorKind::InvalidClientConfig, "there is no URL")))
+}
+
+fn login(redis: &RedisConfig, from_url: &RedisConnectionInfo) -> RedisConnectionInfo {
+    let mut login = from_url.clone();
+    if let Some(username) = &redis.username {
+        login = login.set_username(username);
+    }
+    if let Some(password) = &redis.password {
+        login = login.set_password(password.expose_secret());
+    }
+    login
+}
+
+fn certificates(redis: &RedisConfig) -> Result<Option<TlsCertificates>, ConfigError> {
+    let Some(path) = &redis.tls_ca_file else {
+        return Ok(None);
+    };
+    let problem = |problem: String| ConfigError::new("REDIS_TLS_CA_FILE", problem);
+    let pem = std::fs::read(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
+    if !pem
+        .windows(BEGIN_CERTIFICATE.len())
+        .any(|window| window == BEGIN_CERTIFICATE)
+    {
+        return Err(problem("holds no certificate in PEM form".to_owned()));
+    }
+    Ok(Some(TlsCertificates {
+        client_tls: None,
+        root_cert: Some(pem),
+    }))
+}
+
+const BEGIN_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
+/// The client's words about a URL, without the URL: it may hold a password.
+fn bad_url(error: &RedisError) -> ConfigError {
+    ConfigError::new(
+        "REDIS_URL",
+        format!("cannot be used ({})", error.category()),
+    )
+}
+
+fn tcp_settings() -> TcpSettings {
+    TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(TcpKeepalive::new().with_time(TCP_KEEPALIVE))
+        .set_user_timeout(TCP_USER_TIMEOUT)
+}
+
+/// Time limits are by operation and in one place: the client's own would cut into them.
+fn no_time_limits() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+}
