@@ -13,6 +13,7 @@ mod topology;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::{FromRedisValue, RedisError, Value};
+use tokio::time::Instant;
 
 use self::call::{Call, Replicas};
 use self::connection::Redis;
@@ -65,6 +66,8 @@ impl Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Began {
     redis_microseconds: u64,
+    /// The same moment by the local clock, to tell how long ago that is.
+    local: SystemTime,
 }
 
 impl Began {
@@ -72,14 +75,27 @@ impl Began {
     /// largest clock difference that is allowed for, so that a clear still wins over it.
     #[must_use]
     pub fn by_local_clock(now: SystemTime) -> Self {
-        let since = now
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .saturating_sub(CLOCK_SKEW);
+        let early = now.checked_sub(CLOCK_SKEW).unwrap_or(UNIX_EPOCH);
         Self {
-            redis_microseconds: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
+            redis_microseconds: unix_microseconds(early),
+            local: early,
         }
     }
+
+    /// The present by Redis's clock, as near as it is known.
+    fn redis_now(self, now: SystemTime) -> u64 {
+        let elapsed = now.duration_since(self.local).unwrap_or_default();
+        self.redis_microseconds
+            .saturating_add(microseconds(elapsed))
+    }
+}
+
+fn unix_microseconds(time: SystemTime) -> u64 {
+    microseconds(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What was said so far.
@@ -185,6 +201,7 @@ impl Memory {
                 redis_microseconds: seconds
                     .saturating_mul(1_000_000)
                     .saturating_add(microseconds),
+                local: SystemTime::now(),
             },
         })
     }
@@ -236,30 +253,50 @@ impl Memory {
             .iter()
             .map(|message| message.token_count.max(0))
             .fold(0, i64::saturating_add);
-        let mut call = Call::script(
-            &scripts::COMMIT,
-            [&keys.messages, &keys.meta, &keys.cleared],
-        )
-        .arg(id.to_string())
-        .arg(
-            began
-                .map(|began| began.redis_microseconds.to_string())
-                .unwrap_or_default(),
-        )
-        .arg(self.config.max_messages)
-        .arg(self.config.ttl_seconds)
-        .arg(tokens)
-        .on_replicas(self.replicas);
-        for message in messages {
-            call = call.arg(message.to_json());
-        }
-        let answer = self.redis.run(self.config.write_timeout, &call).await?;
-        match parse::<String>(answer)?.as_str() {
+        let id = id.to_string();
+        let began_at = began
+            .map(|began| began.redis_microseconds.to_string())
+            .unwrap_or_default();
+        let messages: Vec<String> = messages.iter().map(|message| message.to_json()).collect();
+        let commit = |until: u64| {
+            Call::script(
+                &scripts::COMMIT,
+                [&keys.messages, &keys.meta, &keys.cleared],
+            )
+            .arg(&id)
+            .arg(&began_at)
+            .arg(self.config.max_messages)
+            .arg(self.config.ttl_seconds)
+            .arg(tokens)
+            .arg(until)
+            .arg(&messages)
+            .on_replicas(self.replicas)
+        };
+        let now = SystemTime::now();
+        let redis_now = began.map_or_else(|| unix_microseconds(now), |began| began.redis_now(now));
+        match self.write(redis_now, commit).await?.as_str() {
             "saved" => Ok(Commit::Saved),
             "duplicate" => Ok(Commit::Duplicate),
             "fenced" => Ok(Commit::Fenced),
             _ => Err(Error::Unexpected),
         }
+    }
+
+    /// Runs a script that must not do anything once it has been given up here. `call` makes it from the moment, by Redis's
+    /// clock, until which it may be done; `redis_now` is the present by that clock as far as it is known here. An answer that
+    /// comes in time and says "late" tells the right time, and then it is tried again by that.
+    async fn write(&self, redis_now: u64, call: impl Fn(u64) -> Call) -> Result<String, Error> {
+        let budget = self.config.write_timeout;
+        let begun = Instant::now();
+        let until = redis_now.saturating_add(microseconds(budget));
+        let answer: String = parse(self.redis.run(budget, &call(until)).await?)?;
+        let Some(redis_now) = answer.strip_prefix("late:") else {
+            return Ok(answer);
+        };
+        let redis_now: u64 = redis_now.parse().map_err(|_| Error::Unexpected)?;
+        let left = budget.saturating_sub(begun.elapsed());
+        let until = redis_now.saturating_add(microseconds(left));
+        parse(self.redis.run(left, &call(until)).await?)
     }
 
     /// Forgets a session. Turns that began before are not stored after it.
@@ -268,11 +305,17 @@ impl Memory {
     /// Memory is unavailable, and the session may or may not be forgotten.
     pub async fn clear(&self, user: &UserId, character: &CharacterId) -> Result<(), Error> {
         let keys = self.keys(user, character);
-        let call = Call::script(&scripts::CLEAR, [&keys.messages, &keys.meta, &keys.cleared])
-            .arg(scripts::CLEARED_TTL_SECONDS)
-            .on_replicas(self.replicas);
-        let answer = self.redis.run(self.config.write_timeout, &call).await?;
-        match parse::<String>(answer)?.as_str() {
+        let clear = |until: u64| {
+            Call::script(&scripts::CLEAR, [&keys.messages, &keys.meta, &keys.cleared])
+                .arg(scripts::CLEARED_TTL_SECONDS)
+                .arg(until)
+                .on_replicas(self.replicas)
+        };
+        match self
+            .write(unix_microseconds(SystemTime::now()), clear)
+            .await?
+            .as_str()
+        {
             "cleared" => Ok(()),
             _ => Err(Error::Unexpected),
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use shared::config::{KeyLayout, MemoryConfig, RedisConfig, RedisMode};
 use shared::ids::{CharacterId, TurnId, UserId};
-use shared::memory::{Error, Memory, Turn};
+use shared::memory::{Commit, Error, Memory, Turn};
 use shared::message::{Message, Role};
 use testkit::redis::Server;
 
@@ -144,7 +144,7 @@ async fn a_server_that_stands_still_costs_one_budget_and_then_nothing() {
 }
 
 #[tokio::test]
-async fn a_commit_whose_answer_is_late_is_stored_once() {
+async fn a_commit_that_was_given_up_is_not_done_later() {
     let server = Server::start().await;
     let memory = memory(&server);
     say(&memory).await.expect("up");
@@ -160,18 +160,30 @@ async fn a_commit_whose_answer_is_late_is_stored_once() {
         user: Message::new(Role::User, "late".into(), 0, 1),
         assistant: Message::new(Role::Assistant, "later".into(), 0, 1),
     };
-    // The server takes the command and answers it after the client has given up.
+    // The server takes the command, and finds it when nobody waits for it any longer.
     server.pause();
     assert!(memory.commit_turn(&user, &character, &turn).await.is_err());
     server.resume();
-    load_when_back(&memory).await;
-    // What was sent while it stood still has been executed by now, and repeating it changes nothing.
+    // What was given up is not done afterwards: it would stand behind later turns.
+    assert_eq!(load_when_back(&memory).await, 2);
     let again = memory
         .commit_turn(&user, &character, &turn)
         .await
         .expect("up again");
-    assert!(again.is_saved());
+    assert_eq!(again, Commit::Saved);
     assert_eq!(load(&memory).await.expect("up"), 4);
+}
+
+#[tokio::test]
+async fn a_clear_that_was_given_up_takes_nothing_with_it_later() {
+    let server = Server::start().await;
+    let memory = memory(&server);
+    let (user, character) = ids();
+    say(&memory).await.expect("up");
+    server.pause();
+    assert!(memory.clear(&user, &character).await.is_err());
+    server.resume();
+    assert_eq!(load_when_back(&memory).await, 2);
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Published keys, fetched when they are needed and kept.
 //!
-//! Keys are looked at again after a while, in the background, and at once when a token names a key that is not known, but
-//! not more often than every half minute: anybody can send a token that names a key. While the publisher is down, the keys
-//! that are known go on serving.
+//! Once there are keys, the publisher is asked again after a while, in the background, and at once when a token names a key
+//! that is not known, but not more often than every half minute: anybody can send a token that names a key. While the
+//! publisher is down, the keys that are known go on serving.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -21,7 +21,7 @@ use crate::outbound::{self, HttpClient, TlsSetupError};
 
 /// Keys younger than this are used without a look at the publisher.
 const FRESH: Duration = Duration::from_secs(600);
-/// The publisher is asked at most this often.
+/// The publisher is asked again at most this often.
 const BETWEEN_FETCHES: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -45,7 +45,10 @@ struct Inner {
 struct Known {
     keys: Option<Arc<JwkSet>>,
     fetched_at: Option<SystemTime>,
-    tried_at: Option<SystemTime>,
+    /// The first keys are not asked for again, so a key that is published soon after a start is found at once.
+    asked_again_at: Option<SystemTime>,
+    /// How often asking the publisher has ended, well or not.
+    attempts: u64,
 }
 
 impl Jwks {
@@ -68,18 +71,19 @@ impl Jwks {
         algorithm: Algorithm,
     ) -> Result<Vec<DecodingKey>, Error> {
         let now = SystemTime::now();
+        let attempts = self.inner.known().attempts;
         if let Some((keys, fresh)) = self.inner.current(now) {
             let suitable = suitable(&keys, kid, algorithm);
             if !suitable.is_empty() {
                 if !fresh {
                     let inner = Arc::clone(&self.inner);
                     // Not awaited: the keys at hand are good, and this ends within the fetch's time limit.
-                    tokio::spawn(async move { inner.refresh(now).await });
+                    tokio::spawn(async move { inner.refresh(now, attempts).await });
                 }
                 return Ok(suitable);
             }
         }
-        self.inner.refresh(now).await;
+        self.inner.refresh(now, attempts).await;
         let (keys, _) = self.inner.current(now).ok_or(Error::KeysUnavailable)?;
         Ok(suitable(&keys, kid, algorithm))
     }
@@ -93,24 +97,31 @@ impl Inner {
         Some((keys, fresh))
     }
 
-    /// Asks the publisher, unless somebody has just done so.
-    async fn refresh(&self, now: SystemTime) {
+    /// Asks the publisher, unless somebody has just done so. `attempts` is their number when the caller last looked.
+    async fn refresh(&self, now: SystemTime, attempts: u64) {
         let _one_at_a_time = self.fetching.lock().await;
         {
             let mut known = self.known();
-            // Without any keys there is nothing to go on with, so every request asks.
-            if known.keys.is_some()
-                && known
-                    .tried_at
-                    .is_some_and(|at| is_within(at, now, BETWEEN_FETCHES))
-            {
+            // What came of an attempt counts for all who waited for it, or a silent publisher would hold them up in turn.
+            if known.attempts != attempts {
                 return;
             }
-            known.tried_at = Some(SystemTime::now());
+            // Without any keys there is nothing to go on with, so every request asks.
+            if known.keys.is_some() {
+                if known
+                    .asked_again_at
+                    .is_some_and(|at| is_within(at, now, BETWEEN_FETCHES))
+                {
+                    return;
+                }
+                known.asked_again_at = Some(now);
+            }
         }
-        match timeout(FETCH_TIMEOUT, self.fetch()).await.ok().flatten() {
+        let fetched = timeout(FETCH_TIMEOUT, self.fetch()).await.ok().flatten();
+        let mut known = self.known();
+        known.attempts += 1;
+        match fetched {
             Some(keys) => {
-                let mut known = self.known();
                 known.keys = Some(Arc::new(keys));
                 known.fetched_at = Some(SystemTime::now());
             }

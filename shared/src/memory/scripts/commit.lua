@@ -3,8 +3,9 @@
 --
 -- KEYS  messages, meta, cleared
 -- ARGV  id (36 bytes), when the turn began in Redis microseconds ('' for now), most messages to keep,
---       seconds to live, tokens to add, then the messages as JSON, oldest first
--- Gives 'saved', 'duplicate' or 'fenced'.
+--       seconds to live, tokens to add, until when this may be done in Redis microseconds,
+--       then the messages as JSON, oldest first
+-- Gives 'saved', 'duplicate', 'fenced', or 'late:' and the time.
 --
 -- A script that fails half way is not rolled back, so everything that can fail comes before the first write.
 
@@ -26,6 +27,12 @@ end
 local time = redis.call('TIME')
 local now = tonumber(time[1])
 local now_micros = now * 1000000 + tonumber(time[2])
+
+-- A request that was held up on its way must not do anything once its sender has given it up: it would put a turn behind
+-- later ones.
+if now_micros > tonumber(ARGV[6]) then
+  return string.format('late:%.0f', now_micros)
+end
 
 -- What began before a clear stays out. The mark of a clear lives as long as the fence, so what began earlier than that
 -- cannot be told from what was cleared, and stays out as well.
@@ -59,12 +66,12 @@ recent = string.format('%s:%010d;', id, now) .. string.sub(recent, 1, kept * ENT
 local function figure(stored)
   return tonumber(stored or '') or 0
 end
-local added = #ARGV - 5
+local added = #ARGV - 6
 local message_count = string.format('%.0f', figure(figures[1]) + added)
 local total_tokens = string.format('%.0f', figure(figures[2]) + tonumber(ARGV[5]))
 
 -- The first write is one that a full server refuses, so a refusal leaves nothing behind.
-local length = redis.call('LPUSH', messages, unpack(ARGV, 6))
+local length = redis.call('LPUSH', messages, unpack(ARGV, 7))
 
 if length > most then
   redis.call('LTRIM', messages, 0, most - 1)
