@@ -149,7 +149,7 @@ impl Inner {
     }
 }
 
-/// A moment in the future is not within: the clock was set back.
+/// A moment far in the future is not within: the clock was set back.
 fn is_within(at: SystemTime, now: SystemTime, span: Duration) -> bool {
     // Requests that wait for one fetch carry a `now` from before it.
     now.duration_since(at)

@@ -16,8 +16,7 @@ pub(super) static LOAD: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/load.lua")));
 
 /// Appends, trims, expires and counts.
-pub(super) static COMMIT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/commit.lua")));
+pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(commit_source()));
 
 /// Forgets a session.
 pub(super) static CLEAR: LazyLock<Script> =
@@ -26,3 +25,14 @@ pub(super) static CLEAR: LazyLock<Script> =
 /// Reads a session and can set its state.
 pub(super) static SESSION: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/session.lua")));
+
+/// In debug builds a test can put a broken script in its place, to show that it would be noticed.
+fn commit_source() -> &'static str {
+    #[cfg(debug_assertions)]
+    if let Some(path) = std::env::var_os("BROKEN_COMMIT_SCRIPT")
+        && let Ok(source) = std::fs::read_to_string(path)
+    {
+        return source.leak();
+    }
+    include_str!("scripts/commit.lua")
+}

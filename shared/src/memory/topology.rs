@@ -76,7 +76,7 @@ impl ConnectionLike for Connection {
 pub(super) enum Topology {
     Standalone(Client),
     Sentinel(Sentinels),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 /// The sentinels, and what is needed to log in where they point.
@@ -259,7 +259,7 @@ fn cluster(
     if let Some(certificates) = certificates {
         builder = builder.certs(certificates);
     }
-    builder.build().map(Topology::Cluster)
+    builder.build().map(Box::new).map(Topology::Cluster)
 }
 
 fn first(infos: Vec<ConnectionInfo>) -> RedisResult<ConnectionInfo> {
