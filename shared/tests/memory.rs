@@ -1,123 +1,36 @@
 //! Memory against a real Redis.
 #![expect(clippy::expect_used, reason = "a test")]
 
+mod subject;
+
 use std::time::{Duration, SystemTime};
 
-use shared::config::{KeyLayout, MemoryConfig, RedisConfig, RedisMode};
-use shared::ids::{CharacterId, TurnId, UserId};
-use shared::memory::{Began, Commit, Memory, Turn};
+use shared::memory::{Began, Commit};
 use shared::message::{Message, Role};
 use shared::session::State;
 use testkit::redis::Server;
+
+use self::subject::{Subject, memory};
 
 const MESSAGES: &str = "chat:alice:luna:messages";
 const META: &str = "chat:alice:luna:meta";
 const CLEARED: &str = "chat:alice:luna:cleared";
 
-fn config() -> MemoryConfig {
-    MemoryConfig {
-        max_messages: 100,
-        ttl_seconds: 86_400,
-        read_timeout: Duration::from_secs(1),
-        write_timeout: Duration::from_secs(1),
-        breaker_failures: 1,
-        breaker_cooldown: Duration::from_millis(500),
-    }
+fn subject(server: &Server) -> Subject {
+    Subject::new(&[("REDIS_URL", &server.url())])
 }
 
-fn redis_config(url: String) -> RedisConfig {
-    RedisConfig {
-        mode: RedisMode::Standalone,
-        urls: vec![url.into()],
-        sentinel_master: "mymaster".into(),
-        username: None,
-        password: None,
-        sentinel_username: None,
-        sentinel_password: None,
-        tls_ca_file: None,
-        wait_replicas: 0,
-        key_layout: KeyLayout::Plain,
-    }
-}
-
-/// One user's session with one character.
-struct Subject {
-    memory: Memory,
-    user: UserId,
-    character: CharacterId,
-}
-
-impl Subject {
-    fn new(server: &Server) -> Self {
-        Self::with(server, config())
-    }
-
-    fn with(server: &Server, config: MemoryConfig) -> Self {
-        Self {
-            memory: Memory::new(&redis_config(server.url()), &config).expect("valid settings"),
-            user: UserId::parse("alice").expect("valid"),
-            character: CharacterId::parse("luna").expect("valid"),
-        }
-    }
-
-    async fn load(&self) -> shared::memory::History {
-        self.memory
-            .load(&self.user, &self.character, 50)
-            .await
-            .expect("memory is up")
-    }
-
-    /// Begins a turn as the chat does: by reading.
-    async fn turn(&self, said: &str) -> Turn {
-        let began = self.load().await.read_at;
-        Turn {
-            id: TurnId::new(),
-            began,
-            user: Message::new(Role::User, said.into(), 1, 2),
-            assistant: Message::new(Role::Assistant, format!("re: {said}"), 2, 3),
-        }
-    }
-
-    async fn commit(&self, turn: &Turn) -> Commit {
-        self.memory
-            .commit_turn(&self.user, &self.character, turn)
-            .await
-            .expect("memory is up")
-    }
-
-    async fn say(&self, said: &str) -> Commit {
-        let turn = self.turn(said).await;
-        self.commit(&turn).await
-    }
-
-    async fn contents(&self) -> Vec<String> {
-        self.load()
-            .await
-            .messages
-            .into_iter()
-            .map(|message| message.content)
-            .collect()
-    }
-
-    async fn session(&self) -> Option<shared::session::Session> {
-        self.memory
-            .session(&self.user, &self.character)
-            .await
-            .expect("memory is up")
-    }
-
-    async fn clear(&self) {
-        self.memory
-            .clear(&self.user, &self.character)
-            .await
-            .expect("memory is up");
-    }
+fn keeping(server: &Server, max_messages: &str) -> Subject {
+    Subject::new(&[
+        ("REDIS_URL", &server.url()),
+        ("MEMORY_MAX_MESSAGES", max_messages),
+    ])
 }
 
 #[tokio::test]
 async fn a_turn_reads_back_in_order() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     assert_eq!(subject.contents().await, Vec::<String>::new());
     assert_eq!(subject.say("one").await, Commit::Saved);
     assert_eq!(subject.say("two").await, Commit::Saved);
@@ -141,7 +54,7 @@ async fn a_turn_reads_back_in_order() {
 #[tokio::test]
 async fn only_the_newest_messages_are_read() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     for n in 0..3 {
         subject.say(&n.to_string()).await;
     }
@@ -161,7 +74,7 @@ async fn only_the_newest_messages_are_read() {
 #[tokio::test]
 async fn a_commit_that_is_repeated_stores_and_counts_once() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     let turn = subject.turn("one").await;
     assert_eq!(subject.commit(&turn).await, Commit::Saved);
     // Others come in between, so the repetition does not meet its own turn at the head.
@@ -177,7 +90,7 @@ async fn a_commit_that_is_repeated_stores_and_counts_once() {
 #[tokio::test]
 async fn a_clear_wins_over_turns_that_began_before_it() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     subject.say("old").await;
     let before = subject.turn("began before").await;
     subject.clear().await;
@@ -197,7 +110,7 @@ async fn a_clear_wins_over_turns_that_began_before_it() {
 #[tokio::test]
 async fn a_clear_wins_over_a_turn_whose_beginning_redis_did_not_see() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     let mut turn = subject.turn("began in an outage").await;
     turn.began = Began::by_local_clock(SystemTime::now());
     subject.clear().await;
@@ -207,7 +120,7 @@ async fn a_clear_wins_over_a_turn_whose_beginning_redis_did_not_see() {
 #[tokio::test]
 async fn a_turn_older_than_the_mark_of_a_clear_can_be_is_not_stored() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     let mut turn = subject.turn("from long ago").await;
     turn.began = Began::by_local_clock(SystemTime::now() - Duration::from_secs(3_700));
     assert_eq!(subject.commit(&turn).await, Commit::Fenced);
@@ -216,13 +129,7 @@ async fn a_turn_older_than_the_mark_of_a_clear_can_be_is_not_stored() {
 #[tokio::test]
 async fn the_list_is_trimmed_to_whole_turns() {
     let server = Server::start().await;
-    let subject = Subject::with(
-        &server,
-        MemoryConfig {
-            max_messages: 5,
-            ..config()
-        },
-    );
+    let subject = keeping(&server, "5");
     for n in 0..4 {
         subject.say(&n.to_string()).await;
         let contents = subject.contents().await;
@@ -241,13 +148,7 @@ async fn the_list_is_trimmed_to_whole_turns() {
 #[tokio::test]
 async fn trimming_never_takes_what_was_just_stored() {
     let server = Server::start().await;
-    let subject = Subject::with(
-        &server,
-        MemoryConfig {
-            max_messages: 2,
-            ..config()
-        },
-    );
+    let subject = keeping(&server, "2");
     for n in 0..2 {
         server
             .command::<i64>(&["LPUSH", MESSAGES, &format!("not a message {n}")])
@@ -260,7 +161,7 @@ async fn trimming_never_takes_what_was_just_stored() {
 #[tokio::test]
 async fn elements_that_cannot_be_read_are_counted_and_not_fatal() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     subject.say("one").await;
     for element in ["", "{", "[]", "{\"role\":\"user\"}", "\u{0}\u{1}"] {
         server.command::<i64>(&["LPUSH", MESSAGES, element]).await;
@@ -272,7 +173,7 @@ async fn elements_that_cannot_be_read_are_counted_and_not_fatal() {
 #[tokio::test]
 async fn a_session_keeps_its_figures_and_its_expiry() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     assert_eq!(subject.session().await, None);
     subject.say("one").await;
     let first = subject.session().await.expect("a session");
@@ -313,7 +214,7 @@ async fn a_session_keeps_its_figures_and_its_expiry() {
 #[tokio::test]
 async fn setting_a_state_creates_nothing_and_prolongs_nothing() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     let set = async |state| {
         subject
             .memory
@@ -342,7 +243,7 @@ async fn setting_a_state_creates_nothing_and_prolongs_nothing() {
 #[tokio::test]
 async fn one_message_can_be_appended() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     let greeting = Message::new(Role::Assistant, "hello".into(), 1, 1);
     let appended = subject
         .memory
@@ -357,7 +258,7 @@ async fn one_message_can_be_appended() {
 #[tokio::test]
 async fn a_refused_commit_leaves_nothing_behind() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
 
     // A key of the wrong type, each of the three in turn.
     for (key, others) in [
@@ -408,7 +309,7 @@ async fn a_refused_commit_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_full_server_can_still_be_cleared() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     subject.say("one").await;
     server
         .command::<String>(&["CONFIG", "SET", "maxmemory", "1"])
@@ -420,7 +321,7 @@ async fn a_full_server_can_still_be_cleared() {
 #[tokio::test]
 async fn figures_that_make_no_sense_are_begun_anew() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     server
         .command::<i64>(&[
             "HSET",
@@ -446,7 +347,7 @@ async fn figures_that_make_no_sense_are_begun_anew() {
 #[tokio::test]
 async fn what_the_python_service_stored_is_read_and_continued() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     // Its commands, in its order: one LPUSH a message, then the figures, and no session_start.
     for message in [
         r#"{"msg_id":"0d0d7e5e-9d5f-4d25-8f5e-6f4f1b4e7a10","role":"user","content":"你好","timestamp":1732430000,"token_count":2,"metadata":null}"#,
@@ -487,7 +388,7 @@ async fn what_the_python_service_stored_is_read_and_continued() {
 #[tokio::test]
 async fn each_operation_is_one_round_trip() {
     let server = Server::start().await;
-    let subject = Subject::new(&server);
+    let subject = subject(&server);
     // The scripts and the connection are there after this.
     subject.say("warm").await;
     subject.session().await;
@@ -514,26 +415,28 @@ async fn each_operation_is_one_round_trip() {
 #[tokio::test]
 async fn a_socket_a_database_and_a_login_by_url_or_by_settings() {
     let server = Server::start_with(&["--requirepass", "of-a-test"]).await;
-    let login = redis_config(format!("redis://:of-a-test@127.0.0.1:{}/3", server.port()));
-    let mut by_settings = redis_config(format!("redis://:wrong@127.0.0.1:{}/3", server.port()));
-    by_settings.password = Some("of-a-test".to_owned().into());
-    let mut by_socket = redis_config(server.unix_url().replace("db=0", "db=3"));
-    by_socket.password = Some("of-a-test".to_owned().into());
-    let user = UserId::parse("alice").expect("valid");
-    let character = CharacterId::parse("luna").expect("valid");
-    for (number, redis) in [login, by_settings, by_socket].iter().enumerate() {
-        let memory = Memory::new(redis, &config()).expect("valid settings");
-        let message = Message::new(Role::User, number.to_string(), 0, 0);
-        memory
-            .append(&user, &character, &message)
-            .await
-            .expect("up");
-        assert_eq!(
-            memory.stored_messages(&user, &character).await.expect("up"),
-            number + 1
-        );
+    let with_password = format!("redis://:of-a-test@127.0.0.1:{}/3", server.port());
+    let without_password = format!("redis://127.0.0.1:{}/3", server.port());
+    let wrong_password = format!("redis://:wrong@127.0.0.1:{}/3", server.port());
+    let socket = server.unix_url().replace("db=0", "db=3");
+    let ways: [&[(&str, &str)]; 4] = [
+        &[("REDIS_URL", &with_password)],
+        &[
+            ("REDIS_URL", &without_password),
+            ("REDIS_PASSWORD", "of-a-test"),
+        ],
+        &[
+            ("REDIS_URL", &wrong_password),
+            ("REDIS_USERNAME", "default"),
+            ("REDIS_PASSWORD", "of-a-test"),
+        ],
+        &[("REDIS_URL", &socket), ("REDIS_PASSWORD", "of-a-test")],
+    ];
+    for (number, settings) in ways.into_iter().enumerate() {
+        let subject = Subject::new(settings);
+        assert_eq!(subject.load().await.messages.len(), 2 * number);
+        subject.say("hello").await;
     }
-    let wrong = redis_config(format!("redis://:wrong@127.0.0.1:{}", server.port()));
-    let memory = Memory::new(&wrong, &config()).expect("valid settings");
-    assert!(memory.load(&user, &character, 50).await.is_err());
+    let wrong = memory(&[("REDIS_URL", &wrong_password)]);
+    assert!(Subject::of("alice", wrong).try_load().await.is_err());
 }

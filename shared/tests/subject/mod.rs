@@ -1,0 +1,125 @@
+//! One user's session with one character, for tests of memory against real servers.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::time::{Duration, Instant};
+
+use shared::config::{MemoryConfig, RedisConfig, Section};
+use shared::ids::{CharacterId, TurnId, UserId};
+use shared::memory::{Commit, Error, History, Memory, Turn};
+use shared::message::{Message, Role};
+use shared::session::Session;
+
+/// What scheduling on a loaded machine may add to a time limit.
+pub(crate) const SLACK: Duration = Duration::from_millis(400);
+
+/// Memory by its settings, as a function makes it.
+pub(crate) fn memory(settings: &[(&str, &str)]) -> Memory {
+    let lookup = |name: &str| {
+        settings
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| (*value).to_owned())
+    };
+    let redis = RedisConfig::from_lookup(&lookup).expect("valid settings");
+    let memory = MemoryConfig::from_lookup(&lookup).expect("valid settings");
+    Memory::new(&redis, &memory).expect("valid settings")
+}
+
+pub(crate) struct Subject {
+    pub(crate) memory: Memory,
+    pub(crate) user: UserId,
+    pub(crate) character: CharacterId,
+}
+
+impl Subject {
+    pub(crate) fn new(settings: &[(&str, &str)]) -> Self {
+        Self::of("alice", memory(settings))
+    }
+
+    pub(crate) fn of(user: &str, memory: Memory) -> Self {
+        Self {
+            memory,
+            user: UserId::parse(user).expect("valid"),
+            character: CharacterId::parse("luna").expect("valid"),
+        }
+    }
+
+    pub(crate) async fn try_load(&self) -> Result<History, Error> {
+        self.memory.load(&self.user, &self.character, 50).await
+    }
+
+    pub(crate) async fn load(&self) -> History {
+        self.try_load().await.expect("memory is up")
+    }
+
+    /// Reads until the breaker's probe has found Redis again. Gives the number of messages, and how long that took.
+    pub(crate) async fn load_when_back(&self) -> (usize, Duration) {
+        let started = Instant::now();
+        loop {
+            if let Ok(history) = self.try_load().await {
+                return (history.messages.len(), started.elapsed());
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "memory does not come back"
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Begins a turn as the chat does: by reading.
+    pub(crate) async fn turn(&self, said: &str) -> Turn {
+        turn(self.load().await, said)
+    }
+
+    pub(crate) async fn try_commit(&self, turn: &Turn) -> Result<Commit, Error> {
+        self.memory
+            .commit_turn(&self.user, &self.character, turn)
+            .await
+    }
+
+    pub(crate) async fn commit(&self, turn: &Turn) -> Commit {
+        self.try_commit(turn).await.expect("memory is up")
+    }
+
+    pub(crate) async fn try_say(&self, said: &str) -> Result<Commit, Error> {
+        let history = self.try_load().await?;
+        self.try_commit(&turn(history, said)).await
+    }
+
+    pub(crate) async fn say(&self, said: &str) -> Commit {
+        self.try_say(said).await.expect("memory is up")
+    }
+
+    pub(crate) async fn contents(&self) -> Vec<String> {
+        self.load()
+            .await
+            .messages
+            .into_iter()
+            .map(|message| message.content)
+            .collect()
+    }
+
+    pub(crate) async fn session(&self) -> Option<Session> {
+        self.memory
+            .session(&self.user, &self.character)
+            .await
+            .expect("memory is up")
+    }
+
+    pub(crate) async fn clear(&self) {
+        self.memory
+            .clear(&self.user, &self.character)
+            .await
+            .expect("memory is up");
+    }
+}
+
+fn turn(history: History, said: &str) -> Turn {
+    Turn {
+        id: TurnId::new(),
+        began: history.read_at,
+        user: Message::new(Role::User, said.into(), 1, 2),
+        assistant: Message::new(Role::Assistant, format!("re: {said}"), 2, 3),
+    }
+}
