@@ -116,6 +116,28 @@ impl Server {
         panic!("redis-server does not start again on port {}", self.port);
     }
 
+    /// Starts it again with further arguments, and does not wait until it has read its data back.
+    ///
+    /// # Panics
+    /// If it does not begin to listen.
+    pub async fn restart_loading(&mut self, arguments: &[&str]) {
+        self.process.kill().await;
+        let mut all = self.arguments.clone();
+        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        let mut process = spawn(self.port, &self.directory, &all);
+        let started = Instant::now();
+        // It listens before it loads, and answers LOADING until it has.
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(
+                process.is_running() && started.elapsed() < START_WITHIN,
+                "{}",
+                process.output()
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        self.process = process;
+    }
+
     /// Stops it where it is; connections stay open and nobody answers.
     pub fn pause(&self) {
         self.process.signal(Signal::STOP);
@@ -141,8 +163,7 @@ fn socket(directory: &TempDir) -> String {
         .to_owned()
 }
 
-/// Starts a server and waits until it answers; `None` if it ends instead.
-async fn launch(port: u16, directory: &TempDir, arguments: &[String]) -> Option<Process> {
+fn spawn(port: u16, directory: &TempDir, arguments: &[String]) -> Process {
     let socket = socket(directory);
     let mut command = Command::new("redis-server");
     command
@@ -158,9 +179,14 @@ async fn launch(port: u16, directory: &TempDir, arguments: &[String]) -> Option<
         .arg("--dir")
         .arg(directory.path())
         .args(arguments);
-    let mut process = Process::spawn(command).unwrap_or_else(|error| {
+    Process::spawn(command).unwrap_or_else(|error| {
         panic!("redis-server cannot be started ({error}): install it with your package manager")
-    });
+    })
+}
+
+/// Starts a server and waits until it answers; `None` if it ends instead.
+async fn launch(port: u16, directory: &TempDir, arguments: &[String]) -> Option<Process> {
+    let mut process = spawn(port, directory, arguments);
     let started = Instant::now();
     while process.is_running() {
         // Its readiness shows in its log: no password is needed for that, and no connection is left behind.
