@@ -234,3 +234,49 @@ async fn a_full_server_is_read_and_says_that_it_did_not_save() {
         .await;
     recovers(&subject, "OOM", 2).await;
 }
+
+#[tokio::test]
+async fn the_recommended_settings_work_together() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../redis.conf");
+    let server = Server::start_with(&["--include", file]).await;
+    let setting = async |name: &str| {
+        server
+            .command::<Vec<String>>(&["CONFIG", "GET", name])
+            .await
+            .pop()
+    };
+    assert_eq!(
+        setting("maxmemory-policy").await.as_deref(),
+        Some("volatile-lru")
+    );
+    assert_eq!(setting("timeout").await.as_deref(), Some("300"));
+    assert_eq!(setting("appendonly").await.as_deref(), Some("yes"));
+    assert_eq!(
+        setting("cluster-require-full-coverage").await.as_deref(),
+        Some("no")
+    );
+    let subject = subject(&server.url());
+    subject.say("hello").await;
+
+    // A server that is full makes room instead of refusing, and characters stay.
+    server
+        .command::<String>(&["SET", "character:rin", "{}"])
+        .await;
+    let used: String = server.command(&["INFO", "memory"]).await;
+    let used: u64 = used
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"))
+        .expect("a figure")
+        .parse()
+        .expect("a number");
+    server
+        .command::<String>(&["CONFIG", "SET", "maxmemory", &(used + 500_000).to_string()])
+        .await;
+    for user in 0..300 {
+        let other = Subject::of(&format!("user{user}"), subject.memory.clone());
+        let mut turn = other.turn("hello").await;
+        turn.assistant.content = "x".repeat(4_000);
+        assert_eq!(other.commit(&turn).await, Commit::Saved);
+    }
+    assert_eq!(server.command::<i64>(&["EXISTS", "character:rin"]).await, 1);
+}
