@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`binary`] | the functions' real binaries, built once |
 //! | [`redis`] | a real redis-server, ended on drop |
+//! | [`sentinel`], [`cluster`], [`tls`] | servers in other arrangements |
+//! | [`proxy`] | what networks do to connections |
 //! | [`runtime`] | a stand-in for the Lambda Runtime API that drives a real binary and sees its stream frame by frame |
 //! | [`upstream`] | an OpenAI-compatible server over real HTTP that does what it is told, misbehaviour included |
 //! | [`jwks`] | a publisher of keys |
@@ -18,11 +20,15 @@
 
 pub mod answer;
 pub mod binary;
+pub mod cluster;
 pub mod events;
 pub mod jwks;
 mod process;
+pub mod proxy;
 pub mod redis;
 pub mod runtime;
+pub mod sentinel;
 mod server;
+pub mod tls;
 pub mod tokens;
 pub mod upstream;

@@ -1,5 +1,7 @@
 //! A real redis-server on a port and a socket of its own, ended on drop.
 
+use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
@@ -19,6 +21,15 @@ pub struct Server {
     port: u16,
     arguments: Vec<String>,
     directory: TempDir,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Keeps data.
+    Data,
+    /// Watches others. Its settings are in a file, which it rewrites.
+    Sentinel,
 }
 
 impl Server {
@@ -36,16 +47,30 @@ impl Server {
             .iter()
             .map(|argument| (*argument).to_owned())
             .collect();
+        Self::start_kind(Kind::Data, arguments, "").await
+    }
+
+    /// Starts a sentinel with these lines as its settings.
+    ///
+    /// # Panics
+    /// As [`Server::start_with`].
+    pub async fn start_sentinel(settings: &str) -> Self {
+        Self::start_kind(Kind::Sentinel, Vec::new(), settings).await
+    }
+
+    async fn start_kind(kind: Kind, arguments: Vec<String>, settings: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(sentinel_file(&directory), settings).expect("written");
         // Between choosing a free port and binding it, somebody else may take it.
         for _ in 0..20 {
             let port = free_port();
-            if let Some(process) = launch(port, &directory, &arguments).await {
+            if let Some(process) = launch(kind, port, &directory, &arguments).await {
                 return Self {
                     process,
                     port,
                     arguments,
                     directory,
+                    kind,
                 };
             }
         }
@@ -95,6 +120,38 @@ impl Server {
             .expect("the command succeeds")
     }
 
+    /// Whether its process runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Whether it answers at all, an error included. One that was stopped does not.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        const PATIENCE: Duration = Duration::from_millis(300);
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], self.port));
+        let Ok(mut stream) = std::net::TcpStream::connect_timeout(&address, PATIENCE) else {
+            return false;
+        };
+        let mut byte = [0];
+        stream.set_read_timeout(Some(PATIENCE)).is_ok()
+            && stream.write_all(b"PING\r\n").is_ok()
+            && stream.read_exact(&mut byte).is_ok()
+    }
+
+    /// The port by which the nodes of a cluster talk to each other.
+    #[must_use]
+    pub fn bus_port(&self) -> u16 {
+        let at = self
+            .arguments
+            .iter()
+            .position(|argument| argument == "--cluster-port");
+        let given = at
+            .and_then(|at| self.arguments.get(at + 1))
+            .and_then(|port| port.parse().ok());
+        given.unwrap_or_else(|| self.port.wrapping_add(10_000))
+    }
+
     /// Ends the server as a crash would. Its port then refuses connections.
     pub async fn kill(&mut self) {
         self.process.kill().await;
@@ -108,7 +165,9 @@ impl Server {
         self.process.kill().await;
         let started = Instant::now();
         while started.elapsed() < START_WITHIN {
-            if let Some(process) = launch(self.port, &self.directory, &self.arguments).await {
+            if let Some(process) =
+                launch(self.kind, self.port, &self.directory, &self.arguments).await
+            {
                 self.process = process;
                 return;
             }
@@ -124,7 +183,7 @@ impl Server {
         self.process.kill().await;
         let mut all = self.arguments.clone();
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        let mut process = spawn(self.port, &self.directory, &all);
+        let mut process = spawn(self.kind, self.port, &self.directory, &all);
         let started = Instant::now();
         // It listens before it loads, and answers LOADING until it has.
         while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
@@ -149,7 +208,7 @@ impl Server {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
     listener.local_addr().expect("bound").port()
 }
@@ -163,34 +222,71 @@ fn socket(directory: &TempDir) -> String {
         .to_owned()
 }
 
-fn spawn(port: u16, directory: &TempDir, arguments: &[String]) -> Process {
-    let socket = socket(directory);
+fn sentinel_file(directory: &TempDir) -> PathBuf {
+    directory.path().join("sentinel.conf")
+}
+
+fn spawn(kind: Kind, port: u16, directory: &TempDir, arguments: &[String]) -> Process {
     let mut command = Command::new("redis-server");
-    command
-        .args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--unixsocket",
-            &socket,
-        ])
-        .args(["--save", "", "--appendonly", "no"])
-        .arg("--dir")
-        .arg(directory.path())
-        .args(arguments);
+    let port = port.to_string();
+    match kind {
+        Kind::Data => {
+            command
+                .args([
+                    "--port",
+                    &port,
+                    "--bind",
+                    "127.0.0.1",
+                    "--unixsocket",
+                    &socket(directory),
+                ])
+                .args([
+                    "--save",
+                    "",
+                    "--appendonly",
+                    "no",
+                    "--enable-debug-command",
+                    "yes",
+                    "--dir",
+                ])
+                .arg(directory.path())
+                .args(arguments);
+        }
+        Kind::Sentinel => {
+            command
+                .arg(sentinel_file(directory))
+                .args([
+                    "--sentinel",
+                    "--port",
+                    &port,
+                    "--bind",
+                    "127.0.0.1",
+                    "--dir",
+                ])
+                .arg(directory.path());
+        }
+    }
     Process::spawn(command).unwrap_or_else(|error| {
         panic!("redis-server cannot be started ({error}): install it with your package manager")
     })
 }
 
 /// Starts a server and waits until it answers; `None` if it ends instead.
-async fn launch(port: u16, directory: &TempDir, arguments: &[String]) -> Option<Process> {
-    let mut process = spawn(port, directory, arguments);
+async fn launch(
+    kind: Kind,
+    port: u16,
+    directory: &TempDir,
+    arguments: &[String],
+) -> Option<Process> {
+    let mut process = spawn(kind, port, directory, arguments);
+    let ready = match kind {
+        Kind::Data => "eady to accept connections",
+        Kind::Sentinel => "+monitor master",
+    };
     let started = Instant::now();
     while process.is_running() {
         // Its readiness shows in its log: no password is needed for that, and no connection is left behind.
-        if process.output().contains("eady to accept connections") {
+        if process.output().contains(ready) {
             return Some(process);
         }
         assert!(

@@ -3,9 +3,11 @@
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::{self, KeySize};
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
@@ -82,12 +84,33 @@ impl Token {
         )
     }
 
+    /// Signs with bytes that need not be text, such as a public key taken for a shared secret.
+    #[must_use]
+    pub fn hs256_bytes(&self, secret: &[u8]) -> String {
+        self.sign(Algorithm::HS256, &EncodingKey::from_secret(secret))
+    }
+
+    /// Signs with a shared secret and the longer digest.
+    #[must_use]
+    pub fn hs512(&self, secret: &str) -> String {
+        self.sign(
+            Algorithm::HS512,
+            &EncodingKey::from_secret(secret.as_bytes()),
+        )
+    }
+
     /// Signs with a private key and names it, unless another was named.
     #[must_use]
     pub fn sign_with(&self, key: &KeyPair) -> String {
         let mut token = self.clone();
         token.kid.get_or_insert_with(|| key.kid.clone());
         token.sign(key.algorithm, &key.signing)
+    }
+
+    /// Signs with a private key and names none.
+    #[must_use]
+    pub fn sign_namelessly_with(&self, key: &KeyPair) -> String {
+        self.sign(key.algorithm, &key.signing)
     }
 
     /// Does not sign, and says so.
@@ -126,6 +149,7 @@ pub struct KeyPair {
     signing: EncodingKey,
     kid: String,
     jwk: Value,
+    public_der: Vec<u8>,
 }
 
 impl KeyPair {
@@ -137,9 +161,10 @@ impl KeyPair {
     pub fn rs256(kid: &str) -> Self {
         let key = rsa::KeyPair::generate(KeySize::Rsa2048).expect("a key");
         let document: Pkcs8V1Der<'_> = key.as_der().expect("a document");
+        let public: PublicKeyX509Der<'_> = key.public_key().as_der().expect("a document");
         // The signer wants the key without its PKCS #8 wrapping, a header of the same length for every key of 2048 bits.
-        let key = EncodingKey::from_rsa_der(&document.as_ref()[26..]);
-        Self::new(Algorithm::RS256, key, kid)
+        let signing = EncodingKey::from_rsa_der(&document.as_ref()[26..]);
+        Self::new(Algorithm::RS256, signing, kid, public.as_ref())
     }
 
     /// ES256.
@@ -150,10 +175,12 @@ impl KeyPair {
     pub fn es256(kid: &str) -> Self {
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
         let document = key.to_pkcs8v1().expect("a document");
+        let public: PublicKeyX509Der<'_> = key.public_key().as_der().expect("a document");
         Self::new(
             Algorithm::ES256,
             EncodingKey::from_ec_der(document.as_ref()),
             kid,
+            public.as_ref(),
         )
     }
 
@@ -165,14 +192,16 @@ impl KeyPair {
     pub fn ed25519(kid: &str) -> Self {
         let key = Ed25519KeyPair::generate().expect("a key");
         let document = key.to_pkcs8v1().expect("a document");
+        let public: PublicKeyX509Der<'_> = key.public_key().as_der().expect("a document");
         Self::new(
             Algorithm::EdDSA,
             EncodingKey::from_ed_der(document.as_ref()),
             kid,
+            public.as_ref(),
         )
     }
 
-    fn new(algorithm: Algorithm, signing: EncodingKey, kid: &str) -> Self {
+    fn new(algorithm: Algorithm, signing: EncodingKey, kid: &str, public_der: &[u8]) -> Self {
         let mut jwk = Jwk::from_encoding_key(&signing, algorithm).expect("the public half");
         jwk.common.key_id = Some(kid.to_owned());
         let jwk = serde_json::to_value(&jwk).expect("JSON");
@@ -181,7 +210,14 @@ impl KeyPair {
             signing,
             kid: kid.to_owned(),
             jwk,
+            public_der: public_der.to_owned(),
         }
+    }
+
+    /// The public half as everybody can have it: the DER inside a `PUBLIC KEY` file.
+    #[must_use]
+    pub fn public_der(&self) -> &[u8] {
+        &self.public_der
     }
 
     /// The public half, as a key set holds it.

@@ -133,6 +133,13 @@ impl Script {
         self
     }
 
+    /// Leaves a header out.
+    #[must_use]
+    pub fn without_header(mut self, name: &'static str) -> Self {
+        self.headers.remove(name);
+        self
+    }
+
     /// Adds a step.
     #[must_use]
     pub fn then(mut self, step: Step) -> Self {
@@ -168,6 +175,13 @@ impl Script {
     #[must_use]
     pub fn done(self) -> Self {
         self.then(Step::Bytes(Bytes::from_static(b"data: [DONE]\n\n")))
+    }
+
+    /// Ends the connection once all that came before is on its way: the server sends what it has when a step has to wait.
+    #[must_use]
+    pub fn cut(self) -> Self {
+        self.then(Step::Delay(Duration::from_millis(1)))
+            .then(Step::Cut)
     }
 
     /// Waits before every step.

@@ -1,0 +1,315 @@
+//! Three masters and three replicas of a real cluster, ended on drop.
+
+use std::time::{Duration, Instant};
+
+use ::redis::FromRedisValue;
+
+use crate::redis::Server;
+
+const MASTERS: usize = 3;
+const SLOTS: u16 = 16_384;
+/// How long anything that the nodes settle among themselves may take.
+const SETTLE_WITHIN: Duration = Duration::from_secs(40);
+const POLL: Duration = Duration::from_millis(20);
+
+/// The six nodes.
+pub struct Cluster {
+    nodes: Vec<Server>,
+}
+
+impl Cluster {
+    /// Starts and joins them, and waits until every slot is served and every replica is in sync.
+    ///
+    /// # Panics
+    /// If they do not settle.
+    pub async fn start() -> Self {
+        let mut nodes = Vec::new();
+        for _ in 0..2 * MASTERS {
+            nodes.push(
+                Server::start_with(&[
+                    "--cluster-enabled",
+                    "yes",
+                    // The usual bus port, 10,000 above the other, can be beyond the last one.
+                    "--cluster-port",
+                    &crate::redis::free_port().to_string(),
+                    "--cluster-node-timeout",
+                    "1000",
+                    "--cluster-require-full-coverage",
+                    "no",
+                    "--cluster-replica-validity-factor",
+                    "0",
+                    "--repl-diskless-sync",
+                    "yes",
+                    "--repl-diskless-sync-delay",
+                    "0",
+                    "--appendonly",
+                    "yes",
+                ])
+                .await,
+            );
+        }
+        let cluster = Self { nodes };
+        for (number, node) in cluster.nodes.iter().take(MASTERS).enumerate() {
+            let range = |number: usize| number * usize::from(SLOTS) / MASTERS;
+            let slots: Vec<String> = (range(number)..range(number + 1))
+                .map(|slot| slot.to_string())
+                .collect();
+            let mut parts = vec!["CLUSTER", "ADDSLOTS"];
+            parts.extend(slots.iter().map(String::as_str));
+            node.command::<String>(&parts).await;
+        }
+        for (number, node) in cluster.nodes.iter().enumerate() {
+            node.command::<String>(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()])
+                .await;
+            let first = &cluster.nodes[0];
+            let port = first.port().to_string();
+            let bus = first.bus_port().to_string();
+            node.command::<String>(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus])
+                .await;
+        }
+        cluster
+            .until("the nodes know each other", async |node| {
+                known(node).await == 2 * MASTERS
+            })
+            .await;
+        for number in 0..MASTERS {
+            let master: String = cluster.nodes[number].command(&["CLUSTER", "MYID"]).await;
+            cluster.nodes[MASTERS + number]
+                .command::<String>(&["CLUSTER", "REPLICATE", &master])
+                .await;
+        }
+        cluster.settle().await;
+        cluster
+    }
+
+    /// What `REDIS_URL` is set to.
+    #[must_use]
+    pub fn urls(&self) -> String {
+        let urls: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|node| format!("redis://127.0.0.1:{}", node.port()))
+            .collect();
+        urls.join(",")
+    }
+
+    /// The environment of a function that uses it.
+    #[must_use]
+    pub fn env(&self) -> Vec<(String, String)> {
+        vec![
+            ("REDIS_MODE".into(), "cluster".into()),
+            ("REDIS_URL".into(), self.urls()),
+        ]
+    }
+
+    /// The slot of a key.
+    pub async fn slot(&self, key: &str) -> u16 {
+        self.alive().command(&["CLUSTER", "KEYSLOT", key]).await
+    }
+
+    /// The port of the master that has a key, as the nodes that live see it.
+    ///
+    /// # Panics
+    /// If nobody has it.
+    pub async fn master_of(&self, key: &str) -> u16 {
+        let slot = self.slot(key).await;
+        self.master_of_slot(slot)
+            .await
+            .expect("somebody has every slot")
+    }
+
+    async fn master_of_slot(&self, slot: u16) -> Option<u16> {
+        type Node = (String, u16, String);
+        let ranges: Vec<Vec<::redis::Value>> = self.alive().command(&["CLUSTER", "SLOTS"]).await;
+        ranges.into_iter().find_map(|range| {
+            let mut parts = range.into_iter();
+            let first: u16 = ::redis::from_redis_value(parts.next()?).ok()?;
+            let last: u16 = ::redis::from_redis_value(parts.next()?).ok()?;
+            let mut master = match parts.next()? {
+                ::redis::Value::Array(fields) => fields.into_iter(),
+                _ => return None,
+            };
+            let node: Node = (
+                ::redis::from_redis_value(master.next()?).ok()?,
+                ::redis::from_redis_value(master.next()?).ok()?,
+                String::new(),
+            );
+            (first..=last).contains(&slot).then_some(node.1)
+        })
+    }
+
+    /// Runs a command on the master of a key.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub async fn command<T: FromRedisValue>(&self, key: &str, parts: &[&str]) -> T {
+        self.node(self.master_of(key).await).command(parts).await
+    }
+
+    /// Ends a node as a crash would.
+    pub async fn kill(&mut self, port: u16) {
+        let number = self.number(port);
+        self.nodes[number].kill().await;
+    }
+
+    /// Stops a node where it is.
+    pub fn pause(&self, port: u16) {
+        self.node(port).pause();
+    }
+
+    /// Lets every node go on.
+    pub fn resume(&self) {
+        for node in &self.nodes {
+            node.resume();
+        }
+    }
+
+    /// The ports of the masters, as the nodes that live see them.
+    pub async fn masters(&self) -> Vec<u16> {
+        let nodes: String = self.alive().command(&["CLUSTER", "NODES"]).await;
+        let masters = nodes
+            .lines()
+            .filter(|line| line.contains("master") && !line.contains("fail"));
+        let port = |line: &str| {
+            line.split([' ', ':', '@'])
+                .nth(2)
+                .and_then(|port| port.parse().ok())
+        };
+        masters.filter_map(port).collect()
+    }
+
+    /// A node, by its port.
+    ///
+    /// # Panics
+    /// If it is none of these.
+    #[must_use]
+    pub fn node(&self, port: u16) -> &Server {
+        &self.nodes[self.number(port)]
+    }
+
+    /// Waits until another node than `old` has a key.
+    ///
+    /// # Panics
+    /// If none takes over.
+    pub async fn wait_for_new_master(&self, key: &str, old: u16) -> u16 {
+        let slot = self.slot(key).await;
+        let started = Instant::now();
+        loop {
+            if let Some(port) = self.master_of_slot(slot).await
+                && port != old
+            {
+                return port;
+            }
+            assert!(started.elapsed() < SETTLE_WITHIN, "no replica was promoted");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Begins to move a slot: keys that are not there any longer are asked for at `to`.
+    pub async fn begin_migration(&self, slot: u16, from: u16, to: u16) {
+        let slot = slot.to_string();
+        let (source, target) = (self.id(from).await, self.id(to).await);
+        self.node(to)
+            .command::<String>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source])
+            .await;
+        self.node(from)
+            .command::<String>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target])
+            .await;
+    }
+
+    /// Moves the keys of a slot.
+    pub async fn migrate_keys(&self, slot: u16, from: u16, to: u16) {
+        let slot = slot.to_string();
+        loop {
+            let keys: Vec<String> = self
+                .node(from)
+                .command(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"])
+                .await;
+            if keys.is_empty() {
+                return;
+            }
+            let port = to.to_string();
+            let mut parts = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+            parts.extend(keys.iter().map(String::as_str));
+            self.node(from).command::<String>(&parts).await;
+        }
+    }
+
+    /// Ends a migration: `to` has the slot.
+    pub async fn finish_migration(&self, slot: u16, from: u16, to: u16) {
+        let slot = slot.to_string();
+        let target = self.id(to).await;
+        for port in [to, from] {
+            self.node(port)
+                .command::<String>(&["CLUSTER", "SETSLOT", &slot, "NODE", &target])
+                .await;
+        }
+    }
+
+    /// Starts the dead nodes again and waits until all is well.
+    pub async fn heal(&mut self) {
+        self.resume();
+        for node in &mut self.nodes {
+            if !node.is_running() {
+                node.restart().await;
+            }
+        }
+        self.settle().await;
+    }
+
+    async fn settle(&self) {
+        self.until("every slot is served", async |node| {
+            let info: String = node.command(&["CLUSTER", "INFO"]).await;
+            info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
+        })
+        .await;
+        self.until("every replica is in sync", async |node| {
+            let info: String = node.command(&["INFO", "replication"]).await;
+            if info.contains("role:master") {
+                info.contains("state=online")
+            } else {
+                info.contains("master_link_status:up")
+            }
+        })
+        .await;
+    }
+
+    async fn until(&self, what: &str, reached: impl AsyncFn(&Server) -> bool) {
+        let started = Instant::now();
+        for node in &self.nodes {
+            while !reached(node).await {
+                assert!(
+                    started.elapsed() < SETTLE_WITHIN,
+                    "waited in vain until {what}"
+                );
+                tokio::time::sleep(POLL).await;
+            }
+        }
+    }
+
+    async fn id(&self, port: u16) -> String {
+        self.node(port).command(&["CLUSTER", "MYID"]).await
+    }
+
+    fn alive(&self) -> &Server {
+        self.nodes
+            .iter()
+            .find(|node| node.answers())
+            .expect("a node lives")
+    }
+
+    fn number(&self, port: u16) -> usize {
+        self.nodes
+            .iter()
+            .position(|node| node.port() == port)
+            .expect("one of ours")
+    }
+}
+
+async fn known(node: &Server) -> usize {
+    let nodes: String = node.command(&["CLUSTER", "NODES"]).await;
+    nodes
+        .lines()
+        .filter(|line| line.contains("connected") && !line.contains("handshake"))
+        .count()
+}

@@ -1,0 +1,201 @@
+//! A TCP proxy on loopback that loses, delays and cuts what it carries: what networks do, on demand.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// A running proxy.
+pub struct Proxy {
+    port: u16,
+    state: Arc<State>,
+    accept: JoinHandle<()>,
+}
+
+struct State {
+    target: u16,
+    /// Connections with a lower number carry nothing any longer, and stay open.
+    swallowed_below: AtomicU64,
+    /// Connections with a lower number are closed.
+    cut_below: watch::Sender<u64>,
+    accepted: AtomicU64,
+    open: AtomicUsize,
+    refusing: AtomicBool,
+    /// One request in so many is held back for so many milliseconds; none if 0.
+    slow_one_in: AtomicU64,
+    slow_milliseconds: AtomicU64,
+    requests: AtomicU64,
+}
+
+impl Proxy {
+    /// Stands between its callers and a port on loopback.
+    ///
+    /// # Panics
+    /// If no port is free.
+    pub async fn start(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a loopback port");
+        let port = listener.local_addr().expect("bound").port();
+        let state = Arc::new(State {
+            target,
+            swallowed_below: AtomicU64::new(0),
+            cut_below: watch::Sender::new(0),
+            accepted: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+            refusing: AtomicBool::new(false),
+            slow_one_in: AtomicU64::new(0),
+            slow_milliseconds: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+        });
+        let serving = Arc::clone(&state);
+        let accept = tokio::spawn(async move {
+            let mut carrying = tokio::task::JoinSet::new();
+            loop {
+                while carrying.try_join_next().is_some() {}
+                let Ok((client, _)) = listener.accept().await else {
+                    return;
+                };
+                let number = serving.accepted.fetch_add(1, Ordering::SeqCst);
+                if !serving.refusing.load(Ordering::SeqCst) {
+                    carrying.spawn(carry(client, number, Arc::clone(&serving)));
+                }
+            }
+        });
+        Self {
+            port,
+            state,
+            accept,
+        }
+    }
+
+    /// A URL that leads through it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Loses, from now on, whatever the connections of this moment carry, in both directions, and keeps them open. New ones work.
+    pub fn swallow_existing(&self) {
+        self.state
+            .swallowed_below
+            .store(self.accepted(), Ordering::SeqCst);
+    }
+
+    /// The same for new connections too.
+    pub fn swallow_all(&self) {
+        self.state.swallowed_below.store(u64::MAX, Ordering::SeqCst);
+    }
+
+    /// New connections work again; those that were swallowed stay lost.
+    pub fn pass(&self) {
+        self.state
+            .swallowed_below
+            .store(self.accepted(), Ordering::SeqCst);
+        self.state.refusing.store(false, Ordering::SeqCst);
+        self.state.slow_one_in.store(0, Ordering::SeqCst);
+    }
+
+    /// Closes the connections of this moment.
+    pub fn cut(&self) {
+        self.state.cut_below.send_replace(self.accepted());
+    }
+
+    /// Closes new connections at once.
+    pub fn refuse(&self) {
+        self.state.refusing.store(true, Ordering::SeqCst);
+    }
+
+    /// Holds one request in `one_in` back for `delay`.
+    ///
+    /// # Panics
+    /// If the delay is longer than a lifetime.
+    pub fn slow(&self, one_in: u64, delay: Duration) {
+        let milliseconds = u64::try_from(delay.as_millis()).expect("a short delay");
+        self.state
+            .slow_milliseconds
+            .store(milliseconds, Ordering::SeqCst);
+        self.state.slow_one_in.store(one_in, Ordering::SeqCst);
+    }
+
+    /// Connections ever made to it.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.state.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Connections that its callers have open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.state.open.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accept.abort();
+    }
+}
+
+struct Open(Arc<State>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn carry(client: TcpStream, number: u64, state: Arc<State>) {
+    state.open.fetch_add(1, Ordering::SeqCst);
+    let _open = Open(Arc::clone(&state));
+    let Ok(server) = TcpStream::connect(("127.0.0.1", state.target)).await else {
+        return;
+    };
+    client.set_nodelay(true).expect("a TCP socket");
+    server.set_nodelay(true).expect("a TCP socket");
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let mut cut = state.cut_below.subscribe();
+    tokio::select! {
+        () = pump(from_client, to_server, number, &state, true) => {}
+        () = pump(from_server, to_client, number, &state, false) => {}
+        _ = cut.wait_for(|below| number < *below) => {}
+    }
+}
+
+/// Ends when either side closes.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    number: u64,
+    state: &State,
+    requests: bool,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let Ok(length @ 1..) = from.read(&mut buffer).await else {
+            return;
+        };
+        if requests {
+            let one_in = state.slow_one_in.load(Ordering::SeqCst);
+            let count = state.requests.fetch_add(1, Ordering::SeqCst);
+            if one_in > 0 && count.is_multiple_of(one_in) {
+                tokio::time::sleep(Duration::from_millis(
+                    state.slow_milliseconds.load(Ordering::SeqCst),
+                ))
+                .await;
+            }
+        }
+        if number < state.swallowed_below.load(Ordering::SeqCst) {
+            continue;
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}

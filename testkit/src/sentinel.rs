@@ -1,0 +1,300 @@
+//! A master, two replicas and three sentinels, all real, ended on drop.
+
+use std::time::{Duration, Instant};
+
+use ::redis::{Client, FromRedisValue, RedisResult};
+
+use crate::redis::Server;
+
+/// How long anything that the servers settle among themselves may take.
+const SETTLE_WITHIN: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+/// What the sentinels call the master.
+pub const MASTER: &str = "mymaster";
+
+/// The six servers.
+pub struct Sentinels {
+    nodes: Vec<Server>,
+    sentinels: Vec<Server>,
+    password: Option<String>,
+    sentinel_password: Option<String>,
+}
+
+impl Sentinels {
+    /// Starts them without passwords and waits until they know each other.
+    pub async fn start() -> Self {
+        Self::start_with(None, None).await
+    }
+
+    /// Starts them with a password for the data nodes, for the sentinels, for both or for neither.
+    ///
+    /// # Panics
+    /// If they do not find each other.
+    pub async fn start_with(password: Option<&str>, sentinel_password: Option<&str>) -> Self {
+        let login = |password: Option<&str>| -> Vec<String> {
+            let lines =
+                password.map(|password| ["--requirepass", password, "--masterauth", password]);
+            lines.into_iter().flatten().map(str::to_owned).collect()
+        };
+        let mut nodes = Vec::new();
+        for number in 0..3 {
+            let mut arguments = login(password);
+            arguments.extend(
+                [
+                    "--repl-diskless-sync",
+                    "yes",
+                    "--repl-diskless-sync-delay",
+                    "0",
+                ]
+                .map(str::to_owned),
+            );
+            if number > 0 {
+                let master: &Server = &nodes[0];
+                arguments.extend(
+                    ["--replicaof", "127.0.0.1", &master.port().to_string()].map(str::to_owned),
+                );
+            }
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            nodes.push(Server::start_with(&arguments).await);
+        }
+        let mut sentinels = Vec::new();
+        for _ in 0..3 {
+            let mut lines = format!(
+                "sentinel monitor {MASTER} 127.0.0.1 {} 2\n\
+                 sentinel down-after-milliseconds {MASTER} 500\n\
+                 sentinel failover-timeout {MASTER} 2000\n\
+                 sentinel parallel-syncs {MASTER} 2\n",
+                nodes[0].port()
+            );
+            if let Some(password) = password {
+                lines.push_str(&format!("sentinel auth-pass {MASTER} {password}\n"));
+            }
+            if let Some(password) = sentinel_password {
+                lines.push_str(&format!(
+                    "requirepass {password}\nsentinel sentinel-pass {password}\n"
+                ));
+            }
+            sentinels.push(Server::start_sentinel(&lines).await);
+        }
+        let started = Self {
+            nodes,
+            sentinels,
+            password: password.map(str::to_owned),
+            sentinel_password: sentinel_password.map(str::to_owned),
+        };
+        started.settle().await;
+        started
+    }
+
+    /// What `REDIS_URL` is set to.
+    #[must_use]
+    pub fn urls(&self) -> String {
+        let urls: Vec<String> = self.sentinels.iter().map(Server::url).collect();
+        urls.join(",")
+    }
+
+    /// The environment of a function that uses them.
+    #[must_use]
+    pub fn env(&self) -> Vec<(String, String)> {
+        let mut env = vec![
+            ("REDIS_MODE".into(), "sentinel".into()),
+            ("REDIS_URL".into(), self.urls()),
+        ];
+        env.extend(
+            self.password
+                .clone()
+                .map(|password| ("REDIS_PASSWORD".into(), password)),
+        );
+        env.extend(
+            self.sentinel_password
+                .clone()
+                .map(|password| ("REDIS_SENTINEL_PASSWORD".into(), password)),
+        );
+        env
+    }
+
+    /// The port of the master, as the sentinels see it.
+    ///
+    /// # Panics
+    /// If no sentinel answers.
+    pub async fn master_port(&self) -> u16 {
+        for sentinel in &self.sentinels {
+            let asked = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER];
+            if let Ok(address) =
+                ask::<Vec<String>>(sentinel, self.sentinel_password.as_deref(), &asked).await
+            {
+                return address[1].parse().expect("a port");
+            }
+        }
+        panic!("no sentinel answers");
+    }
+
+    /// Runs a command on the master.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub async fn command<T: FromRedisValue>(&self, parts: &[&str]) -> T {
+        let master = &self.nodes[self.master().await];
+        ask(master, self.password.as_deref(), parts)
+            .await
+            .expect("the command succeeds")
+    }
+
+    /// Sets a setting on every node.
+    ///
+    /// # Panics
+    /// If a node refuses it.
+    pub async fn configure(&self, name: &str, value: &str) {
+        for node in &self.nodes {
+            let set = ["CONFIG", "SET", name, value];
+            ask::<String>(node, self.password.as_deref(), &set)
+                .await
+                .expect("the setting is accepted");
+        }
+    }
+
+    /// Ends the master as a crash would.
+    pub async fn kill_master(&mut self) -> u16 {
+        let master = self.master().await;
+        self.nodes[master].kill().await;
+        self.nodes[master].port()
+    }
+
+    /// Stops the master where it is.
+    pub async fn pause_master(&self) -> u16 {
+        let master = self.master().await;
+        self.nodes[master].pause();
+        self.nodes[master].port()
+    }
+
+    /// Lets every node go on.
+    pub fn resume(&self) {
+        for node in &self.nodes {
+            node.resume();
+        }
+    }
+
+    /// Asks for a failover. It may be refused, while another is under way for example.
+    pub async fn failover(&self) {
+        let _: RedisResult<()> = ask(
+            &self.sentinels[0],
+            self.sentinel_password.as_deref(),
+            &["SENTINEL", "FAILOVER", MASTER],
+        )
+        .await;
+    }
+
+    /// Ends a sentinel.
+    pub async fn kill_sentinel(&mut self, number: usize) {
+        self.sentinels[number].kill().await;
+    }
+
+    /// Waits until another node than `old` is master, and says which.
+    ///
+    /// # Panics
+    /// If none becomes it.
+    pub async fn wait_for_new_master(&self, old: u16) -> u16 {
+        let started = Instant::now();
+        loop {
+            let port = self.master_port().await;
+            if port != old && self.is_master(port).await {
+                return port;
+            }
+            assert!(started.elapsed() < SETTLE_WITHIN, "no new master");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Starts the dead nodes again and waits until all is well.
+    pub async fn heal(&mut self) {
+        self.resume();
+        for node in &mut self.nodes {
+            if !node.is_running() {
+                node.restart().await;
+            }
+        }
+        self.settle().await;
+    }
+
+    /// Waits until the master has two replicas in sync and the sentinels know them and each other.
+    async fn settle(&self) {
+        let started = Instant::now();
+        while !self.is_settled().await {
+            assert!(
+                started.elapsed() < SETTLE_WITHIN,
+                "the servers do not settle"
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn is_settled(&self) -> bool {
+        let master = &self.nodes[self.master().await];
+        let Ok(info) =
+            ask::<String>(master, self.password.as_deref(), &["INFO", "replication"]).await
+        else {
+            return false;
+        };
+        let online = info
+            .lines()
+            .filter(|line| line.contains("state=online"))
+            .count();
+        let mut known = true;
+        for sentinel in &self.sentinels {
+            if !sentinel.answers() {
+                continue;
+            }
+            let asked = ["SENTINEL", "MASTER", MASTER];
+            let fields: Vec<String> = ask(sentinel, self.sentinel_password.as_deref(), &asked)
+                .await
+                .unwrap_or_default();
+            let field = |name: &str| {
+                let at = fields.iter().position(|field| field == name);
+                at.and_then(|at| fields.get(at + 1))
+                    .cloned()
+                    .unwrap_or_default()
+            };
+            known &= field("num-slaves") == "2"
+                && field("num-other-sentinels") == "2"
+                && field("flags") == "master"
+                && field("port") == master.port().to_string();
+        }
+        info.contains("role:master") && online == 2 && known
+    }
+
+    async fn is_master(&self, port: u16) -> bool {
+        let Some(node) = self.nodes.iter().find(|node| node.port() == port) else {
+            return false;
+        };
+        let info: RedisResult<String> =
+            ask(node, self.password.as_deref(), &["INFO", "replication"]).await;
+        info.is_ok_and(|info| info.contains("role:master"))
+    }
+
+    async fn master(&self) -> usize {
+        let port = self.master_port().await;
+        self.nodes
+            .iter()
+            .position(|node| node.port() == port)
+            .expect("one of ours")
+    }
+}
+
+/// One command on one server, if it answers soon.
+async fn ask<T: FromRedisValue>(
+    server: &Server,
+    password: Option<&str>,
+    parts: &[&str],
+) -> RedisResult<T> {
+    let mut info = ::redis::IntoConnectionInfo::into_connection_info(server.url())?;
+    if let Some(password) = password {
+        let login = info.redis_settings().clone().set_password(password);
+        info = info.set_redis_settings(login);
+    }
+    let mut connection = Client::open(info)?
+        .get_multiplexed_async_connection()
+        .await?;
+    let mut command = ::redis::Cmd::new();
+    command.arg(parts);
+    command.query_async(&mut connection).await
+}

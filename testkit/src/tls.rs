@@ -1,0 +1,84 @@
+//! A redis-server behind TLS, with a certificate authority that is made for it.
+
+use std::path::PathBuf;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+
+use crate::redis::Server;
+
+/// The server and its authority.
+pub struct TlsServer {
+    server: Server,
+    port: u16,
+    directory: TempDir,
+}
+
+impl TlsServer {
+    /// Starts one that accepts TLS only, by TCP.
+    ///
+    /// # Panics
+    /// If no certificate can be made or the server does not start.
+    pub async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority_key = KeyPair::generate().expect("a key");
+        let ca = authority
+            .self_signed(&authority_key)
+            .expect("a certificate")
+            .pem();
+        let authority = Issuer::new(authority, authority_key);
+        let key = KeyPair::generate().expect("a key");
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let certificate = CertificateParams::new(names)
+            .expect("parameters")
+            .signed_by(&key, &authority)
+            .expect("a certificate");
+        let write = |name: &str, text: String| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path.to_str().expect("UTF-8").to_owned()
+        };
+        let ca_file = write("ca.pem", ca);
+        let certificate = write("server.pem", certificate.pem());
+        let key = write("server.key", key.serialize_pem());
+        let port = crate::redis::free_port();
+        let server = Server::start_with(&[
+            "--tls-port",
+            &port.to_string(),
+            "--tls-cert-file",
+            &certificate,
+            "--tls-key-file",
+            &key,
+            "--tls-ca-cert-file",
+            &ca_file,
+            "--tls-auth-clients",
+            "no",
+        ])
+        .await;
+        Self {
+            server,
+            port,
+            directory,
+        }
+    }
+
+    /// By TLS.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("rediss://127.0.0.1:{}/0", self.port)
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
+    /// The server behind it.
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+}
