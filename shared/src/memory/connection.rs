@@ -85,7 +85,7 @@ impl Failure {
         match self {
             Self::Timeout { .. } => true,
             Self::Connect(error) => error.kind() != ErrorKind::AuthenticationFailed,
-            Self::Command { error, .. } => is_outage(error),
+            Self::Command { error, .. } => is_outage(error) || is_wrong_server(error),
             Self::NotReplicated => false,
         }
     }
@@ -118,6 +118,13 @@ fn is_outage(error: &RedisError) -> bool {
         ),
         _ => false,
     }
+}
+
+/// Whether another server is master now, or this one is cut off from its replicas and must not take writes. The sentinels
+/// know better.
+fn is_wrong_server(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+        || error.code() == Some("NOREPLICAS")
 }
 
 impl From<Failure> for Error {
@@ -273,8 +280,9 @@ impl Inner {
             Ok(Err(CallError::NotReplicated)) => Err(Failure::NotReplicated),
             Ok(Err(CallError::Redis(error))) => {
                 // A cluster's connection mends itself: it knows which of its sockets broke and who has the slot now.
-                let wrong_server = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
-                if (error.is_unrecoverable_error() || wrong_server) && !link.connection.is_many() {
+                if (error.is_unrecoverable_error() || is_wrong_server(&error))
+                    && !link.connection.is_many()
+                {
                     self.discard(link.generation).await;
                 }
                 Err(Failure::Command {
