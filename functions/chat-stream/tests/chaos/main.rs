@@ -42,6 +42,16 @@ async fn a_single_server_keeps_its_promises_under_faults() {
     run_named("standalone", 6).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_keep_their_promises_under_faults() {
+    run_named("sentinel", 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_keeps_its_promises_under_faults() {
+    run_named("cluster", 10).await;
+}
+
 /// Without the line that fences turns behind a clear, and without the one that stores both messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_is_broken_on_purpose_is_found_out() {
