@@ -1,0 +1,255 @@
+//! What a chat request may look like: one JSON object in UTF-8, declared as such, of limited size, posted.
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
+
+mod house;
+
+use testkit::events::{Event, Gateway};
+
+use self::house::{House, Refusal};
+
+const GATEWAYS: [Gateway; 2] = [Gateway::Rest, Gateway::Http];
+const MAX_BODY: usize = 64 * 1024;
+const TOO_LARGE: Refusal = Refusal(
+    413,
+    "Payload Too Large",
+    "payload_too_large",
+    "the body must be at most 64 KiB",
+);
+const MEDIA_TYPE: Refusal = Refusal(
+    415,
+    "Unsupported Media Type",
+    "unsupported_media_type",
+    "the body must be sent as application/json",
+);
+
+#[tokio::test]
+async fn a_body_is_one_json_object_in_utf_8() {
+    let house = House::start().await;
+    let good = r#"{"character_id":"luna","message":"你好"}"#;
+    let deep = "[".repeat(30_000) + &"]".repeat(30_000);
+    for (case, body) in [
+        ("plain", good.to_owned()),
+        ("white space around", format!(" \r\n\t{good}\n")),
+        (
+            "escapes",
+            r#"{"character_id":"\u006cuna","m\u0065ssage":"\u4f60\u597d"}"#.to_owned(),
+        ),
+        (
+            "unknown fields, even twice",
+            good.replace("{", r#"{"x":1,"x":{"y":[null]},"user_id":"bob","#),
+        ),
+        (
+            "an unknown field without end",
+            good.replace("{", &format!(r#"{{"x":{deep},"#)),
+        ),
+        (
+            "an unknown field that is no text",
+            good.replace("{", r#"{"x":"\ud83d","#),
+        ),
+    ] {
+        for gateway in GATEWAYS {
+            house
+                .assert_answers(&house.event().body(&body).build(gateway), "你好", case)
+                .await;
+            let encoded = house.event().bytes(body.as_bytes()).build(gateway);
+            house.assert_answers(&encoded, "你好", case).await;
+        }
+    }
+    let object = Refusal::request("the body must be a JSON object");
+    let twice = Refusal::request("the body has a field twice");
+    let broken = Refusal::json;
+    for (case, body, refusal) in [
+        ("a list", "[]", object),
+        ("the fields as a list", r#"["luna","你好",null]"#, object),
+        ("text", r#""x""#, object),
+        ("null", "null", object),
+        ("a number", " 7", object),
+        (
+            "a message twice",
+            r#"{"character_id":"luna","message":"你好","message":"再见"}"#,
+            twice,
+        ),
+        (
+            "null, then a character",
+            r#"{"character_id":null,"character_id":"luna","message":"你好"}"#,
+            twice,
+        ),
+        (
+            "nothing",
+            "",
+            broken("the body is not JSON (line 1, column 0)"),
+        ),
+        (
+            "white space",
+            "\n ",
+            broken("the body is not JSON (line 2, column 1)"),
+        ),
+        (
+            "half",
+            r#"{"character_id":"luna","#,
+            broken("the body is not JSON (line 1, column 23)"),
+        ),
+        (
+            "half a list",
+            "[1,",
+            broken("the body is not JSON (line 1, column 3)"),
+        ),
+        (
+            "two objects",
+            "{}\n{}",
+            broken("the body is not JSON (line 2, column 1)"),
+        ),
+        (
+            "a comma too many",
+            r#"{"message":"x",}"#,
+            broken("the body is not JSON (line 1, column 16)"),
+        ),
+        (
+            "a line break in text",
+            "{\"message\":\"a\nb\"}",
+            broken("the body is not JSON (line 1, column 13)"),
+        ),
+        (
+            "a byte order mark",
+            "\u{feff}{}",
+            broken("the body is not JSON (line 1, column 1)"),
+        ),
+        (
+            "half a character",
+            r#"{"character_id":"luna","message":"\ud83d"}"#,
+            broken("message: is not valid JSON text"),
+        ),
+        (
+            "halves in the wrong order",
+            r#"{"character_id":"luna","message":"\ude42\ud83d"}"#,
+            broken("message: is not valid JSON text"),
+        ),
+        (
+            "half a character's id",
+            r#"{"character_id":"\ud83d","message":"x"}"#,
+            broken("character_id: is not valid JSON text"),
+        ),
+    ] {
+        house
+            .assert_refuses(&house.event().body(body).rest(), refusal, case)
+            .await;
+        house
+            .assert_refuses(&house.event().bytes(body.as_bytes()).http(), refusal, case)
+            .await;
+    }
+    let nothing = broken("the body is not JSON (line 1, column 0)");
+    for gateway in GATEWAYS {
+        house
+            .assert_refuses(&house.event().build(gateway), nothing, "no body")
+            .await;
+    }
+    for bytes in [
+        &b"{\"message\":\"\xff\"}"[..],
+        b"\xff\xfe{\0}\0",
+        b"{\"x\":\"\xed\xa0\xbd\"}",
+    ] {
+        let refusal = Refusal::json("the body is not UTF-8");
+        house
+            .assert_refuses(&house.event().bytes(bytes).http(), refusal, "not UTF-8")
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_at_most_64_kib() {
+    let house = House::start().await;
+    let of_size = |bytes: usize| {
+        let start = r#"{"character_id":"luna","message":"你好","x":""#;
+        format!("{start}{}\"}}", "x".repeat(bytes - start.len() - 2))
+    };
+    let (largest, too_large) = (of_size(MAX_BODY), of_size(MAX_BODY + 1));
+    assert_eq!((largest.len(), too_large.len()), (65_536, 65_537));
+    for gateway in GATEWAYS {
+        let event = house.event().body(&largest).build(gateway);
+        house.assert_answers(&event, "你好", "the largest").await;
+        // Encoded it is longer, and that does not count.
+        let event = house.event().bytes(largest.as_bytes()).build(gateway);
+        house
+            .assert_answers(&event, "你好", "the largest, encoded")
+            .await;
+        for event in [
+            house.event().body(&too_large),
+            house.event().bytes(too_large.as_bytes()),
+        ] {
+            house
+                .assert_refuses(&event.build(gateway), TOO_LARGE, "one byte more")
+                .await;
+        }
+        // Nobody looks into a body that is too large.
+        let event = house.event().body(&"灵".repeat(21_846)).build(gateway);
+        house.assert_refuses(&event, TOO_LARGE, "no JSON").await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_declared_as_json() {
+    let house = House::start().await;
+    let body = r#"{"character_id":"luna","message":"你好"}"#;
+    for gateway in GATEWAYS {
+        for name in ["content-type", "Content-Type"] {
+            for value in [
+                "application/json",
+                "application/json; charset=utf-8",
+                "application/json;charset=UTF-8",
+                "Application/JSON ; charset=utf-8",
+                "APPLICATION/JSON",
+            ] {
+                let event = Event::stream()
+                    .token(&house.token)
+                    .header(name, value)
+                    .body(body);
+                house
+                    .assert_answers(&event.build(gateway), "你好", value)
+                    .await;
+            }
+        }
+        for value in [
+            "",
+            "json",
+            "text/plain",
+            "text/json",
+            "application/jsonp",
+            "application/problem+json",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=application/json",
+        ] {
+            let event = house.event().header("content-type", value).body(body);
+            house
+                .assert_refuses(&event.build(gateway), MEDIA_TYPE, value)
+                .await;
+        }
+        let event = Event::stream()
+            .token(&house.token)
+            .body(body)
+            .build(gateway);
+        house.assert_refuses(&event, MEDIA_TYPE, "no type").await;
+    }
+}
+
+#[tokio::test]
+async fn a_chat_is_posted() {
+    let house = House::start().await;
+    let refusal = Refusal(
+        405,
+        "Method Not Allowed",
+        "method_not_allowed",
+        "this path does not take that method",
+    );
+    for method in ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "BREW"] {
+        for gateway in GATEWAYS {
+            // Nobody has to say who asks.
+            let answer = house
+                .chat
+                .invoke(&Event::new(method, "/api/v1/chat/stream").build(gateway))
+                .await;
+            refusal.assert_is(&answer, method);
+            assert_eq!(answer.header("allow"), Some("POST"));
+        }
+    }
+    assert_eq!(house.redis.command::<i64>(&["DBSIZE"]).await, 0);
+}

@@ -1,0 +1,147 @@
+//! Ids of any text, and the literal keys that they become.
+
+use serde_json::json;
+use testkit::events;
+use testkit::redis::Server;
+use testkit::runtime::{Function, FunctionBuilder};
+use testkit::tokens::{secret, token};
+use testkit::upstream::{Script, Upstream};
+
+/// An id, and what a key has in its place.
+fn ids() -> Vec<(String, String)> {
+    let mut ids: Vec<(String, String)> = [
+        ("user_123", "user_123"),
+        ("auth0|x@y.z-1", "auth0|x@y.z-1"),
+        ("a:b", "a%3Ab"),
+        ("{x}", "%7Bx%7D"),
+        ("}{", "%7D%7B"),
+        ("100%", "100%25"),
+        ("%3A", "%253A"),
+        (" a b ", "%20a%20b%20"),
+        ("灵", "%E7%81%B5"),
+        ("🙂", "%F0%9F%99%82"),
+        (
+            "~/\\*?[a]+&=#,;'\"",
+            "%7E%2F%5C%2A%3F%5Ba%5D%2B%26%3D%23%2C%3B%27%22",
+        ),
+        ("\r\n\0", "%0D%0A%00"),
+    ]
+    .map(|(id, key)| (id.to_owned(), key.to_owned()))
+    .into();
+    ids.push(("é".repeat(64), "%C3%A9".repeat(64)));
+    ids
+}
+
+struct House {
+    redis: Server,
+    upstream: Upstream,
+    layout: &'static str,
+}
+
+impl House {
+    async fn start(layout: &'static str) -> Self {
+        Self {
+            redis: Server::start().await,
+            upstream: Upstream::start(Script::reply(&["好"])).await,
+            layout,
+        }
+    }
+
+    fn function(&self, name: &str) -> FunctionBuilder {
+        Function::builder(name)
+            .env("REDIS_URL", self.redis.url())
+            .env("REDIS_KEY_LAYOUT", self.layout)
+            .env("JWT_SECRET", secret())
+            .envs(self.upstream.env())
+    }
+
+    async fn character(&self, key: &str) {
+        let character = json!({ "name": "灵", "system_prompt": "你是灵。" }).to_string();
+        let _: () = self
+            .redis
+            .command(&["SET", &format!("character:{key}"), &character])
+            .await;
+    }
+
+    /// All keys but those of characters.
+    async fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.redis.command(&["KEYS", "chat:*"]).await;
+        keys.sort();
+        keys
+    }
+}
+
+#[tokio::test]
+async fn any_text_is_an_id_and_its_keys_are_those_of_the_contract() {
+    for layout in ["plain", "tagged"] {
+        let house = House::start(layout).await;
+        let chat = house.function("chat-stream").start().await;
+        let session = house.function("session-meta").start().await;
+        let clear = house.function("clear-history").start().await;
+        for (id, key) in ids() {
+            house.character(&key).await;
+            let prefix = match layout {
+                "tagged" => format!("chat:{{{key}}}:{key}"),
+                _ => format!("chat:{key}:{key}"),
+            };
+            let token = token(&id);
+            let turn = chat.invoke(&events::chat(&token, &id, "你好")).await;
+            assert_eq!(turn.last()["saved"], true, "{id:?}");
+            assert_eq!(
+                house.keys().await,
+                [format!("{prefix}:messages"), format!("{prefix}:meta")],
+                "{id:?}"
+            );
+
+            let shown = session.invoke(&events::session(&token, &id)).await.json();
+            assert_eq!(
+                (&shown["character_id"], &shown["message_count"]),
+                (&json!(id), &json!(2))
+            );
+            let ended = session
+                .invoke(&events::set_state(&token, &id, "ENDED"))
+                .await
+                .json();
+            assert_eq!(
+                (&ended["character_id"], &ended["state"]),
+                (&json!(id), &json!("ENDED"))
+            );
+
+            assert_eq!(
+                clear.invoke(&events::clear(&token, &id)).await.status,
+                200,
+                "{id:?}"
+            );
+            assert_eq!(house.keys().await, [format!("{prefix}:cleared")], "{id:?}");
+            let _: () = house.redis.command(&["FLUSHALL"]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_two_pairs_of_ids_share_a_session() {
+    for layout in ["plain", "tagged"] {
+        let house = House::start(layout).await;
+        let chat = house.function("chat-stream").start().await;
+        let pairs = [
+            ("a:b", "c"),
+            ("a", "b:c"),
+            ("a%3Ab", "c"),
+            ("{a}", "c"),
+            ("a", "c"),
+            ("a:c:messages", "c"),
+            ("A", "c"),
+            ("a ", "c"),
+        ];
+        for key in ["c", "b%3Ac"] {
+            house.character(key).await;
+        }
+        for (n, (user, character)) in pairs.into_iter().enumerate() {
+            let turn = chat
+                .invoke(&events::chat(&token(user), character, "你好"))
+                .await;
+            assert_eq!(turn.start()["memory"], "empty", "{user} {character}");
+            assert_eq!(house.keys().await.len(), 2 * (n + 1), "{user} {character}");
+        }
+    }
+}

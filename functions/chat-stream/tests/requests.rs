@@ -1,0 +1,195 @@
+//! What a chat request may say: limits to the character and to the byte, and refusals that name the field.
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
+
+mod house;
+
+use serde_json::{Value, json};
+use testkit::events::Gateway;
+
+use self::house::{House, Refusal};
+
+const GATEWAYS: [Gateway; 2] = [Gateway::Rest, Gateway::Http];
+
+#[tokio::test]
+async fn a_message_is_1_to_2000_characters_and_not_only_white_space() {
+    let house = House::start().await;
+    let said = |message: Value| {
+        let body = json!({ "character_id": "luna", "message": message });
+        house.event().body(&body.to_string())
+    };
+    for (case, text) in [
+        ("one character", "月".to_owned()),
+        ("ideographs", "月".repeat(2_000)),
+        ("four bytes each", "🙂".repeat(2_000)),
+        ("letters and their accents", "e\u{301}".repeat(1_000)),
+        ("a family of seven characters", "👨‍👩‍👧‍👦".repeat(285)),
+        ("white space around", "\u{3000} 你好\n".to_owned()),
+        (
+            "an invisible character that is no white space",
+            "\u{200b}".to_owned(),
+        ),
+        (
+            "NUL, quotes, line ends",
+            "\0\"\\\r\n\u{2028}</script>".to_owned(),
+        ),
+    ] {
+        for gateway in GATEWAYS {
+            let event = said(json!(text)).build(gateway);
+            house.assert_answers(&event, &text, case).await;
+        }
+    }
+    for (case, text) in [
+        ("ideographs", "月".repeat(2_001)),
+        ("four bytes each", "🙂".repeat(2_001)),
+        ("letters and their accents", "e\u{301}".repeat(1_000) + "e"),
+        ("white space counts", "月".to_owned() + &" ".repeat(2_000)),
+    ] {
+        let refusal = Refusal::request("message: must be at most 2000 characters");
+        house
+            .assert_refuses(&said(json!(text)).http(), refusal, case)
+            .await;
+    }
+    for text in [
+        "",
+        " ",
+        "\t\r\n",
+        "\u{3000}",
+        "\u{a0}\u{2003}\u{2028}\u{85}",
+    ] {
+        let refusal = Refusal::request("message: must not be empty");
+        house
+            .assert_refuses(&said(json!(text)).http(), refusal, text)
+            .await;
+    }
+    for value in [
+        json!(7),
+        json!(true),
+        json!(["你好"]),
+        json!({ "text": "你好" }),
+    ] {
+        let refusal = Refusal::request("message: must be text");
+        house
+            .assert_refuses(&said(value.clone()).http(), refusal, &value.to_string())
+            .await;
+    }
+    let missing = Refusal::request("message: is required");
+    house
+        .assert_refuses(&said(Value::Null).http(), missing, "null")
+        .await;
+    let event = house.event().body(r#"{"character_id":"luna"}"#).http();
+    house.assert_refuses(&event, missing, "nothing").await;
+}
+
+#[tokio::test]
+async fn a_character_is_named_in_1_to_128_bytes_and_must_exist() {
+    let house = House::start().await;
+    let event = |id: &Value| {
+        let body = json!({ "character_id": id, "message": "你好" });
+        house.event().body(&body.to_string())
+    };
+    let size = "character_id: must be 1 to 128 bytes";
+    let text = "character_id: must be text";
+    for (id, detail) in [
+        (json!(""), size),
+        (json!("a".repeat(129)), size),
+        (json!("灵".repeat(43)), size),
+        (json!(7), text),
+        (json!(["luna"]), text),
+        (Value::Null, "character_id: is required"),
+    ] {
+        let case = id.to_string();
+        house
+            .assert_refuses(&event(&id).http(), Refusal::request(detail), &case)
+            .await;
+    }
+    let event_without = house.event().body(r#"{"message":"你好"}"#).http();
+    let refusal = Refusal::request("character_id: is required");
+    house
+        .assert_refuses(&event_without, refusal, "nothing")
+        .await;
+
+    // Before anything is streamed.
+    let nobody = Refusal(
+        404,
+        "Not Found",
+        "character_not_found",
+        "there is no such character",
+    );
+    for id in [
+        "nobody".to_owned(),
+        "Luna".to_owned(),
+        "luna ".to_owned(),
+        "a".repeat(128),
+    ] {
+        for gateway in GATEWAYS {
+            let event = event(&json!(id)).build(gateway);
+            house.assert_refuses(&event, nobody, &id).await;
+        }
+    }
+    let stored =
+        json!({ "name": "灵", "system_prompt": "你是灵。", "temperature": null, "later": [1] });
+    let _: () = house
+        .redis
+        .command(&["SET", "character:%E7%81%B5", &stored.to_string()])
+        .await;
+    house
+        .assert_answers(&event(&json!("灵")).rest(), "你好", "a stored one")
+        .await;
+    let prompt = house.upstream.requests()[0].messages().swap_remove(0);
+    assert_eq!(prompt, ("system".to_owned(), "你是灵。".to_owned()));
+}
+
+#[tokio::test]
+async fn metadata_is_a_readable_object_of_at_most_2_kib() {
+    let house = House::start().await;
+    let event = |metadata: &str| {
+        let body = format!(r#"{{"character_id":"luna","message":"你好","metadata":{metadata}}}"#);
+        house.event().body(&body)
+    };
+    let of_size = |bytes: usize| format!(r#"{{"k":"{}"}}"#, "x".repeat(bytes - 8));
+    let nested = |levels: usize| format!(r#"{{"k":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+    assert_eq!(of_size(2_048).len(), 2_048);
+    let key = "chat:alice:luna:messages";
+    for metadata in [
+        "null",
+        "{}",
+        r#"{ "a" : [1.50, null], "a":2, "键":"\ud83d\ude42" }"#,
+        &of_size(2_048),
+        &nested(100),
+    ] {
+        house
+            .assert_answers(&event(metadata).rest(), "你好", metadata)
+            .await;
+        let said: String = house.redis.command(&["LINDEX", key, "1"]).await;
+        assert!(
+            said.ends_with(&format!(r#","metadata":{metadata}}}"#)),
+            "{said}"
+        );
+    }
+    let long = format!(r#"{{"k":"{}"}}"#, "灵".repeat(681));
+    assert_eq!(long.len(), 2_051);
+    for metadata in [&of_size(2_049), &long] {
+        let refusal = Refusal::request("metadata: must be at most 2 KiB");
+        house
+            .assert_refuses(&event(metadata).http(), refusal, metadata)
+            .await;
+    }
+    for metadata in ["[]", r#"["a"]"#, r#""{}""#, "7", "true"] {
+        let refusal = Refusal::request("metadata: must be a JSON object");
+        house
+            .assert_refuses(&event(metadata).http(), refusal, metadata)
+            .await;
+    }
+    // What other readers of the stored message would choke on.
+    for metadata in [
+        r#"{"k":"\ud83d"}"#,
+        r#"{"\udc00":1}"#,
+        r#"{"k":"\ude42\ud83d"}"#,
+        &nested(500),
+    ] {
+        let refusal = Refusal::json("metadata: is not valid JSON, or nested too deeply");
+        house
+            .assert_refuses(&event(metadata).http(), refusal, metadata)
+            .await;
+    }
+}

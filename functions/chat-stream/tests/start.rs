@@ -1,0 +1,160 @@
+//! Starting: what is missing or wrong is named, what is not needed is not asked for, and an outage is no reason to fail.
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
+
+use serde_json::Value;
+use testkit::events;
+use testkit::redis::Server;
+use testkit::runtime::{Function, FunctionBuilder};
+use testkit::tokens::{secret, token};
+
+const FUNCTIONS: [&str; 3] = ["chat-stream", "clear-history", "session-meta"];
+
+fn function(name: &str) -> FunctionBuilder {
+    Function::builder(name).env("JWT_SECRET", secret())
+}
+
+/// A chat that would start: nothing is asked over the network at start.
+fn chat() -> FunctionBuilder {
+    function("chat-stream")
+        .env("LLM_BASE_URL", "http://127.0.0.1:9/v1")
+        .env("LLM_API_KEY", "sk-of-a-test")
+        .env("LLM_MODEL", "model-of-a-test")
+}
+
+/// It ends at once and says which variable is to blame, in one line for machines, without its value.
+async fn assert_names(function: FunctionBuilder, variable: &str, value: &str) {
+    let exit = function.start_expecting_exit().await;
+    let case = format!("{variable}={value:?}: {}", exit.output);
+    assert_eq!(exit.status.code(), Some(1), "{case}");
+    let mut lines = exit.output.lines();
+    let line: Value = serde_json::from_str(lines.next().expect("a line")).expect("JSON");
+    assert_eq!(lines.next(), None, "{case}");
+    assert_eq!(line["level"], "ERROR", "{case}");
+    assert_eq!(line["message"], "start failed", "{case}");
+    let reason = line["reason"].as_str().expect("text");
+    assert!(reason.starts_with(&format!("{variable}: ")), "{case}");
+    // Values can be secrets that ended up in the wrong place; short ones are in any text by chance.
+    assert!(
+        value.len() < 4 || !exit.output.contains(value.trim()),
+        "{case}"
+    );
+}
+
+#[tokio::test]
+async fn a_missing_setting_is_named() {
+    for name in FUNCTIONS {
+        assert_names(Function::builder(name), "JWT_SECRET", "").await;
+        // Set to nothing is not set: templates cannot leave a variable out.
+        let empty = function(name).env("JWT_SECRET", "").env("JWT_JWKS_URL", "");
+        assert_names(empty, "JWT_SECRET", "").await;
+        let distrusting = Function::builder(name).env("AUTH_TRUST_AUTHORIZER", "false");
+        assert_names(distrusting, "JWT_SECRET", "").await;
+    }
+    for variable in ["LLM_BASE_URL", "LLM_API_KEY", "LLM_MODEL"] {
+        assert_names(chat().without(variable), variable, "").await;
+        assert_names(chat().env(variable, ""), variable, "").await;
+    }
+}
+
+#[tokio::test]
+async fn a_bad_setting_is_named_and_its_value_is_not_repeated() {
+    for (variable, value) in [
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "yaml-ish"),
+        ("AUTH_TRUST_AUTHORIZER", "yes-please"),
+        ("JWT_JWKS_URL", "ftp://keys.invalid/"),
+        ("JWT_JWKS_URL", "keys.invalid"),
+        ("REDIS_MODE", "mirrored"),
+        ("REDIS_URL", "http://127.0.0.1:6379"),
+        ("REDIS_URL", "127.0.0.1:6379"),
+        ("REDIS_URL", "redis://a:6379,redis://b:6379"),
+        ("REDIS_URL", "redis://:a-password@:port/"),
+        ("REDIS_KEY_LAYOUT", "diagonal"),
+        ("MEMORY_MAX_MESSAGES", "1"),
+        ("MEMORY_MAX_MESSAGES", "many"),
+        ("MEMORY_TTL_SECONDS", "0"),
+        ("MEMORY_TTL_SECONDS", "1e5"),
+        ("MEMORY_READ_TIMEOUT_MS", "0"),
+        ("MEMORY_WRITE_TIMEOUT_MS", "99999999"),
+    ] {
+        for name in FUNCTIONS {
+            let function = match name {
+                "chat-stream" => chat(),
+                _ => function(name),
+            };
+            assert_names(function.env(variable, value), variable, value).await;
+        }
+    }
+    for (variable, value) in [
+        ("CONTEXT_MAX_MESSAGES", "-1"),
+        ("CONTEXT_MAX_TOKENS", "0"),
+        ("LLM_PROVIDER", "oracle"),
+        ("LLM_BASE_URL", "llm.invalid/v1"),
+        ("LLM_API_KEY", "sk-of-a-test\nand-more"),
+        ("LLM_CONNECT_TIMEOUT_MS", "two seconds"),
+        ("LLM_FIRST_TOKEN_TIMEOUT_MS", "30000ms"),
+        ("LLM_IDLE_TIMEOUT_MS", "99999999"),
+        ("LLM_MAX_RETRIES", "eleven"),
+    ] {
+        assert_names(chat().env(variable, value), variable, value).await;
+    }
+    let cluster = chat()
+        .env("REDIS_MODE", "cluster")
+        .env("REDIS_KEY_LAYOUT", "plain");
+    assert_names(cluster, "REDIS_KEY_LAYOUT", "").await;
+    let unreadable = chat()
+        .env("REDIS_URL", "rediss://127.0.0.1:6379")
+        .env("REDIS_TLS_CA_FILE", "/nowhere/ca.pem");
+    assert_names(unreadable, "REDIS_TLS_CA_FILE", "/nowhere/ca.pem").await;
+}
+
+#[tokio::test]
+async fn clearing_and_sessions_need_nothing_of_an_upstream() {
+    let redis = Server::start().await;
+    for (name, status) in [("clear-history", 200), ("session-meta", 404)] {
+        for nonsense in [false, true] {
+            let mut function = function(name).env("REDIS_URL", redis.url());
+            if nonsense {
+                function = function
+                    .env("LLM_PROVIDER", "oracle")
+                    .env("CONTEXT_MAX_TOKENS", "-");
+            }
+            let function = function.start().await;
+            let event = match name {
+                "clear-history" => events::clear(&token("alice"), "luna"),
+                _ => events::session(&token("alice"), "luna"),
+            };
+            assert_eq!(function.invoke(&event).await.status, status, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_outage_is_no_reason_not_to_start() {
+    let mut redis = Server::start().await;
+    redis.kill().await;
+    let down = |name: &str| {
+        function(name)
+            .env("REDIS_URL", redis.url())
+            // As down as Redis is.
+            .env("JWT_JWKS_URL", "http://127.0.0.1:9/jwks.json")
+    };
+    let chat = down("chat-stream")
+        .env("LLM_PROVIDER", "echo")
+        .start()
+        .await;
+    let turn = chat
+        .invoke(&events::chat(&token("alice"), "luna", "你好"))
+        .await;
+    assert_eq!(turn.start()["memory"], "unavailable");
+    assert!(turn.reply().contains("你好"), "{}", turn.reply());
+    assert_eq!(turn.last()["saved"], false);
+    for name in ["clear-history", "session-meta"] {
+        let function = down(name).start().await;
+        let event = match name {
+            "clear-history" => events::clear(&token("alice"), "luna"),
+            _ => events::session(&token("alice"), "luna"),
+        };
+        assert_eq!(function.invoke(&event).await.status, 503, "{name}");
+    }
+}
