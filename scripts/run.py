@@ -1,0 +1,525 @@
+#!/usr/bin/env python3
+"""Runs the whole service on this machine: Redis, the three functions, and a first conversation (`make run`).
+
+Settings come from the environment: PORT (default 9000), REDIS_URL to use a Redis of your own, LLM_BASE_URL with
+LLM_API_KEY and LLM_MODEL to talk to a real model instead of the built-in echo, and everything else that the functions
+read. RUN_ONCE=1 (or --once) ends after the conversation, with status 0 where it went as it should.
+
+Nothing outlives this script: neither a server, nor a function, nor the file with the secret.
+"""
+
+import argparse
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+
+import client
+from client import ROOT, Chat, ChatError
+
+RUN = ROOT / ".run"
+FUNCTIONS_LOG = RUN / "functions.log"
+REDIS_LOG = RUN / "redis.log"
+CARGO_LAMBDA = ROOT / ".tools" / "venv" / "bin" / "cargo-lambda"
+
+# Two terminals can talk at once; by default `watch` answers one request after the other.
+INSTANCES_PER_FUNCTION = 2
+START_TIMEOUT_SECONDS = 60.0
+STOP_TIMEOUT_SECONDS = 5.0
+
+CHARACTER = "luna"
+FIRST_MESSAGE = "我叫小雨，我喜欢下雨天。"
+SECOND_MESSAGE = "你还记得我刚才说了什么吗？"
+
+# A bare request to each function: it starts the function, which refuses it.
+FUNCTIONS = (
+    ("session-meta", "GET", "/api/v1/chat/session?character_id=luna"),
+    ("chat-stream", "POST", "/api/v1/chat/stream"),
+    ("clear-history", "DELETE", "/api/v1/chat/history?character_id=luna"),
+)
+
+
+class Failure(Exception):
+    """Why the run cannot go on, as a sentence; with a log whose last lines may say more."""
+
+    def __init__(self, message: str, log: Optional[Path] = None) -> None:
+        super().__init__(message)
+        self.log = log
+
+
+class Stopped(BaseException):
+    """Somebody pressed Ctrl-C, or asked the process to end."""
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    parser = argparse.ArgumentParser(description="Run the service on this machine and talk to it.")
+    parser.add_argument("--once", action="store_true", help="end after the conversation; status 0 if it went well")
+    once = parser.parse_args(arguments).once or environ.get("RUN_ONCE", "") not in ("", "0")
+
+    signals = Signals()
+    servers = Servers(signals)
+    serving = False
+    try:
+        port = choose_port(environ)
+        settings = function_settings(environ)
+        require_tools(settings)
+        build(servers, settings)
+        url = f"http://127.0.0.1:{port}"
+        start_redis(servers, settings)
+        start_functions(servers, settings, port)
+        run = describe_run(settings, url)
+        client.write_env(client.ENV_FILE, run)
+        chat = client.connect(run)
+        wait_for_functions(servers, url)
+        turns = [take_turn(chat, FIRST_MESSAGE), take_turn(chat, SECOND_MESSAGE)]
+        problems = check_turns(turns, echo=settings["LLM_PROVIDER"] == "echo")
+        if problems:
+            raise Failure("the conversation differed: " + "; ".join(problems), FUNCTIONS_LOG)
+        show_session(chat)
+        if once:
+            return 0
+        show_next_steps(run)
+        serving = True
+        servers.watch()
+    except Stopped:
+        say("\nStopping.")
+        return 0 if serving else 130
+    except (Failure, ChatError) as failure:
+        say(f"\nSorry: {failure}.")
+        show_log_tail(failure.log if isinstance(failure, Failure) else FUNCTIONS_LOG)
+        return 1
+    finally:
+        signals.ignore()
+        servers.stop()
+        remove_own_env()
+    return 1
+
+
+# --- settings -------------------------------------------------------------------------------------------------
+
+
+def choose_port(environ: Mapping[str, str]) -> int:
+    """The port to serve on; refused where somebody else has it."""
+    text = environ.get("PORT") or "9000"
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise Failure(f"PORT must be a number from 1 to 65535, not {text!r}")
+    port = int(text)
+    other = port + 100 if port <= 65435 else 9000
+    with socket.socket() as probe:
+        # As the server will do: a port whose last connections are only fading out is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            raise Failure(f"port {port} needs more rights; choose another: PORT={other} make run") from None
+        except OSError:
+            raise Failure(f"port {port} is taken; choose another: PORT={other} make run") from None
+    return port
+
+
+def function_settings(environ: Mapping[str, str]) -> Dict[str, str]:
+    """The functions' environment: the caller's own, completed."""
+    settings = dict(environ)
+    settings.setdefault("LOG_LEVEL", "warn")
+    settings.setdefault("LOG_FORMAT", "text")
+    if not settings.get("JWT_SECRET"):
+        settings["JWT_SECRET"] = secrets.token_urlsafe(32)
+    if not settings.get("LLM_PROVIDER"):
+        wants_model = any(settings.get(name) for name in ("LLM_BASE_URL", "LLM_API_KEY", "LLM_MODEL"))
+        settings["LLM_PROVIDER"] = "openai" if wants_model else "echo"
+    if settings["LLM_PROVIDER"] == "openai":
+        for name in ("LLM_BASE_URL", "LLM_MODEL"):
+            if not settings.get(name):
+                raise Failure(f"{name} is missing; a model needs LLM_BASE_URL, LLM_API_KEY and LLM_MODEL")
+        # Set and empty says that the server needs none, as local ones do; unset may just have been forgotten. The
+        # functions insist on a key, which such a server ignores.
+        if "LLM_API_KEY" not in settings:
+            raise Failure("LLM_API_KEY is missing; set it empty (LLM_API_KEY=) for a server that needs none")
+        settings["LLM_API_KEY"] = settings["LLM_API_KEY"] or "none"
+    return settings
+
+
+def require_tools(settings: Mapping[str, str]) -> None:
+    """scripts/setup.sh installs them; this is for those who start the script by itself."""
+    tools = ["cargo"] if settings.get("REDIS_URL") else ["cargo", "redis-server"]
+    missing = [tool for tool in tools if not shutil.which(tool)]
+    if not CARGO_LAMBDA.exists():
+        missing.append("cargo-lambda")
+    if missing:
+        raise Failure(f"{' and '.join(missing)} not found; run scripts/setup.sh first")
+
+
+def describe_run(settings: Mapping[str, str], url: str) -> Dict[str, str]:
+    """What `make chat` needs to know. Each run has a user of its own, so that it begins without memories."""
+    return {
+        "CHAT_URL": url,
+        "CHAT_USER": f"demo-{secrets.token_hex(4)}",
+        "JWT_SECRET": settings["JWT_SECRET"],
+        "JWT_ISSUER": settings.get("JWT_ISSUER", ""),
+        "JWT_AUDIENCE": settings.get("JWT_AUDIENCE", ""),
+        "PID": str(os.getpid()),
+    }
+
+
+def remove_own_env() -> None:
+    # A second run, on another port, may have written it since.
+    if client.read_env(client.ENV_FILE).get("PID") == str(os.getpid()):
+        client.ENV_FILE.unlink()
+
+
+# --- processes ------------------------------------------------------------------------------------------------
+
+
+class Signals:
+    """Ctrl-C, a hang-up and a request to end become `Stopped`, but never between starting a process and noting it."""
+
+    def __init__(self) -> None:
+        self._held = False
+        self._pending = False
+        self._numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in self._numbers:
+            signal.signal(number, self._handle)
+
+    def _handle(self, _number: int, _frame: Any) -> None:
+        if self._held:
+            self._pending = True
+        else:
+            raise Stopped
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._pending:
+            raise Stopped
+
+    def ignore(self) -> None:
+        """From here on everything is being stopped: nothing may interrupt that."""
+        for number in self._numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+
+@dataclass
+class Server:
+    """A process that serves until it is told to stop, in a process group of its own."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A process, told from a later one that was given the same number by when it began."""
+
+    pid: int
+    began: str
+
+
+class Servers:
+    """All that this run started, and everything that those started in turn."""
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+        self._servers: List[Server] = []
+        self._descendants: Set[Identity] = set()
+        self._functions_log: Optional[BinaryIO] = None
+        self._last_read = b""
+
+    def run(self, command: Sequence[str], env: Mapping[str, str]) -> int:
+        """Waits for a command that shows its own progress, and returns its status."""
+        with self._signals.held():
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True
+            )
+            self._servers.append(Server(command[0], process, RUN))
+        status = process.wait()
+        self._servers.pop()
+        return status
+
+    def start(self, name: str, command: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
+        log.parent.mkdir(exist_ok=True)
+        # A run that still writes to the old file keeps it to itself.
+        log.unlink() if log.exists() else None
+        with open(log, "wb") as output, self._signals.held():
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=end_with_parent if sys.platform == "linux" else None,
+            )
+            self._servers.append(Server(name, process, log))
+
+    def read_functions_log(self) -> None:
+        """From here on a function that dies is noticed too."""
+        self._functions_log = open(FUNCTIONS_LOG, "rb")
+
+    def check(self) -> None:
+        """Raises Failure where something that should be running is not."""
+        for server in self._servers:
+            if server.process.poll() is not None:
+                raise Failure(f"{server.name} has stopped", server.log)
+        # `watch` goes on when a function dies, but starts no other in its place and leaves its requests unanswered.
+        if self._functions_log:
+            news = self._functions_log.read()
+            if b"ERROR command " in self._last_read + news:
+                raise Failure("a function has stopped", FUNCTIONS_LOG)
+            self._last_read = (self._last_read + news)[-64:]
+
+    def watch(self) -> None:
+        """Returns only by an exception."""
+        while True:
+            self.check()
+            time.sleep(0.5)
+
+    def remember_descendants(self) -> None:
+        """Functions run in sessions of their own, where a signal to the group of `watch` does not reach them."""
+        pids = {server.process.pid for server in self._servers}
+        self._descendants |= descendants(pids)
+
+    def stop(self) -> None:
+        """Ends the functions first, so that their last writes still find Redis."""
+        self.remember_descendants()
+        for server in reversed(self._servers):
+            signal_group(server.process.pid, signal.SIGTERM)
+            try:
+                server.process.wait(STOP_TIMEOUT_SECONDS)
+            except subprocess.TimeoutExpired:
+                signal_group(server.process.pid, signal.SIGKILL)
+                server.process.wait()
+        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+        while alive(self._descendants) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for identity in alive(self._descendants):
+            with suppress(ProcessLookupError):
+                os.kill(identity.pid, signal.SIGKILL)
+
+
+def descendants(pids: Set[int]) -> Set[Identity]:
+    table = process_table()
+    found: Set[Identity] = set()
+    front = set(pids)
+    while front:
+        children = {identity for identity, parent in table if parent in front} - found
+        found |= children
+        front = {identity.pid for identity in children}
+    return found
+
+
+def alive(identities: Set[Identity]) -> Set[Identity]:
+    return identities & {identity for identity, _ in process_table()} if identities else set()
+
+
+def process_table() -> List[Tuple[Identity, int]]:
+    """Every process with its parent's number, without those that have ended and wait to be collected."""
+    table = []
+    if Path("/proc/self/stat").exists():
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                # The name is in parentheses and may hold anything; the state is the first field behind it.
+                fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] != "Z":
+                table.append((Identity(int(path.parent.name), fields[19]), int(fields[1])))
+        return table
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat=,lstart="], capture_output=True, text=True, check=True)
+    for line in listing.stdout.splitlines():
+        pid, parent, state, began = line.split(None, 3)
+        if not state.startswith("Z"):
+            table.append((Identity(int(pid), began), int(parent)))
+    return table
+
+
+def signal_group(group: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def end_with_parent() -> None:
+    """In a new process, on Linux: be told to end when this script is killed outright and cannot do it."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+# --- the servers ----------------------------------------------------------------------------------------------
+
+
+def build(servers: Servers, settings: Mapping[str, str]) -> None:
+    """Builds what `watch` will run, by the same command, so that the first request does not wait for it.
+
+    The dev profile, as in `make test`, so that both share one build: a release build with link-time optimisation
+    takes minutes, for milliseconds that a conversation on one machine does not show.
+    """
+    say("Building the functions.")
+    if servers.run(["cargo", "build", "--bins", "--locked"], settings):
+        raise Failure("the functions do not build; the compiler says why above")
+
+
+def start_redis(servers: Servers, settings: Dict[str, str]) -> None:
+    if settings.get("REDIS_URL"):
+        say("Redis: the one of REDIS_URL.")
+        return
+    directory = RUN / "redis"
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory)]
+    servers.start("Redis", [*command, "--save", "", "--appendonly", "no", "--loglevel", "warning"], REDIS_LOG, settings)
+    settings["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while not redis_answers(port):
+        servers.check()
+        if time.monotonic() > deadline:
+            raise Failure("Redis does not answer", REDIS_LOG)
+        time.sleep(0.02)
+    say(f"Redis: 127.0.0.1:{port}, in memory only.")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def redis_answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+def start_functions(servers: Servers, settings: Mapping[str, str], port: int) -> None:
+    model = settings.get("LLM_MODEL") if settings["LLM_PROVIDER"] == "openai" else "the built-in echo, no model"
+    say(f"Replies come from: {model}.")
+    command = [str(CARGO_LAMBDA), "lambda", "watch", "--invoke-address", "127.0.0.1", "--invoke-port", str(port)]
+    # What was built is what runs: an edit in the middle of a conversation does not restart it.
+    command += ["--ignore-changes", "--locked", "--quiet", "--concurrency", str(INSTANCES_PER_FUNCTION)]
+    # RUST_LOG is what `watch` itself logs by, and the functions do not: the log is theirs, and that of its errors.
+    servers.start("cargo lambda watch", command, FUNCTIONS_LOG, {"RUST_LOG": "warn,watchexec=off", **settings})
+    servers.read_functions_log()
+
+
+def wait_for_functions(servers: Servers, url: str) -> None:
+    chat = Chat(url, token="")
+    for name, method, path in FUNCTIONS:
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while True:
+            servers.check()
+            try:
+                if chat.status(method, path, timeout_seconds=2):
+                    break
+            except ChatError:
+                pass
+            if time.monotonic() > deadline:
+                raise Failure(f"{name} does not answer", FUNCTIONS_LOG)
+            time.sleep(0.05)
+    servers.remember_descendants()
+    say(f"Functions: {url}\n")
+
+
+# --- the conversation -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Turn:
+    """What one turn brought."""
+
+    message: str
+    reply: str
+    memory: str
+    history_messages: int
+    saved: bool
+    first_token_ms: float
+
+
+def take_turn(chat: Chat, message: str) -> Turn:
+    turn = Turn(message, "", "", -1, False, 0.0)
+    say(f"  you   {message}")
+    say(f"  {CHARACTER:<6}", end="")
+    began = time.monotonic()
+    for event in chat.say(CHARACTER, message):
+        if event.name == "start":
+            turn.memory = str(event.data.get("memory"))
+            turn.history_messages = int(event.data.get("history_messages", -1))
+        elif event.name == "error":
+            raise Failure(f"the reply failed ({event.data.get('code')})", FUNCTIONS_LOG)
+        elif event.data.get("done"):
+            turn.saved = event.data.get("saved") is True
+        else:
+            turn.first_token_ms = turn.first_token_ms or (time.monotonic() - began) * 1000
+            turn.reply += str(event.data.get("content", ""))
+            say(str(event.data.get("content", "")), end="")
+    say(
+        f"\n        first token after {turn.first_token_ms:.0f} ms, memory {turn.memory}, "
+        f"history_messages {turn.history_messages}, saved {str(turn.saved).lower()}\n"
+    )
+    return turn
+
+
+def check_turns(turns: Sequence[Turn], echo: bool) -> List[str]:
+    """What is not as it should be, in words."""
+    first, second = turns
+    problems = []
+    if second.memory != "ok":
+        problems.append(f"memory was {second.memory or 'not told'} in the second turn, not ok")
+    if second.history_messages != 2:
+        problems.append(f"the second turn had {second.history_messages} messages of history, not 2")
+    problems += [f"turn {number} was not saved" for number, turn in enumerate(turns, 1) if not turn.saved]
+    problems += [f"turn {number} had no reply" for number, turn in enumerate(turns, 1) if not turn.reply.strip()]
+    if echo and first.message not in second.reply:
+        problems.append("the second reply does not show the first message")
+    return problems
+
+
+def show_session(chat: Chat) -> None:
+    say(f"  Session: {client.describe_session(chat.session(CHARACTER))}.\n")
+
+
+def show_next_steps(run: Mapping[str, str]) -> None:
+    api = f"{run['CHAT_URL']}/api/v1/chat"
+    authorization = '-H "Authorization: Bearer $TOKEN"'
+    json_body = "-H 'Content-Type: application/json' -d"
+    say("To talk to it: make chat, in another terminal. Or paste this; the token is good for a day:\n")
+    say(f"TOKEN={client.token_for(run)}")
+    message = f'{{"character_id":"{CHARACTER}","message":"你好"}}'
+    say(f"curl -N {api}/stream {authorization} {json_body} '{message}'")
+    say(f"curl '{api}/session?character_id={CHARACTER}' {authorization}")
+    patch = f'{{"character_id":"{CHARACTER}","state":"INACTIVE"}}'
+    say(f"curl -X PATCH {api}/session {authorization} {json_body} '{patch}'")
+    say(f"curl -X DELETE '{api}/history?character_id={CHARACTER}' {authorization}")
+    say(f"\nServing until Ctrl-C. The functions' log is {FUNCTIONS_LOG.relative_to(ROOT)}.")
+
+
+def show_log_tail(log: Optional[Path]) -> None:
+    if log is None or not log.exists():
+        return
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
+    if lines:
+        say(f"The last lines of {log.relative_to(ROOT)}:")
+        say("\n".join(f"  {line}" for line in lines))
+
+
+def say(text: str, end: str = "\n") -> None:
+    print(text, end=end, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# Brings what `make run` and `make test` need and this machine lacks; says nothing when that is nothing.
+#
+# From the system's package manager: redis-server, a C compiler and make (aws-lc is C), python3 with venv.
+# From PyPI, into .tools/venv: cargo-lambda, in the one version that the tests run with, whatever is on the PATH.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+CARGO_LAMBDA_VERSION=1.9.2
+VENV=.tools/venv
+
+main() {
+    has cargo || fail "Rust is missing; install it with rustup (https://rustup.rs) and run this again"
+
+    local missing=()
+    has redis-server && has redis-cli || missing+=(redis)
+    has cc || has gcc || has clang || missing+=(compiler)
+    has make || missing+=(make)
+    has python3 || missing+=(python)
+    if has python3 && [ ! -x "$VENV/bin/python3" ]; then
+        python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(venv)
+    fi
+    [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+
+    has redis-server || fail "redis-server is missing; install Redis 6 or later and put it on the PATH"
+    has python3 || fail "python3 is missing; install Python 3.9 or later"
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || fail "python3 is too old; install Python 3.9 or later"
+    install_cargo_lambda
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+fail() {
+    echo "setup: $1." >&2
+    exit 1
+}
+
+# --- the system's packages --------------------------------------------------------------------------------------
+
+install_packages() {
+    local manager
+    for manager in apt-get dnf apk brew; do
+        has "$manager" && break
+        manager=
+    done
+    [ -n "$manager" ] || fail "these are missing, and there is no package manager that I know: $*; install them yourself"
+
+    local packages=() need
+    for need in "$@"; do
+        case "$manager:$need" in
+            apt-get:redis) packages+=(redis-server) ;;
+            *:redis) packages+=(redis) ;;
+            apt-get:compiler) packages+=(gcc libc6-dev) ;;
+            dnf:compiler) packages+=(gcc) ;;
+            apk:compiler) packages+=(gcc musl-dev) ;;
+            brew:compiler | brew:make) fail "a C compiler and make are missing; run: xcode-select --install" ;;
+            *:make) packages+=(make) ;;
+            apt-get:python) packages+=(python3 python3-venv) ;;
+            *:python) packages+=(python3) ;;
+            apt-get:venv) packages+=(python3-venv) ;;
+            *:venv) fail "python3 has no venv module; install a Python 3.9 or later that has one" ;;
+        esac
+    done
+
+    local root=()
+    if [ "$manager" != brew ] && [ "$(id -u)" -ne 0 ]; then
+        has sudo || fail "these packages are missing: ${packages[*]}; install them with $manager as root"
+        root=(sudo)
+    fi
+
+    echo "setup: installing ${packages[*]} with $manager"
+    case "$manager" in
+        apt-get)
+            [[ " ${packages[*]} " != *" redis-server "* ]] || keep_services_stopped
+            quietly "${root[@]}" apt-get update
+            quietly "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+                apt-get install --yes --no-install-recommends "${packages[@]}"
+            if [[ " ${packages[*]} " == *" redis-server "* ]] && has systemctl; then
+                # Wanted here as a program, not as a service of this machine, at its next start either.
+                "${root[@]}" systemctl disable redis-server >/dev/null 2>&1 || true
+            fi
+            ;;
+        dnf) quietly "${root[@]}" dnf install --assumeyes "${packages[@]}" ;;
+        apk) quietly "${root[@]}" apk add "${packages[@]}" ;;
+        brew) quietly brew install "${packages[@]}" ;;
+    esac
+}
+
+# Debian starts a service when it installs one, unless /usr/sbin/policy-rc.d says no. Ours says so until this script
+# ends; the machine's own, if it has one, is put back then.
+POLICY=/usr/sbin/policy-rc.d
+keep_services_stopped() {
+    local ours
+    ours=$(mktemp)
+    printf '#!/bin/sh\nexit 101\n' >"$ours"
+    trap restore_policy EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    if [ -e "$POLICY" ] && [ ! -e "$POLICY.before-setup" ]; then
+        "${root[@]}" mv "$POLICY" "$POLICY.before-setup"
+    fi
+    "${root[@]}" install -m 755 "$ours" "$POLICY"
+    rm -f "$ours"
+}
+
+restore_policy() {
+    local root=()
+    [ "$(id -u)" -eq 0 ] || root=(sudo)
+    if [ -e "$POLICY.before-setup" ]; then
+        "${root[@]}" mv "$POLICY.before-setup" "$POLICY"
+    else
+        "${root[@]}" rm -f "$POLICY"
+    fi
+}
+
+# Package managers talk a lot; only a failure is worth reading.
+quietly() {
+    local log status=0
+    log=$(mktemp)
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    if [ "$status" -ne 0 ]; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        fail "this failed, see above: $*"
+    fi
+    rm -f "$log"
+}
+
+# --- cargo-lambda -----------------------------------------------------------------------------------------------
+
+install_cargo_lambda() {
+    local version
+    version=$("$VENV/bin/cargo-lambda" lambda --version 2>/dev/null || true)
+    [[ "$version" != "cargo-lambda $CARGO_LAMBDA_VERSION "* ]] || return 0
+
+    echo "setup: installing cargo-lambda $CARGO_LAMBDA_VERSION into $VENV"
+    # A virtual environment breaks when its Python is upgraded or the folder moves: make it anew.
+    "$VENV/bin/python3" -m pip --version >/dev/null 2>&1 || quietly python3 -m venv --clear "$VENV"
+    quietly "$VENV/bin/python3" -m pip install --disable-pip-version-check "cargo-lambda==$CARGO_LAMBDA_VERSION"
+}
+
+main "$@"

@@ -1,0 +1,395 @@
+"""Tests of the scripts: no build and no Redis, only a small HTTP server that says what a test scripted."""
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import io
+import json
+import os
+import random
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+from unittest import mock
+
+import chat
+import client
+import run
+from client import Event, SseParser
+
+SCRIPTS = Path(__file__).resolve().parent
+
+START = 'event: start\ndata: {"turn_id":"t","memory":"ok","history_messages":2}\n\n'
+DELTA = 'event: message\ndata: {"content":"%s","done":false}\n\n'
+DONE = 'event: message\ndata: {"content":"","done":true,"finish_reason":"stop","saved":true}\n\n'
+ERROR = 'event: error\ndata: {"error":"服务暂时不可用，请稍后重试","code":"upstream_timeout","saved":%s}\n\n'
+SESSION = {
+    "character_id": "luna",
+    "state": "ACTIVE",
+    "last_active_at": 1_700_000_000,
+    "message_count": 6,
+    "session_start": 1_700_000_000,
+    "total_tokens": 99,
+    "stored_messages": 4,
+    "expires_in": 86_340,
+}
+
+
+class SseParserTest(unittest.TestCase):
+    def test_any_chunking_gives_the_same_events(self) -> None:
+        text = (
+            '\ufeff: ping\n\nevent: start\ndata: {"memory":"ok"}\n\n'
+            'event: message\r\ndata: {"content":"你好，🌧"}\r\n\r\n'
+            'data: {"content":\rdata:"two lines"}\rid: 7\r\r'
+            "event: nothing\n\n: ping\n\n"
+            'event: message\ndata: {"done":true}\n\n'
+            'event: message\ndata: {"never":"completed"}\n'
+        )
+        expected = [
+            Event("start", {"memory": "ok"}),
+            Event("message", {"content": "你好，🌧"}),
+            Event("message", {"content": "two lines"}),
+            Event("message", {"done": True}),
+        ]
+        body = text.encode()
+        self.assertEqual(SseParser().feed(body), expected)
+        dice = random.Random(1)
+        chunkings = [[body[i : i + 1] for i in range(len(body))]]
+        for _ in range(200):
+            cuts = sorted(dice.sample(range(len(body)), dice.randint(1, 20)))
+            chunkings.append([body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)])])
+        for chunks in chunkings:
+            parser = SseParser()
+            self.assertEqual([event for chunk in chunks for event in parser.feed(chunk)], expected)
+
+    def test_an_event_is_there_as_soon_as_its_last_byte_is(self) -> None:
+        parser = SseParser()
+        self.assertEqual(parser.feed(b'data: {"content":"a"}\n'), [])
+        self.assertEqual(parser.feed(b"\n"), [Event("message", {"content": "a"})])
+
+    def test_a_frame_that_is_not_json_is_a_readable_error(self) -> None:
+        with self.assertRaisesRegex(client.ChatError, "not JSON"):
+            SseParser().feed(b"data: <html>\n\n")
+
+
+class TokenTest(unittest.TestCase):
+    def test_a_token_is_signed_and_says_who_and_until_when(self) -> None:
+        token = client.make_token("secret", "小雨", ttl_seconds=60, issuer="me", audience="you", now=1000.9)
+        header, claims, signature = token.split(".")
+        self.assertEqual(self.decode(header), {"alg": "HS256", "typ": "JWT"})
+        self.assertEqual(self.decode(claims), {"sub": "小雨", "iat": 1000, "exp": 1060, "iss": "me", "aud": "you"})
+        digest = hmac.new(b"secret", f"{header}.{claims}".encode(), hashlib.sha256).digest()
+        self.assertEqual(base64.urlsafe_b64decode(signature + "="), digest)
+        self.assertNotIn("=", token)
+
+    def test_a_token_is_the_one_that_others_make(self) -> None:
+        # Signed with `openssl dgst -sha256 -hmac`.
+        token = client.make_token("s" * 32, "user_123", ttl_seconds=86_400, now=1_700_000_000)
+        self.assertEqual(token.split(".")[2], "Hw9Z1CiXD3fdZq3woNPgkTvC9C5NqenFEffERF3dpKo")
+
+    @staticmethod
+    def decode(segment: str) -> Any:
+        return json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
+
+
+class EnvFileTest(unittest.TestCase):
+    def test_only_the_owner_can_read_it_and_it_reads_back(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "run" / "env"
+            self.assertEqual(client.read_env(path), {})
+            client.write_env(path, {"A": "1=2", "B": ""})
+            client.write_env(path, {"A": "3=4", "B": ""})
+            self.assertEqual(client.read_env(path), {"A": "3=4", "B": ""})
+            self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o600)
+            self.assertEqual([entry.name for entry in path.parent.iterdir()], ["env"])
+
+
+class RunTest(unittest.TestCase):
+    """run.py as a program, up to where it would start something."""
+
+    def test_a_taken_port_is_named_with_another(self) -> None:
+        with socket.socket() as holder:
+            holder.bind(("127.0.0.1", 0))
+            holder.listen()
+            port = holder.getsockname()[1]
+            status, output = self.run_script(PORT=str(port))
+        self.assertEqual(status, 1)
+        self.assertRegex(output, rf"port {port} is taken; choose another: PORT=\d+ make run")
+
+    def test_a_port_that_is_none_is_refused(self) -> None:
+        for port in ("0", "65536", "http", "-1"):
+            status, output = self.run_script(PORT=port)
+            self.assertEqual(status, 1)
+            self.assertIn("PORT must be a number from 1 to 65535", output)
+
+    def test_a_missing_variable_of_the_model_is_named(self) -> None:
+        model = {"LLM_BASE_URL": "http://127.0.0.1:1/v1", "LLM_API_KEY": "k", "LLM_MODEL": "m"}
+        for missing in model:
+            given = {name: value for name, value in model.items() if name != missing}
+            status, output = self.run_script(**given)
+            self.assertEqual(status, 1)
+            self.assertIn(f"{missing} is missing", output)
+
+    def test_an_empty_key_is_for_a_server_that_needs_none(self) -> None:
+        settings = run.function_settings({"LLM_BASE_URL": "http://127.0.0.1:1", "LLM_API_KEY": "", "LLM_MODEL": "m"})
+        self.assertEqual((settings["LLM_PROVIDER"], settings["LLM_API_KEY"]), ("openai", "none"))
+
+    def test_without_a_model_it_is_the_echo_and_the_rest_passes_through(self) -> None:
+        settings = run.function_settings({"LOG_LEVEL": "debug", "CONTEXT_MAX_MESSAGES": "9"})
+        self.assertEqual(settings["LLM_PROVIDER"], "echo")
+        self.assertEqual((settings["LOG_LEVEL"], settings["LOG_FORMAT"]), ("debug", "text"))
+        self.assertEqual(settings["CONTEXT_MAX_MESSAGES"], "9")
+        self.assertNotEqual(settings["JWT_SECRET"], run.function_settings({})["JWT_SECRET"])
+
+    def test_what_differed_in_the_conversation_is_said(self) -> None:
+        first = run.Turn("我叫小雨。", "你好", "empty", 0, True, 1.0)
+        second = run.Turn("？", "你说过：我叫小雨。", "ok", 2, True, 1.0)
+        self.assertEqual(run.check_turns([first, second], echo=True), [])
+        forgetful = run.Turn("？", "什么？", "unavailable", 0, False, 1.0)
+        self.assertEqual(
+            run.check_turns([first, forgetful], echo=True),
+            [
+                "memory was unavailable in the second turn, not ok",
+                "the second turn had 0 messages of history, not 2",
+                "turn 2 was not saved",
+                "the second reply does not show the first message",
+            ],
+        )
+        self.assertEqual(len(run.check_turns([first, forgetful], echo=False)), 3)
+
+    def run_script(self, **environ: str) -> Tuple[int, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "PORT"))}
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            kept["PORT"] = str(probe.getsockname()[1])
+        # Without this, a check that is missing would start the service.
+        kept["PATH"] = ""
+        done = subprocess.run(
+            [sys.executable, str(SCRIPTS / "run.py")],
+            env={**kept, **environ},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.stderr, "")
+        return done.returncode, done.stdout
+
+
+class ServersTest(unittest.TestCase):
+    """The processes that run.py owns."""
+
+    def setUp(self) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+        self.addCleanup(self.directory.cleanup)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        self.servers = run.Servers(run.Signals())
+        self.addCleanup(self.servers.stop)
+
+    def test_a_grandchild_in_a_session_of_its_own_is_ended_too(self) -> None:
+        # As `cargo lambda watch` starts functions; this one ignores polite requests, and its parent does not stop it.
+        stubborn = (
+            "import signal, time\n"
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            "print('up', flush=True)\n"
+            "time.sleep(60)\n"
+        )
+        parent = (
+            "import subprocess, sys, time\n"
+            f"child = subprocess.Popen([sys.executable, '-c', {stubborn!r}], start_new_session=True)\n"
+            "print(child.pid, flush=True)\n"
+            "time.sleep(60)\n"
+        )
+        log = self.start(parent)
+        wait_until(lambda: len(log.read_text().split()) == 2)
+        child = int(next(word for word in log.read_text().split() if word != "up"))
+        self.assertIn(child, {identity.pid for identity, _ in run.process_table()})
+        with mock.patch.object(run, "STOP_TIMEOUT_SECONDS", 0.3):
+            self.servers.stop()
+        wait_until(lambda: child not in {identity.pid for identity, _ in run.process_table()})
+
+    def test_a_server_that_has_stopped_is_named(self) -> None:
+        self.start("import time; time.sleep(60)")
+        self.servers.check()
+        self.start("raise SystemExit(3)", name="Redis")
+        with self.assertRaisesRegex(run.Failure, "Redis has stopped"):
+            wait_until(self.servers.check)
+
+    def start(self, program: str, name: str = "a server") -> Path:
+        log = Path(self.directory.name) / f"{name}.log"
+        self.servers.start(name, [sys.executable, "-c", program], log, os.environ)
+        return log
+
+
+class ScriptedServer:
+    """Answers each route with what the test wrote; a stream is sent as it is and then ends, or is cut."""
+
+    def __init__(self) -> None:
+        self.answers: Dict[str, Tuple[int, str, bytes, bool]] = {}
+        self.requests: List[Tuple[str, str, bytes]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                outer.requests.append((self.command, self.headers.get("authorization", ""), body))
+                status, content_type, answer, cut = outer.answers[self.command]
+                self.send_response(status)
+                self.send_header("content-type", content_type)
+                self.send_header("transfer-encoding", "chunked")
+                self.end_headers()
+                # Cut anywhere, in the middle of characters too.
+                for start in range(0, len(answer), 5):
+                    piece = answer[start : start + 5]
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                if not cut:
+                    self.wfile.write(b"0\r\n\r\n")
+                self.close_connection = True
+
+            do_GET = do_POST = do_DELETE = answer
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def json(self, method: str, body: Any) -> None:
+        self.answers[method] = (200, "application/json", json.dumps(body).encode(), False)
+
+    def problem(self, method: str, status: int, code: str, detail: str) -> None:
+        body = {"type": "about:blank", "title": "t", "status": status, "detail": detail, "code": code}
+        self.answers[method] = (status, "application/problem+json", json.dumps(body).encode(), False)
+
+    def stream(self, *frames: str, cut: bool = False) -> None:
+        self.answers["POST"] = (200, "text/event-stream; charset=utf-8", "".join(frames).encode(), cut)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class ChatTest(unittest.TestCase):
+    """chat.py in a conversation with a scripted server."""
+
+    def setUp(self) -> None:
+        self.server = ScriptedServer()
+        self.addCleanup(self.server.close)
+        self.server.json("GET", SESSION)
+
+    def talk(self, *lines: str, **environ: str) -> str:
+        environ = {"CHAT_URL": self.server.url, "CHAT_TOKEN": "a.b.c", **environ}
+        output = io.StringIO()
+        with mock.patch("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines))):
+            with contextlib.redirect_stdout(output):
+                self.status = chat.main(environ, Path(os.devnull))
+        return output.getvalue()
+
+    def test_a_reply_is_shown_and_the_message_was_sent(self) -> None:
+        self.server.stream(START, ": ping\n\n", DELTA % "你好", DELTA % "，小雨 🌧", DONE)
+        output = self.talk("  我回来了 ", CHARACTER="kai")
+        self.assertIn("kai remembers 4 messages", output)
+        self.assertIn("kai   你好，小雨 🌧\n", output)
+        self.assertEqual(self.status, 0)
+        method, authorization, body = self.server.requests[-1]
+        self.assertEqual((method, authorization), ("POST", "Bearer a.b.c"))
+        self.assertEqual(json.loads(body), {"character_id": "kai", "message": "我回来了"})
+
+    def test_a_failed_reply_is_a_sentence_and_the_conversation_goes_on(self) -> None:
+        self.server.stream(START, DELTA % "雨", ERROR % "true")
+        output = self.talk("1", "/help")
+        sorry = "(Sorry: 服务暂时不可用，请稍后重试 (upstream_timeout); what was shown is remembered.)"
+        self.assertIn(f"雨\n{sorry}\n", output)
+        self.assertIn("/clear", output)
+        self.server.stream(START, ERROR % "false")
+        self.assertIn("this turn is not remembered", self.talk("1"))
+
+    def test_a_stream_that_ends_early_is_told_from_one_that_is_complete(self) -> None:
+        for cut in (True, False):
+            self.server.stream(START, DELTA % "雨", cut=cut)
+            self.assertIn("雨\n(Sorry: the connection ended in the middle of the reply.)", self.talk("1"))
+
+    def test_memory_that_is_away_is_told(self) -> None:
+        self.server.stream(START.replace('"ok"', '"unavailable"'), DELTA % "雨", DONE.replace("true}", "false}"))
+        output = self.talk("1")
+        self.assertIn("(memory is unavailable", output)
+        self.assertIn("(this turn is not remembered)", output)
+
+    def test_a_refusal_shows_its_detail_and_code(self) -> None:
+        self.server.problem("POST", 422, "invalid_request", "message: too long")
+        self.assertIn("(Sorry: message: too long (invalid_request, HTTP 422).)", self.talk("1"))
+
+    def test_a_refused_token_ends_it_at_once(self) -> None:
+        self.server.problem("GET", 401, "unauthorized", "the token has expired")
+        self.assertIn("Sorry: the token has expired (unauthorized, HTTP 401).", self.talk("1"))
+        self.assertEqual(self.status, 1)
+
+    def test_commands(self) -> None:
+        self.server.json("DELETE", {"message": "历史已清空"})
+        output = self.talk("/session", "/clear", "/dance", "/quit", "never sent")
+        self.assertIn("ACTIVE, 4 messages stored (6 ever, 99 tokens)", output)
+        self.assertIn("forgotten in 23 h 59 min", output)
+        self.assertIn("(历史已清空)", output)
+        self.assertIn("/dance is not a command", output)
+        self.assertEqual([method for method, _, _ in self.server.requests], ["GET", "GET", "DELETE"])
+
+    def test_a_session_that_does_not_exist_is_a_new_conversation(self) -> None:
+        self.server.problem("GET", 404, "session_not_found", "会话不存在")
+        self.assertIn("a new conversation with luna", self.talk())
+
+    def test_nothing_running_is_said(self) -> None:
+        output = self.talk("1", CHAT_URL="", CHAT_TOKEN="")
+        self.assertIn("Nothing is running; start it with `make run`.", output)
+        self.assertEqual(self.status, 1)
+
+    def test_the_file_of_a_run_that_was_killed_is_not_taken_for_a_run(self) -> None:
+        with socket.socket() as gone, tempfile.TemporaryDirectory() as directory:
+            # Bound and not listening: nobody answers there, and nobody else can.
+            gone.bind(("127.0.0.1", 0))
+            env_file = Path(directory) / "env"
+            url = f"http://127.0.0.1:{gone.getsockname()[1]}"
+            client.write_env(env_file, {"CHAT_URL": url, "CHAT_USER": "u", "JWT_SECRET": "s"})
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                self.assertEqual(chat.main({}, env_file), 1)
+        self.assertIn("Nothing is running", output.getvalue())
+
+    def test_as_a_program_it_takes_its_lines_from_a_pipe(self) -> None:
+        self.server.stream(START, DELTA % "你好", DONE)
+        done = subprocess.run(
+            [sys.executable, str(SCRIPTS / "chat.py")],
+            env={**os.environ, "CHAT_URL": self.server.url, "CHAT_TOKEN": "a.b.c", "PYTHONIOENCODING": "utf-8"},
+            input="你好\n".encode(),
+            capture_output=True,
+            timeout=60,
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        self.assertIn("luna  你好\n", done.stdout.decode())
+
+
+def wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not happen within 30 s")
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    unittest.main()
