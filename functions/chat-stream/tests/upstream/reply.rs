@@ -1,0 +1,324 @@
+//! What is a reply, however it is spelled.
+
+use serde_json::{Value, json};
+use testkit::answer::Answer;
+use testkit::upstream::{Script, Step, chunk, delta};
+
+use crate::{House, assert_done, said};
+
+/// The deltas as the client got them, without the last frame.
+fn deltas(answer: &Answer) -> Vec<String> {
+    let events = answer.events().into_iter();
+    events
+        .filter(|event| event.event == "message" && event.data["done"] == false)
+        .map(|event| event.data["content"].as_str().expect("text").to_owned())
+        .collect()
+}
+
+fn text(lines: &str) -> Step {
+    Step::Bytes(lines.to_owned().into())
+}
+
+fn with_delta(delta: &Value) -> Step {
+    Step::Bytes(chunk(
+        &json!({ "choices": [{ "index": 0, "delta": delta, "finish_reason": null }] }),
+    ))
+}
+
+#[tokio::test]
+async fn bytes_that_come_one_by_one_are_the_same_reply() {
+    let parts = ["你", "好呀，", "👨‍👩‍👧", "é\"\\\n", "🙂"];
+    let house = House::new(vec![Script::reply(&parts).byte_by_byte()]).await;
+
+    let answer = house.say("你好").await;
+    assert_done(&answer, &parts.concat());
+    assert_eq!(deltas(&answer), parts);
+    assert_eq!(house.stored().await[1]["content"], parts.concat());
+}
+
+#[tokio::test]
+async fn lines_may_end_in_any_of_the_three_ways() {
+    let stream = |end: &str| {
+        let lines = [
+            r#"data: {"choices":[{"index":0,"delta":{"content":"你"}}]}"#,
+            "",
+            r#"data: {"choices":[{"index":0,"delta":{"content":"好"},"finish_reason":"stop"}]}"#,
+            "",
+            "data: [DONE]",
+            "",
+            "",
+        ];
+        Script::raw(vec![text(&lines.join(end))])
+    };
+    let ends = ["\n", "\r\n", "\r"];
+    let whole = ends.map(stream);
+    let by_byte = ends.map(|end| stream(end).byte_by_byte());
+    let house = House::new([whole, by_byte].concat()).await;
+
+    for _ in 0..6 {
+        let answer = house.say("你好").await;
+        assert_done(&answer, "你好");
+        assert_eq!(deltas(&answer), ["你", "好"]);
+    }
+    assert_eq!(house.upstream.requests().len(), 6);
+}
+
+#[tokio::test]
+async fn comments_and_fields_other_than_data_say_nothing() {
+    let script = Script::raw(vec![
+        text(": connected\n\n:\n\nretry: 3000\n\nevent: ping\nid: 7\n\n"),
+        Step::Bytes(delta("你")),
+        text(": PROCESSING\n\nevent: completion\nid: 8\n"),
+        Step::Bytes(delta("好")),
+        text("database: x\n\n: data: {\"choices\":[{\"delta\":{\"content\":\"不\"}}]}\n\n"),
+    ])
+    .finish("stop")
+    .done();
+    let house = House::new(vec![script]).await;
+
+    assert_done(&house.say("你好").await, "你好");
+}
+
+#[tokio::test]
+async fn several_data_lines_are_one_event() {
+    let script = Script::raw(vec![text(
+        "data: {\"choices\":\ndata: [{\"index\":0,\ndata:\ndata: \"delta\":{\"content\":\"你好\"}}]}\n\n",
+    )])
+    .finish("stop")
+    .done();
+    let house = House::new(vec![script]).await;
+
+    assert_done(&house.say("你好").await, "你好");
+}
+
+#[tokio::test]
+async fn a_proxy_may_drop_the_content_type_and_the_space_after_data() {
+    let script = Script::raw(vec![text(concat!(
+        "data:{\"choices\":[{\"index\":0,\"delta\":{\"content\":\" 你好\"}}]}\n\n",
+        "data:{\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+        "data:[DONE]\n\n",
+    ))])
+    .without_header("content-type");
+    let house = House::new(vec![script]).await;
+
+    assert_done(&house.say("你好").await, " 你好");
+}
+
+#[tokio::test]
+async fn chunks_without_content_say_nothing() {
+    let script = Script::raw(vec![
+        // As Azure begins, and as everybody sends the role.
+        Step::Bytes(chunk(
+            &json!({ "choices": [], "prompt_filter_results": [] }),
+        )),
+        with_delta(&json!({ "role": "assistant" })),
+        with_delta(&json!({ "role": "assistant", "content": null, "refusal": null })),
+        with_delta(&json!({})),
+        with_delta(&json!(null)),
+        Step::Bytes(chunk(&json!({ "choices": [{ "index": 0 }] }))),
+        Step::Bytes(chunk(&json!({ "choices": null }))),
+        Step::Bytes(chunk(&json!({}))),
+        with_delta(&json!({ "content": "你" })),
+        with_delta(&json!({ "content": "" })),
+        Step::Bytes(chunk(&json!({
+            "choices": [{ "index": 0, "delta": { "content": "好" }, "logprobs": null }],
+            "usage": null, "error": null, "system_fingerprint": "x",
+        }))),
+        // A choice that nobody asked for.
+        Step::Bytes(chunk(
+            &json!({ "choices": [{ "index": 1, "delta": { "content": "不" } }] }),
+        )),
+    ])
+    .finish("stop")
+    .done();
+    let house = House::new(vec![script]).await;
+
+    let answer = house.say("你好").await;
+    assert_done(&answer, "你好");
+    assert_eq!(deltas(&answer), ["你", "好"]);
+}
+
+#[tokio::test]
+async fn reasoning_is_neither_shown_nor_stored() {
+    let script = Script::raw(vec![
+        with_delta(&json!({ "role": "assistant", "content": null, "reasoning_content": "她说" })),
+        with_delta(&json!({ "content": "", "reasoning_content": "你好，" })),
+        with_delta(&json!({ "reasoning_content": "我该怎么回" })),
+        with_delta(&json!({ "content": "你好", "reasoning_content": null })),
+    ])
+    .finish("stop")
+    .done();
+    let house = House::new(vec![script]).await;
+
+    let answer = house.say("在吗").await;
+    assert_done(&answer, "你好");
+    assert_eq!(deltas(&answer), ["你好"]);
+    let stored = house.stored().await;
+    assert_eq!(
+        said(&stored),
+        [
+            ("user", "在吗", Value::Null),
+            ("assistant", "你好", Value::Null)
+        ]
+    );
+    assert!(!answer.text().contains("我该怎么回"));
+    let elements: Vec<String> = house
+        .redis
+        .command(&["LRANGE", "chat:alice:luna:messages", "0", "-1"])
+        .await;
+    assert!(!elements.concat().contains("我该怎么回"));
+}
+
+#[tokio::test]
+async fn a_reply_whose_finish_reason_came_needs_no_done() {
+    let house = House::new(vec![
+        Script::deltas(&["你", "好"]).finish("stop"),
+        // The last event has no blank line after it either.
+        Script::deltas(&["你"]).then(text(
+            r#"data: {"choices":[{"index":0,"delta":{"content":"好"},"finish_reason":"stop"}]}"#,
+        )),
+        Script::deltas(&["你", "好"]).finish("stop").cut(),
+    ])
+    .await;
+
+    for _ in 0..3 {
+        assert_done(&house.say("你好").await, "你好");
+    }
+    assert_eq!(house.stored().await.len(), 6);
+}
+
+#[tokio::test]
+async fn why_a_reply_ended_is_passed_on_and_stored_unless_it_is_complete() {
+    let cases = [
+        ("length", "length"),
+        ("content_filter", "content_filter"),
+        ("stop", "stop"),
+        ("tool_calls", "stop"),
+    ];
+    let scripts = cases.map(|(word, _)| Script::deltas(&["嗯"]).finish(word).done());
+    let house = House::new(scripts.into()).await;
+
+    for (turn, (word, told)) in cases.into_iter().enumerate() {
+        let answer = house.say("你好").await;
+        let last = answer.last();
+        assert_eq!(
+            (&last["done"], &last["finish_reason"], &last["saved"]),
+            (&json!(true), &json!(told), &json!(true)),
+            "{word}"
+        );
+        let metadata = match told {
+            "stop" => Value::Null,
+            told => json!({ "finish_reason": told }),
+        };
+        let stored = house.stored().await;
+        assert_eq!(
+            said(&stored)[2 * turn..],
+            [("user", "你好", Value::Null), ("assistant", "嗯", metadata)],
+            "{word}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_empty_reply_is_done_and_not_stored() {
+    let house = House::new(vec![
+        Script::deltas(&[]).finish("stop").done(),
+        Script::reply(&["好"]),
+    ])
+    .await;
+
+    let answer = house.say("你好").await;
+    let kinds: Vec<String> = answer
+        .events()
+        .into_iter()
+        .map(|event| event.event)
+        .collect();
+    assert_eq!(kinds, ["start", "message"]);
+    let last = answer.last();
+    assert_eq!(
+        (&last["done"], &last["finish_reason"], &last["saved"]),
+        (&json!(true), &json!("stop"), &json!(false))
+    );
+    let keys: Vec<String> = house.redis.command(&["KEYS", "*"]).await;
+    assert_eq!(keys, Vec::<String>::new());
+
+    assert_done(&house.say("你好").await, "好");
+}
+
+#[tokio::test]
+async fn the_upstreams_own_usage_is_told_and_its_hidden_reasoning_is_not_counted_as_said() {
+    let usage = json!({
+        "prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150,
+        "completion_tokens_details": { "reasoning_tokens": 42 },
+    });
+    let apart = Script::deltas(&["你好"])
+        .finish("stop")
+        .then(Step::Bytes(chunk(
+            &json!({ "choices": [], "usage": usage }),
+        )))
+        .done();
+    // Some send it with the finish reason, and a preliminary one before.
+    let together = Script::raw(vec![
+        Step::Bytes(chunk(&json!({
+            "choices": [{ "index": 0, "delta": { "content": "你好" } }],
+            "usage": { "prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101 },
+        }))),
+        Step::Bytes(chunk(&json!({
+            "choices": [{ "index": 0, "delta": {}, "finish_reason": "stop" }], "usage": usage,
+        }))),
+    ])
+    .done();
+    let house = House::new(vec![apart, together]).await;
+
+    for turn in 0..2 {
+        let answer = house.say("你好").await;
+        assert_done(&answer, "你好");
+        assert_eq!(
+            answer.last()["usage"],
+            json!({ "prompt_tokens": 100, "completion_tokens": 50 })
+        );
+        assert_eq!(house.stored().await[2 * turn + 1]["token_count"], 8);
+    }
+}
+
+#[tokio::test]
+async fn a_reply_over_256_kib_ends_as_if_at_its_limit() {
+    const LIMIT: usize = 256 * 1024;
+    let part = "很长的话。".repeat(1_000);
+    let parts = vec![part.as_str(); 20];
+    assert!(parts.concat().len() > LIMIT);
+    // The upstream would go on and on.
+    let house = House::new(vec![
+        Script::deltas(&parts).then(Step::Silence),
+        Script::reply(&["好"]),
+    ])
+    .await;
+
+    let answer = house.say("说个没完").await;
+    house.upstream.wait_until_no_streams().await;
+    let last = answer.last();
+    assert_eq!(
+        (&last["done"], &last["finish_reason"], &last["saved"]),
+        (&json!(true), &json!("length"), &json!(true))
+    );
+    let shown = answer.reply();
+    assert!(
+        shown.len() <= LIMIT && shown.len() + part.len() > LIMIT,
+        "{}",
+        shown.len()
+    );
+    let stored = house.stored().await;
+    assert_eq!(
+        said(&stored),
+        [
+            ("user", "说个没完", Value::Null),
+            (
+                "assistant",
+                shown.as_str(),
+                json!({ "finish_reason": "length" })
+            ),
+        ]
+    );
+
+    assert_done(&house.say("你好").await, "好");
+}
