@@ -4,6 +4,7 @@
 //! names it. Order of the checks: method, caller, then the body or the query.
 
 mod error;
+mod nodelay;
 mod request;
 mod serve;
 pub mod sse;

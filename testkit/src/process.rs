@@ -1,10 +1,14 @@
 //! A child process whose output is collected and which ends with its owner.
 
+use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::net::{getpeername, sockopt};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open,
+};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
@@ -51,9 +55,39 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.pid).expect("a pid")).expect("not zero");
         // An error means that it has ended already.
-        let _ = kill_process(pid, signal);
+        let _ = kill_process(self.raw_pid(), signal);
+    }
+
+    /// Its TCP connections: the port at the other end, and TCP_NODELAY.
+    pub(crate) fn connections(&self) -> std::io::Result<Vec<(u16, bool)>> {
+        let process = pidfd_open(self.raw_pid(), PidfdFlags::empty())?;
+        let mut connections = Vec::new();
+        for entry in std::fs::read_dir(format!("/proc/{}/fd", self.pid))? {
+            let path = entry?.path();
+            let is_socket = std::fs::read_link(&path)
+                .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
+            let number = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .and_then(|name| name.parse().ok());
+            let (true, Some(number)) = (is_socket, number) else {
+                continue;
+            };
+            let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?;
+            let peer = getpeername(&socket)
+                .ok()
+                .flatten()
+                .and_then(|peer| SocketAddr::try_from(peer).ok());
+            if let (Some(peer), Ok(nodelay)) = (peer, sockopt::tcp_nodelay(&socket)) {
+                connections.push((peer.port(), nodelay));
+            }
+        }
+        Ok(connections)
+    }
+
+    fn raw_pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.pid).expect("a pid")).expect("not zero")
     }
 
     /// Ends it at once and waits until it is gone.

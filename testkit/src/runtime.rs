@@ -131,7 +131,7 @@ impl FunctionBuilder {
         let function = Function {
             process,
             api,
-            _server: server,
+            server,
             started,
             started_to_next: Duration::ZERO,
         };
@@ -152,7 +152,7 @@ pub struct Exit {
 pub struct Function {
     process: Process,
     api: Arc<Api>,
-    _server: HttpServer,
+    server: HttpServer,
     started: Instant,
     started_to_next: Duration,
 }
@@ -242,6 +242,23 @@ impl Function {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// The port of the stand-in.
+    #[must_use]
+    pub fn api_port(&self) -> u16 {
+        self.server.address.port()
+    }
+
+    /// Its TCP connections: the port at the other end, and whether what is sent leaves at once (TCP_NODELAY).
+    ///
+    /// # Panics
+    /// If the operating system does not let a parent look at its child's sockets.
+    #[must_use]
+    pub fn connections(&self) -> Vec<(u16, bool)> {
+        self.process
+            .connections()
+            .expect("a parent may look at its child's sockets")
     }
 
     /// From the start of the process to its first request for an event.

@@ -128,6 +128,12 @@ impl Upstream {
         format!("http://{}/v1", self.server.address)
     }
 
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.server.address.port()
+    }
+
     /// The environment of a function that uses this upstream.
     #[must_use]
     pub fn env(&self) -> Vec<(String, String)> {

@@ -14,6 +14,7 @@ use lambda_http::{
 };
 
 use super::Answer;
+use super::nodelay::NoDelay;
 use super::sse::StreamingBody;
 
 /// Serves streamed answers, many at once where the platform allows it.
@@ -25,10 +26,12 @@ where
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response<StreamingBody>, Infallible>> + Send + 'static,
 {
+    let no_delay = Arc::new(NoDelay::default());
     keep_running(|served| {
-        let handle = handle.clone();
+        let (handle, no_delay) = (handle.clone(), Arc::clone(&no_delay));
         run_with_streaming_response_concurrent(service_fn(move |request| {
             served.store(true, Ordering::Relaxed);
+            no_delay.ensure();
             handle(request)
         }))
     })

@@ -182,14 +182,21 @@ impl OpenAi {
     }
 }
 
-/// Seconds, or a date.
+/// Seconds, or a date. Far off is as good as never.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    const FAR_OFF: Duration = Duration::from_secs(86_400);
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
+        return Duration::try_from_secs_f64(seconds)
+            .ok()
+            .map(|pause| pause.min(FAR_OFF));
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+    Some(
+        date.duration_since(SystemTime::now())
+            .unwrap_or_default()
+            .min(FAR_OFF),
+    )
 }
 
 /// Up to half a backoff, so that many processes do not come back at the same moment.
@@ -275,9 +282,9 @@ struct Delta {
 #[derive(Deserialize)]
 struct UsageForm {
     #[serde(default)]
-    prompt_tokens: u64,
+    prompt_tokens: Option<u64>,
     #[serde(default)]
-    completion_tokens: u64,
+    completion_tokens: Option<u64>,
     #[serde(default)]
     completion_tokens_details: Option<CompletionDetails>,
 }
@@ -358,8 +365,8 @@ impl Reply {
         }
         if let Some(usage) = chunk.usage {
             self.usage = Some(Usage {
-                prompt_tokens: usage.prompt_tokens,
-                completion_tokens: usage.completion_tokens,
+                prompt_tokens: usage.prompt_tokens.unwrap_or(0),
+                completion_tokens: usage.completion_tokens.unwrap_or(0),
                 reasoning_tokens: usage
                     .completion_tokens_details
                     .and_then(|details| details.reasoning_tokens)
@@ -378,7 +385,8 @@ impl Reply {
         let delta = choice.delta.unwrap_or_default();
         let content = delta.content.filter(|content| !content.is_empty());
         self.alive |= content.is_some() || delta.reasoning_content.is_some();
-        if let Some(word) = choice.finish_reason {
+        // Some servers send an empty word with every delta.
+        if let Some(word) = choice.finish_reason.filter(|word| !word.is_empty()) {
             self.finish_reason = Some(FinishReason::from_upstream(&word));
             self.deadline = Instant::now() + USAGE_GRACE.min(self.idle_timeout);
         } else if self.alive && self.finish_reason.is_none() {
@@ -459,6 +467,7 @@ mod tests {
         assert_eq!(wait("3"), Some(Duration::from_secs(3)));
         assert_eq!(wait("0.5"), Some(Duration::from_millis(500)));
         assert_eq!(wait("-1"), None);
+        assert_eq!(wait("1e19"), Some(Duration::from_secs(86_400)));
         assert_eq!(wait("soon"), None);
         assert_eq!(wait("Thu, 01 Jan 1970 00:00:10 GMT"), Some(Duration::ZERO));
     }

@@ -322,3 +322,23 @@ async fn a_reply_over_256_kib_ends_as_if_at_its_limit() {
 
     assert_done(&house.say("你好").await, "好");
 }
+
+#[tokio::test]
+async fn an_empty_finish_reason_with_every_delta_and_a_usage_of_nulls_end_nothing() {
+    let odd = |content: &str| {
+        Step::Bytes(chunk(&json!({
+            "choices": [{ "index": 0, "delta": { "content": content }, "finish_reason": "" }],
+            "usage": { "prompt_tokens": null, "completion_tokens": null },
+        })))
+    };
+    // The pause is longer than what is waited for a usage after the end of a reply.
+    let pause = Step::Delay(std::time::Duration::from_millis(2_500));
+    let script = Script::raw(vec![odd("你"), pause, odd("好")])
+        .finish("stop")
+        .usage(5, 2)
+        .done();
+    let house = House::new(vec![script]).await;
+
+    let answer = house.say("你好").await;
+    assert_done(&answer, "你好");
+}

@@ -1,0 +1,49 @@
+//! What is sent leaves at once, on every socket: to the platform, to Redis, to the upstream. This looks at the option and not
+//! at the clock.
+
+use testkit::events;
+use testkit::redis::Server;
+use testkit::runtime::Function;
+use testkit::tokens::{secret, token};
+use testkit::upstream::{Gate, Script, Step, Upstream};
+
+#[tokio::test]
+async fn no_socket_waits_for_acknowledgements() {
+    let redis = Server::start().await;
+    let gate = Gate::new();
+    let held = Script::deltas(&["在"])
+        .then(Step::Wait(gate.clone()))
+        .finish("stop")
+        .done();
+    let upstream = Upstream::start(held).await;
+    let chat = Function::builder("chat-stream")
+        .env("REDIS_URL", redis.url())
+        .env("JWT_SECRET", secret())
+        .envs(upstream.env())
+        .start()
+        .await;
+
+    let mut answer = chat
+        .invoke_streaming(&events::chat(&token("alice"), "luna", "在吗"))
+        .await;
+    assert_eq!(answer.next_event().await.expect("start").event, "start");
+    assert_eq!(
+        answer.next_event().await.expect("a delta").data["content"],
+        "在"
+    );
+    // In mid-reply all three connections are there.
+    let connections = chat.connections();
+    for port in [chat.api_port(), redis.port(), upstream.port()] {
+        let found: Vec<_> = connections
+            .iter()
+            .filter(|(peer, _)| *peer == port)
+            .collect();
+        assert!(
+            !found.is_empty(),
+            "no connection to {port}: {connections:?}"
+        );
+        assert!(found.iter().all(|(_, nodelay)| *nodelay), "{connections:?}");
+    }
+    gate.open();
+    assert_eq!(answer.finish().await.last()["saved"], true);
+}
