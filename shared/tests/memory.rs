@@ -440,3 +440,68 @@ async fn a_socket_a_database_and_a_login_by_url_or_by_settings() {
     let wrong = memory(&[("REDIS_URL", &wrong_password)]);
     assert!(Subject::of("alice", wrong).try_load().await.is_err());
 }
+
+#[tokio::test]
+async fn a_user_of_its_own_with_no_more_rights_than_needed() {
+    let server = Server::start().await;
+    let rights = [
+        "ACL",
+        "SETUSER",
+        "companion",
+        "on",
+        ">of-a-test",
+        "~chat:*",
+        "~character:*",
+        "-@all",
+        "+eval",
+        "+evalsha",
+        "+time",
+        "+type",
+        "+get",
+        "+set",
+        "+del",
+        "+exists",
+        "+expire",
+        "+ttl",
+        "+llen",
+        "+lrange",
+        "+lindex",
+        "+lpush",
+        "+ltrim",
+        "+rpop",
+        "+hmget",
+        "+hset",
+        "+wait",
+    ];
+    server.command::<String>(&rights).await;
+    server
+        .command::<String>(&["ACL", "SETUSER", "default", "off"])
+        .await;
+    let url = format!("redis://127.0.0.1:{}/0", server.port());
+    let settings = [
+        ("REDIS_URL", url.as_str()),
+        ("REDIS_USERNAME", "companion"),
+        ("REDIS_PASSWORD", "of-a-test"),
+    ];
+    let subject = Subject::new(&settings);
+    assert_eq!(subject.say("hello").await, Commit::Saved);
+    assert_eq!(subject.session().await.expect("a session").message_count, 2);
+    let ended = subject
+        .memory
+        .set_state(&subject.user, &subject.character, State::Ended)
+        .await;
+    assert_eq!(
+        ended.expect("allowed").expect("a session").state,
+        State::Ended
+    );
+    assert_eq!(
+        subject
+            .memory
+            .stored_messages(&subject.user, &subject.character)
+            .await
+            .expect("allowed"),
+        2
+    );
+    subject.clear().await;
+    assert_eq!(subject.contents().await, Vec::<String>::new());
+}

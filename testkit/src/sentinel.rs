@@ -118,7 +118,7 @@ impl Sentinels {
     /// # Panics
     /// If no sentinel answers.
     pub async fn master_port(&self) -> u16 {
-        for sentinel in &self.sentinels {
+        for sentinel in self.sentinels.iter().filter(|sentinel| sentinel.answers()) {
             let asked = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER];
             if let Ok(address) =
                 ask::<Vec<String>>(sentinel, self.sentinel_password.as_deref(), &asked).await
@@ -187,6 +187,11 @@ impl Sentinels {
     /// Ends a sentinel.
     pub async fn kill_sentinel(&mut self, number: usize) {
         self.sentinels[number].kill().await;
+    }
+
+    /// Stops a sentinel where it is.
+    pub fn pause_sentinel(&self, number: usize) {
+        self.sentinels[number].pause();
     }
 
     /// Waits until another node than `old` is master, and says which.

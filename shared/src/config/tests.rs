@@ -28,6 +28,11 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((memory.max_messages, memory.ttl_seconds), (100, 86_400));
     assert_eq!(memory.read_timeout, Duration::from_secs(1));
     assert_eq!(memory.write_timeout, Duration::from_secs(1));
+    assert_eq!(
+        (memory.breaker_failures, memory.breaker_cooldown),
+        (1, Duration::from_millis(500))
+    );
+    assert_eq!(redis.wait_replicas, 0);
     let context: ContextConfig = read(&[]).expect("valid");
     assert_eq!((context.max_messages, context.max_tokens), (50, 20_000));
     let llm: LlmConfig = read(&[("LLM_PROVIDER", "echo")]).expect("valid");
