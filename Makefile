@@ -1,9 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: run chat test chaos fmt lint clean help
+.PHONY: run chat test chaos bench fmt lint clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
 SEED ?=
+PEER ?=
 
 run: ## start everything on this machine and talk to it (PORT=9100, LLM_BASE_URL=… for a real model)
 	@scripts/setup.sh
@@ -21,6 +22,11 @@ chaos: ## many clients under random faults (TOPOLOGY=standalone|sentinel|cluster
 	@scripts/setup.sh
 	CHAOS_TOPOLOGY=$(TOPOLOGY) CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
 		cargo test -p chat-stream --test chaos --locked under_faults -- --nocapture
+
+bench: ## what a turn costs (PEER=http://… to measure another service too)
+	@scripts/setup.sh
+	cargo build --release --locked --package testkit --example empty
+	PEER=$(PEER) cargo bench --locked --package chat-stream --bench bench
 
 fmt: ## format the code
 	cargo fmt --all

@@ -6,6 +6,7 @@
 mod api;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -29,12 +30,20 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 
 /// How a function is started.
 pub struct FunctionBuilder {
-    name: String,
+    path: PathBuf,
     env: HashMap<String, String>,
     deadline: Duration,
+    cgroup: Option<PathBuf>,
 }
 
 impl FunctionBuilder {
+    /// Starts it in a cgroup, by the path of the file that takes its processes.
+    #[must_use]
+    pub fn cgroup(mut self, processes: PathBuf) -> Self {
+        self.cgroup = Some(processes);
+        self
+    }
+
     /// Sets a variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -118,11 +127,22 @@ impl FunctionBuilder {
         let serving = Arc::clone(&api);
         let server =
             HttpServer::start(move |received| Arc::clone(&serving).serve(received.request)).await;
-        let mut command = Command::new(binary(&self.name));
+        let mut command = match &self.cgroup {
+            None => Command::new(&self.path),
+            Some(processes) => {
+                // The shell moves itself and then becomes the function, which so never runs outside.
+                let mut shell = Command::new("/bin/sh");
+                shell
+                    .args(["-c", "echo $$ > \"$0\" && exec \"$1\""])
+                    .arg(processes)
+                    .arg(&self.path);
+                shell
+            }
+        };
         command
             .env_clear()
             .env("AWS_LAMBDA_RUNTIME_API", server.address.to_string())
-            .env("AWS_LAMBDA_FUNCTION_NAME", &self.name)
+            .env("AWS_LAMBDA_FUNCTION_NAME", "test")
             .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
             .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
             .envs(self.env);
@@ -161,10 +181,17 @@ impl Function {
     /// Prepares a function of the workspace.
     #[must_use]
     pub fn builder(name: &str) -> FunctionBuilder {
+        Self::builder_of(binary(name))
+    }
+
+    /// Prepares any binary that speaks to the Runtime API.
+    #[must_use]
+    pub fn builder_of(path: PathBuf) -> FunctionBuilder {
         FunctionBuilder {
-            name: name.to_owned(),
+            path,
             env: HashMap::new(),
             deadline: Duration::from_secs(60),
+            cgroup: None,
         }
     }
 
@@ -259,6 +286,12 @@ impl Function {
         self.process
             .connections()
             .expect("a parent may look at its child's sockets")
+    }
+
+    /// When its process was started.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// From the start of the process to its first request for an event.

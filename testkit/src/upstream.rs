@@ -30,6 +30,8 @@ pub struct Upstream {
 struct State {
     scripts: Vec<Script>,
     requests: Mutex<Vec<Received>>,
+    /// When each piece of an answer was handed to the socket, for benchmarks; empty unless asked for.
+    sent: Mutex<Option<Vec<Instant>>>,
     /// How many requests have come, and how many answers are under way.
     counts: watch::Sender<Counts>,
 }
@@ -84,6 +86,7 @@ impl Upstream {
         let state = Arc::new(State {
             scripts,
             requests: Mutex::default(),
+            sent: Mutex::new(None),
             counts: watch::Sender::new(Counts::default()),
         });
         let serving = Arc::clone(&state);
@@ -162,6 +165,23 @@ impl Upstream {
             .await;
     }
 
+    /// Begins to note when pieces of answers are sent, and forgets those noted so far.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn note_sent(&self) {
+        *self.state.sent.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// When the pieces were sent, in order.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn sent_at(&self) -> Vec<Instant> {
+        self.state.sent.lock().unwrap().clone().unwrap_or_default()
+    }
+
     /// Answers under way whose client has not left.
     #[must_use]
     pub fn open_streams(&self) -> usize {
@@ -218,7 +238,12 @@ fn play(script: Script, state: Arc<State>) -> Response<Body> {
     let frames = unfold((steps, open), |(mut steps, open)| async move {
         loop {
             match steps.next()? {
-                Step::Bytes(bytes) => return Some((Ok(Frame::data(bytes)), (steps, open))),
+                Step::Bytes(bytes) => {
+                    if let Some(sent) = &mut *open.0.sent.lock().unwrap() {
+                        sent.push(Instant::now());
+                    }
+                    return Some((Ok(Frame::data(bytes)), (steps, open)));
+                }
                 Step::Delay(delay) => tokio::time::sleep(delay).await,
                 Step::Wait(gate) => gate.wait().await,
                 Step::Cut => {

@@ -5,61 +5,86 @@
 //! live sockets, through duplicates of their descriptors: safe code, and Linux only. Where the platform refuses any of it,
 //! nothing happens and nothing breaks. To be deleted when the runtime sets the option itself.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use rustix::net::sockopt::set_tcp_nodelay;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
-/// The runtime keeps its connections, so looking for new ones now and then is enough.
-const SECONDS_BETWEEN_LOOKS: u64 = 60;
+/// The runtime opens a connection now and then, whenever its last one is not idle again in time. With few descriptors, looking
+/// at all of them costs microseconds and is done for every invocation; with many, at most so often.
+const FEW: usize = 64;
+const BETWEEN_LOOKS_AT_MANY: Duration = Duration::from_secs(1);
 
-/// Remembers when the sockets were looked at.
+/// Remembers which sockets have been seen to.
 #[derive(Debug, Default)]
 pub(super) struct NoDelay {
-    looked_at: AtomicU64,
+    /// Held while looking; who comes meanwhile relies on that.
+    seen: Mutex<Option<Seen>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    /// By descriptor, what it was: the kernel names a socket by its inode, so a descriptor that was used again is told apart.
+    sockets: HashMap<i32, OsString>,
+    at: SystemTime,
 }
 
 impl NoDelay {
-    /// Sees to it, if it has not been seen to for a while.
+    /// Sees to the sockets that are new.
     pub(super) fn ensure(&self) {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(1, |since| since.as_secs());
-        let looked_at = self.looked_at.load(Ordering::Relaxed);
-        if now.abs_diff(looked_at) >= SECONDS_BETWEEN_LOOKS
-            && self
-                .looked_at
-                .compare_exchange(looked_at, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+        let mut seen = match self.seen.try_lock() {
+            Ok(seen) => seen,
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned),
+            Err(std::sync::TryLockError::WouldBlock) => return,
+        };
+        let now = SystemTime::now();
+        if let Some(seen) = &*seen
+            && seen.sockets.len() > FEW
+            && now
+                .duration_since(seen.at)
+                .is_ok_and(|since| since < BETWEEN_LOOKS_AT_MANY)
         {
-            // Without it frames are late and nothing is wrong.
-            let _ = set_on_all_sockets();
+            return;
+        }
+        let before = seen.take().map(|seen| seen.sockets).unwrap_or_default();
+        // Without it frames are late and nothing is wrong.
+        if let Ok(sockets) = set_on_new_sockets(&before) {
+            *seen = Some(Seen { sockets, at: now });
         }
     }
 }
 
-/// On all of them, because every other TCP socket of this process has the option already.
-fn set_on_all_sockets() -> io::Result<()> {
-    let own = pidfd_open(getpid(), PidfdFlags::empty())?;
+/// On all that are new, because every other TCP socket of this process has the option already.
+fn set_on_new_sockets(before: &HashMap<i32, OsString>) -> io::Result<HashMap<i32, OsString>> {
+    let mut own = None;
+    let mut sockets = HashMap::with_capacity(before.len() + 1);
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let path = entry?.path();
-        let is_socket = std::fs::read_link(&path).is_ok_and(|target| {
-            target
-                .as_os_str()
-                .as_encoded_bytes()
-                .starts_with(b"socket:")
-        });
         let number = path
             .file_name()
             .and_then(|name| name.to_str())
             .and_then(|name| name.parse().ok());
-        if let (true, Some(number)) = (is_socket, number) {
-            let socket = pidfd_getfd(&own, number, PidfdGetfdFlags::empty())?;
+        let (Some(number), Ok(target)) = (number, std::fs::read_link(&path)) else {
+            continue;
+        };
+        let target = target.into_os_string();
+        if !target.as_encoded_bytes().starts_with(b"socket:") {
+            continue;
+        }
+        if before.get(&number) != Some(&target) {
+            let own = match &own {
+                Some(own) => own,
+                None => own.insert(pidfd_open(getpid(), PidfdFlags::empty())?),
+            };
+            let socket = pidfd_getfd(own, number, PidfdGetfdFlags::empty())?;
             // A socket that is not TCP refuses.
             let _ = set_tcp_nodelay(&socket, true);
         }
+        sockets.insert(number, target);
     }
-    Ok(())
+    Ok(sockets)
 }

@@ -1,0 +1,16 @@
+//! The smallest streaming function there is: what a cold start costs before a line of ours runs. For comparison in the benchmark.
+
+use std::convert::Infallible;
+
+use http_body_util::Full;
+use lambda_http::{Request, Response, run_with_streaming_response_concurrent, service_fn};
+
+#[tokio::main]
+async fn main() -> Result<(), lambda_http::Error> {
+    let answer = |_: Request| async {
+        Ok::<_, Infallible>(Response::new(Full::new(bytes::Bytes::from_static(
+            b"hello",
+        ))))
+    };
+    run_with_streaming_response_concurrent(service_fn(answer)).await
+}
