@@ -58,7 +58,7 @@ pub enum Error {
     Malformed(#[source] serde_json::Error),
 }
 
-struct Copy {
+struct Kept {
     character: Arc<Character>,
     fetched_at: SystemTime,
 }
@@ -68,7 +68,7 @@ pub struct Characters {
     memory: Memory,
     clock: fn() -> SystemTime,
     /// Held for a look-up or an insertion, never across an await.
-    copies: Mutex<HashMap<CharacterId, Copy>>,
+    copies: Mutex<HashMap<CharacterId, Kept>>,
 }
 
 impl Characters {
@@ -116,7 +116,7 @@ impl Characters {
             .ok_or(Error::Unavailable(error))
     }
 
-    fn copy(&self, id: &CharacterId, suits: impl FnOnce(&Copy) -> bool) -> Option<Arc<Character>> {
+    fn copy(&self, id: &CharacterId, suits: impl FnOnce(&Kept) -> bool) -> Option<Arc<Character>> {
         let copies = self.copies();
         let copy = copies.get(id)?;
         suits(copy).then(|| Arc::clone(&copy.character))
@@ -134,7 +134,7 @@ impl Characters {
         {
             copies.remove(&oldest);
         }
-        let copy = Copy {
+        let copy = Kept {
             character: Arc::clone(&character),
             fetched_at: now,
         };
@@ -142,13 +142,13 @@ impl Characters {
         character
     }
 
-    fn copies(&self) -> MutexGuard<'_, HashMap<CharacterId, Copy>> {
+    fn copies(&self) -> MutexGuard<'_, HashMap<CharacterId, Kept>> {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A copy from the future is not fresh: the clock was set back.
-fn is_fresh(copy: &Copy, now: SystemTime) -> bool {
+fn is_fresh(copy: &Kept, now: SystemTime) -> bool {
     now.duration_since(copy.fetched_at)
         .is_ok_and(|age| age < FRESH)
 }
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_copy_is_fresh_for_a_minute() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let copy = Copy {
+        let copy = Kept {
             character: Arc::new(
                 sample(&CharacterId::parse("luna").expect("valid")).expect("a sample"),
             ),

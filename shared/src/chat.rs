@@ -5,30 +5,27 @@
 //! has been decided, because nothing may be left to run when the body ends.
 
 mod relay;
+mod turn;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use self::relay::Relay;
+use self::turn::Task;
 use crate::characters::{self, Character, Characters};
 use crate::config::{ContextConfig, MemoryConfig};
-use crate::context::{self, Context, TooLong};
+use crate::context::{self, Context, Limits, TooLong};
 use crate::ids::{CharacterId, TurnId, UserId};
-use crate::llm::{self, Event, FinishReason, Llm, Prompt};
-use crate::memory::{self, Began, Commit, History, Memory};
-use crate::message::{Message, PromptMessage, Role};
-use crate::tokens::{self, Counter};
-
-/// The longest reply that is kept, in bytes. A longer one ends there, as if it had reached its token limit.
-const MAX_REPLY_BYTES: usize = 256 * 1024;
-/// Besides the write budget, what the end of a turn needs before the platform ends the invocation.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+use crate::llm::{FinishReason, Llm, Prompt};
+use crate::memory::{self, Began, History, Memory};
+use crate::message::{Message, PromptMessage};
+use crate::tokens::Counter;
 
 /// A message to a character.
 #[derive(Debug)]
@@ -190,7 +187,7 @@ struct Inner {
     characters: Characters,
     llm: Llm,
     counter: Arc<Counter>,
-    context: ContextConfig,
+    limits: Limits,
     write_timeout: Duration,
     /// The turns that run.
     turns: TaskTracker,
@@ -206,7 +203,10 @@ impl Chat {
                 memory,
                 llm,
                 counter: Arc::new(Counter::new()),
-                context,
+                limits: Limits {
+                    max_messages: context.max_messages,
+                    max_tokens: context.max_tokens,
+                },
                 write_timeout: config.write_timeout,
                 turns: TaskTracker::new(),
             }),
@@ -225,7 +225,7 @@ impl Chat {
         let (history, character) = tokio::join!(
             inner
                 .memory
-                .load(&ask.user, &ask.character, inner.context.max_messages),
+                .load(&ask.user, &ask.character, inner.limits.max_messages),
             inner.characters.find(&ask.character),
         );
         let character = character?;
@@ -237,7 +237,7 @@ impl Chat {
             &character.system_prompt,
             history,
             &ask.message,
-            inner.context,
+            inner.limits,
         )?;
 
         let (relay, frames) = Relay::new(Frame::Start {
@@ -265,9 +265,7 @@ impl Chat {
             ended: false,
         })
     }
-}
 
-impl Chat {
     /// Waits until every turn that runs has ended. For the end of the process.
     pub async fn settle(&self) {
         self.inner.turns.close();
@@ -287,7 +285,7 @@ fn remembered(
                     "stored elements could not be read as messages"
                 );
             }
-            let status = if history.messages.is_empty() {
+            let status = if history.messages.is_empty() && history.skipped == 0 {
                 MemoryStatus::Empty
             } else {
                 MemoryStatus::Ok
@@ -316,306 +314,4 @@ fn prompt(character: &Character, messages: Vec<PromptMessage>) -> Prompt {
         top_p: character.top_p,
         max_tokens: character.max_tokens,
     }
-}
-
-/// The running turn.
-struct Task {
-    service: Arc<Inner>,
-    id: TurnId,
-    began: Began,
-    began_at: Instant,
-    began_at_unix: SystemTime,
-    status: MemoryStatus,
-    history_messages: usize,
-    prompt: Prompt,
-    ask: Ask,
-    relay: Relay,
-}
-
-/// How the generation ended.
-enum Ending {
-    Complete {
-        finish_reason: FinishReason,
-        usage: Option<llm::Usage>,
-    },
-    Failed(llm::Error),
-    /// The platform is about to end the invocation.
-    OutOfTime,
-}
-
-/// What the user was shown, and how it ended.
-struct Generated {
-    text: String,
-    first_delta_after: Option<Duration>,
-    ending: Ending,
-}
-
-/// Tokens of each part of the turn.
-struct Counts {
-    user: u64,
-    assistant: u64,
-    usage: Usage,
-}
-
-impl Task {
-    async fn run(mut self) {
-        let generated = self.generate().await;
-        let counts = self.count(&generated).await;
-        let (saved, msg_id) = self.commit(&generated, &counts).await;
-        let last = match &generated.ending {
-            Ending::Complete { finish_reason, .. } => Frame::Done {
-                msg_id,
-                finish_reason: *finish_reason,
-                saved,
-                usage: counts.usage,
-            },
-            Ending::Failed(error) => Frame::Failed {
-                code: code(error),
-                saved,
-            },
-            Ending::OutOfTime => Frame::Failed {
-                code: FailureCode::UpstreamTimeout,
-                saved,
-            },
-        };
-        self.log(&generated, &counts, saved);
-        self.relay.finish(last).await;
-    }
-
-    async fn generate(&mut self) -> Generated {
-        let mut generated = Generated {
-            text: String::new(),
-            first_delta_after: None,
-            ending: Ending::OutOfTime,
-        };
-        let margin = self.service.write_timeout + LAST_WORDS;
-        let steps = Self::follow(
-            &self.service.llm,
-            &self.prompt,
-            &mut self.relay,
-            self.began_at,
-            &mut generated,
-        );
-        match self
-            .ask
-            .deadline
-            .and_then(|deadline| deadline.checked_sub(margin))
-        {
-            Some(deadline) => {
-                // Out of time, what was generated so far stays in `generated`, with its ending as it was set above.
-                let _ = timeout_at(deadline, steps).await;
-            }
-            None => steps.await,
-        }
-        generated
-    }
-
-    /// Passes deltas on as they come and collects them.
-    async fn follow(
-        llm: &Llm,
-        prompt: &Prompt,
-        relay: &mut Relay,
-        began_at: Instant,
-        generated: &mut Generated,
-    ) {
-        let mut reply = match llm.reply(prompt).await {
-            Ok(reply) => reply,
-            Err(error) => {
-                generated.ending = Ending::Failed(error);
-                return;
-            }
-        };
-        loop {
-            let event = tokio::select! {
-                biased;
-                event = reply.next() => event,
-                () = relay.catch_up() => continue,
-            };
-            match event {
-                Ok(Event::Delta(delta)) if generated.text.len() + delta.len() > MAX_REPLY_BYTES => {
-                    generated.ending = Ending::Complete {
-                        finish_reason: FinishReason::Length,
-                        usage: None,
-                    };
-                    return;
-                }
-                Ok(Event::Delta(delta)) => {
-                    generated.text.push_str(&delta);
-                    relay.send(delta);
-                    if generated.first_delta_after.is_none() {
-                        generated.first_delta_after = Some(began_at.elapsed());
-                    }
-                }
-                Ok(Event::End {
-                    finish_reason,
-                    usage,
-                }) => {
-                    generated.ending = Ending::Complete {
-                        finish_reason,
-                        usage,
-                    };
-                    return;
-                }
-                Err(error) => {
-                    generated.ending = Ending::Failed(error);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// The upstream's own figures where it sent them; else exact counts, whose tables take a while to build and must not
-    /// hold up other turns on this thread.
-    async fn count(&mut self, generated: &Generated) -> Counts {
-        let estimate = tokens::estimate(&self.ask.message).max(1);
-        match &generated.ending {
-            Ending::Complete {
-                usage: Some(usage), ..
-            } => Counts {
-                user: estimate,
-                assistant: usage
-                    .completion_tokens
-                    .saturating_sub(usage.reasoning_tokens)
-                    .max(1),
-                usage: Usage {
-                    prompt_tokens: usage.prompt_tokens,
-                    completion_tokens: usage.completion_tokens,
-                },
-            },
-            Ending::Complete { usage: None, .. } | Ending::Failed(_)
-                if !generated.text.is_empty() =>
-            {
-                let counter = Arc::clone(&self.service.counter);
-                let prompt = std::mem::take(&mut self.prompt.messages);
-                let (message, reply) = (self.ask.message.clone(), generated.text.clone());
-                let exact = tokio::task::spawn_blocking(move || {
-                    let assistant = counter.count(&reply);
-                    Counts {
-                        user: counter.count(&message),
-                        assistant,
-                        usage: Usage {
-                            prompt_tokens: counter.count_prompt(&prompt),
-                            completion_tokens: assistant,
-                        },
-                    }
-                });
-                exact
-                    .await
-                    .unwrap_or_else(|_| estimated(estimate, &generated.text))
-            }
-            Ending::Complete { usage: None, .. } | Ending::Failed(_) | Ending::OutOfTime => {
-                estimated(estimate, &generated.text)
-            }
-        }
-    }
-
-    /// Stores what was said, if anything was. Gives whether it is stored, and the reply's id.
-    async fn commit(&mut self, generated: &Generated, counts: &Counts) -> (bool, String) {
-        let mark = match &generated.ending {
-            Ending::Complete {
-                finish_reason: FinishReason::Stop,
-                ..
-            } => None,
-            Ending::Complete { finish_reason, .. } => Some(finish_reason.as_str()),
-            Ending::Failed(_) | Ending::OutOfTime => Some("interrupted"),
-        };
-        let signed = |count| i64::try_from(count).unwrap_or(i64::MAX);
-        let mut user = Message::new(
-            Role::User,
-            std::mem::take(&mut self.ask.message),
-            unix_seconds(self.began_at_unix),
-            signed(counts.user),
-        );
-        user.metadata = self.ask.metadata.take();
-        let mut assistant = Message::new(
-            Role::Assistant,
-            generated.text.clone(),
-            unix_seconds(SystemTime::now()),
-            signed(counts.assistant),
-        );
-        assistant.metadata = mark.and_then(|word| {
-            serde_json::value::to_raw_value(&serde_json::json!({ "finish_reason": word })).ok()
-        });
-        let msg_id = assistant.msg_id.clone();
-        if generated.text.is_empty() {
-            return (false, msg_id);
-        }
-        let turn = memory::Turn {
-            id: self.id,
-            began: self.began,
-            user,
-            assistant,
-        };
-        let committed = self
-            .service
-            .memory
-            .commit_turn(&self.ask.user, &self.ask.character, &turn)
-            .await;
-        let saved = match committed {
-            Ok(commit) => {
-                if commit == Commit::Fenced {
-                    tracing::info!("the session was cleared while the turn ran; it is not stored");
-                }
-                commit.is_saved()
-            }
-            Err(error) => {
-                tracing::warn!(reason = error.reason(), "the turn could not be stored");
-                false
-            }
-        };
-        (saved, msg_id)
-    }
-
-    /// One line a turn: figures and words of this service, nothing that anybody said.
-    fn log(&self, generated: &Generated, counts: &Counts, saved: bool) {
-        let outcome = match &generated.ending {
-            Ending::Complete { finish_reason, .. } => finish_reason.as_str(),
-            Ending::Failed(error) => {
-                tracing::warn!(turn_id = %self.id, %error, "the upstream failed");
-                code(error).as_str()
-            }
-            Ending::OutOfTime => "out_of_time",
-        };
-        let milliseconds =
-            |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(
-            turn_id = %self.id,
-            outcome,
-            saved,
-            memory = self.status.as_str(),
-            history_messages = self.history_messages,
-            prompt_tokens = counts.usage.prompt_tokens,
-            completion_tokens = counts.usage.completion_tokens,
-            first_delta_ms = generated.first_delta_after.map(milliseconds),
-            turn_ms = milliseconds(self.began_at.elapsed()),
-            "turn"
-        );
-    }
-}
-
-fn estimated(user: u64, reply: &str) -> Counts {
-    let assistant = tokens::estimate(reply);
-    Counts {
-        user,
-        assistant,
-        usage: Usage {
-            prompt_tokens: user,
-            completion_tokens: assistant,
-        },
-    }
-}
-
-fn code(error: &llm::Error) -> FailureCode {
-    match error {
-        llm::Error::Unavailable(_) => FailureCode::UpstreamUnavailable,
-        llm::Error::Timeout(_) => FailureCode::UpstreamTimeout,
-        llm::Error::Rejected(_) => FailureCode::UpstreamRejected,
-        llm::Error::Interrupted(_) => FailureCode::UpstreamInterrupted,
-    }
-}
-
-fn unix_seconds(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
 }

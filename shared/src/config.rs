@@ -4,9 +4,13 @@
 //! set to nothing counts as not set, because deployment templates cannot leave one out. Secrets are [`SecretString`]s, and
 //! no error repeats a value.
 
+mod read;
+
 use std::time::Duration;
 
 use secrecy::SecretString;
+
+use self::read::{choice, count, header_safe, http_url, milliseconds, number, secret, small, text};
 
 /// A variable that keeps the process from starting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,99 +47,10 @@ pub trait Section: Sized {
     /// # Errors
     /// As [`Section::from_lookup`].
     fn from_env() -> Result<Self, ConfigError> {
-        Self::from_lookup(&|name| std::env::var(name).ok())
-    }
-}
-
-fn text(lookup: Lookup<'_>, name: &str) -> Option<String> {
-    lookup(name).filter(|value| !value.is_empty())
-}
-
-fn secret(lookup: Lookup<'_>, name: &str) -> Option<SecretString> {
-    text(lookup, name).map(SecretString::from)
-}
-
-fn number(
-    lookup: Lookup<'_>,
-    name: &'static str,
-    default: u64,
-    min: u64,
-    max: u64,
-) -> Result<u64, ConfigError> {
-    let Some(value) = text(lookup, name) else {
-        return Ok(default);
-    };
-    match value.parse() {
-        Ok(number) if (min..=max).contains(&number) => Ok(number),
-        _ => Err(ConfigError::new(
-            name,
-            format!("must be a whole number from {min} to {max}"),
-        )),
-    }
-}
-
-fn small(
-    lookup: Lookup<'_>,
-    name: &'static str,
-    default: u32,
-    min: u32,
-    max: u32,
-) -> Result<u32, ConfigError> {
-    let number = number(lookup, name, default.into(), min.into(), max.into())?;
-    Ok(u32::try_from(number).unwrap_or(max))
-}
-
-fn count(
-    lookup: Lookup<'_>,
-    name: &'static str,
-    default: u32,
-    min: u32,
-    max: u32,
-) -> Result<usize, ConfigError> {
-    let number = small(lookup, name, default, min, max)?;
-    usize::try_from(number).map_err(|_| ConfigError::new(name, "is too large for this machine"))
-}
-
-fn milliseconds(
-    lookup: Lookup<'_>,
-    name: &'static str,
-    default: u64,
-) -> Result<Duration, ConfigError> {
-    const LONGEST_INVOCATION_MS: u64 = 900_000;
-    number(lookup, name, default, 1, LONGEST_INVOCATION_MS).map(Duration::from_millis)
-}
-
-fn choice<T: Copy>(
-    lookup: Lookup<'_>,
-    name: &'static str,
-    default: T,
-    choices: &[(&str, T)],
-) -> Result<T, ConfigError> {
-    let Some(value) = text(lookup, name) else {
-        return Ok(default);
-    };
-    choices
-        .iter()
-        .find(|(text, _)| text.eq_ignore_ascii_case(&value))
-        .map(|(_, choice)| *choice)
-        .ok_or_else(|| {
-            let names: Vec<&str> = choices.iter().map(|(text, _)| *text).collect();
-            ConfigError::new(name, format!("must be one of {}", names.join(", ")))
+        // What is not Unicode becomes something that no setting accepts or matches, and not something that is not set.
+        Self::from_lookup(&|name| {
+            std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
         })
-}
-
-fn http_url(lookup: Lookup<'_>, name: &'static str) -> Result<Option<String>, ConfigError> {
-    let Some(value) = text(lookup, name) else {
-        return Ok(None);
-    };
-    let is_http = value.parse::<http::Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.host().is_some_and(|host| !host.is_empty())
-    });
-    if is_http {
-        Ok(Some(value))
-    } else {
-        Err(ConfigError::new(name, "must be an http:// or https:// URL"))
     }
 }
 
@@ -362,20 +277,6 @@ impl Section for LlmConfig {
             idle_timeout: milliseconds(lookup, "LLM_IDLE_TIMEOUT_MS", 30_000)?,
             max_retries: small(lookup, "LLM_MAX_RETRIES", 2, 0, 10)?,
         })
-    }
-}
-
-/// A secret that travels in a header: a line break that slipped into it should stop the start, not every turn.
-fn header_safe(
-    lookup: Lookup<'_>,
-    name: &'static str,
-) -> Result<Option<SecretString>, ConfigError> {
-    match text(lookup, name) {
-        Some(value) if http::HeaderValue::from_str(&value).is_err() => Err(ConfigError::new(
-            name,
-            "has a character that no HTTP header can carry (a line break, perhaps)",
-        )),
-        value => Ok(value.map(SecretString::from)),
     }
 }
 

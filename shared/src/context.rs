@@ -1,11 +1,20 @@
 //! The context window: what of the past fits beside a new message. Pure functions.
 //!
 //! Counts here come from what is stored or from the estimate, because this stands between the user and the first byte. The
-//! estimate is generous for Chinese, so a window that fits by it fits.
+//! estimate is generous for Chinese and near enough for English; it is low for emoji and for scripts that the formula does
+//! not know, so the limit should leave the model some room.
 
-use crate::config::ContextConfig;
 use crate::message::{Message, PromptMessage, Role};
 use crate::tokens::{PER_MESSAGE, PER_REPLY, estimate};
+
+/// What may be sent upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Remembered messages.
+    pub max_messages: usize,
+    /// Tokens of everything: system prompt, history, new message, overhead.
+    pub max_tokens: u64,
+}
 
 /// What is sent upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,57 +32,51 @@ pub struct TooLong;
 
 /// Chooses the newest whole turns that fit within both limits.
 ///
-/// A turn that does not fit ends the choice: with it left out and an older one kept, the model would answer a conversation
-/// that never happened. A reply without its question at the beginning, and a question without its reply at the end, are no
-/// whole turns and are left out too.
+/// A whole turn is a user's message and the reply right behind it. Whatever else another writer left, a reply without its
+/// question, a question without its reply, a note, is passed over: endpoints exist that refuse a conversation whose roles do
+/// not alternate. A turn that does not fit ends the choice: with it left out and an older one kept, the model would answer a
+/// conversation that never happened.
 ///
 /// # Errors
 /// [`TooLong`] if not even the new message fits.
 pub fn fit(
     system_prompt: &str,
-    mut history: Vec<Message>,
+    history: Vec<Message>,
     message: &str,
-    limits: ContextConfig,
+    limits: Limits,
 ) -> Result<Context, TooLong> {
     let fixed = estimate(system_prompt)
         .saturating_add(estimate(message))
         .saturating_add(2 * PER_MESSAGE + PER_REPLY);
     let budget = limits.max_tokens.checked_sub(fixed).ok_or(TooLong)?;
-    while history
-        .last()
-        .is_some_and(|newest| newest.role == Role::User)
-    {
-        history.pop();
-    }
-    let kept = newest_turns(&history, limits.max_messages, budget);
 
-    let mut messages = Vec::with_capacity(kept + 2);
+    let mut kept: Vec<PromptMessage> = Vec::new();
+    let mut tokens: u64 = 0;
+    let mut newest_first = history.into_iter().rev().peekable();
+    while let Some(reply) = newest_first.next() {
+        let asked = |message: &Message| reply.role == Role::Assistant && message.role == Role::User;
+        let Some(question) = newest_first.next_if(asked) else {
+            continue;
+        };
+        tokens = tokens
+            .saturating_add(tokens_of(&question))
+            .saturating_add(tokens_of(&reply))
+            .saturating_add(2 * PER_MESSAGE);
+        if kept.len() + 2 > limits.max_messages || tokens > budget {
+            break;
+        }
+        kept.extend([reply.into(), question.into()]);
+    }
+
+    let history_messages = kept.len();
+    let mut messages = Vec::with_capacity(history_messages + 2);
     messages.push(PromptMessage::new(Role::System, system_prompt));
-    let left_out = history.len() - kept;
-    messages.extend(history.into_iter().skip(left_out).map(PromptMessage::from));
+    messages.extend(kept.into_iter().rev());
     messages.push(PromptMessage::new(Role::User, message));
     Ok(Context {
         messages,
-        history_messages: kept,
+        history_messages,
     })
-}
-
-/// How many messages at the end of `history` are whole turns within the limits.
-fn newest_turns(history: &[Message], max_messages: usize, budget: u64) -> usize {
-    let mut tokens: u64 = 0;
-    let mut kept = 0;
-    for (index, message) in history.iter().rev().enumerate() {
-        tokens = tokens
-            .saturating_add(tokens_of(message))
-            .saturating_add(PER_MESSAGE);
-        if index == max_messages || tokens > budget {
-            break;
-        }
-        if message.role == Role::User {
-            kept = index + 1;
-        }
-    }
-    kept
 }
 
 /// The stored count; where another writer left none, or nonsense, the estimate.
@@ -90,8 +93,8 @@ mod tests {
 
     use super::*;
 
-    fn limits(max_messages: usize, max_tokens: u64) -> ContextConfig {
-        ContextConfig {
+    fn limits(max_messages: usize, max_tokens: u64) -> Limits {
+        Limits {
             max_messages,
             max_tokens,
         }
@@ -177,6 +180,18 @@ mod tests {
     }
 
     #[test]
+    fn half_turns_in_the_middle_are_passed_over() {
+        let mut history = turns(1, 1);
+        history.push(said(Role::Assistant, "orphan", 1));
+        history.push(said(Role::System, "note", 1));
+        history.push(said(Role::User, "unanswered", 1));
+        history.push(said(Role::User, "q1", 1));
+        history.push(said(Role::Assistant, "a1", 1));
+        let context = fit("s", history, "new", limits(50, 1_000)).expect("fits");
+        assert_eq!(contents(&context), ["s", "q0", "a0", "q1", "a1", "new"]);
+    }
+
+    #[test]
     fn counts_that_make_no_sense_are_estimated() {
         for count in [0, -1, i64::MIN] {
             let history = vec![
@@ -232,15 +247,21 @@ mod tests {
             prop_assert_eq!((last.role, last.content.as_str()), (Role::User, message.as_str()));
             prop_assert_eq!(kept.len(), context.history_messages);
             prop_assert!(kept.len() <= max_messages);
-            prop_assert!(kept.first().is_none_or(|oldest| oldest.role == Role::User));
-            prop_assert!(kept.last().is_none_or(|newest| newest.role != Role::User));
-            let answered = history.iter().rposition(|message| message.role != Role::User).map_or(0, |last| last + 1);
-            let tail = history.get(answered - kept.len()..answered).expect("a tail");
-            let tokens: u64 = tail.iter().map(|message| tokens_of(message) + PER_MESSAGE).sum();
-            prop_assert!(estimate(&system) + estimate(&message) + 10 + tokens <= max_tokens);
-            for (sent, stored) in kept.iter().zip(tail) {
-                prop_assert_eq!(&sent.content, &stored.content);
+            for turn in kept.chunks(2) {
+                prop_assert_eq!(turn.iter().map(|message| message.role).collect::<Vec<_>>(), [Role::User, Role::Assistant]);
             }
+            // Every kept turn was said like that, in this order; and together they are within the limit.
+            let mut said = history.windows(2).filter(|pair| pair[0].role == Role::User && pair[1].role == Role::Assistant);
+            let mut tokens = estimate(&system) + estimate(&message) + 10;
+            for turn in kept.chunks(2) {
+                let found = said.find(|pair| pair[0].content == turn[0].content && pair[1].content == turn[1].content);
+                prop_assert!(found.is_some());
+            }
+            let newest: Vec<_> = history.windows(2).filter(|pair| pair[0].role == Role::User && pair[1].role == Role::Assistant).collect();
+            for pair in newest.iter().rev().take(kept.len() / 2) {
+                tokens += tokens_of(&pair[0]) + tokens_of(&pair[1]) + 2 * PER_MESSAGE;
+            }
+            prop_assert!(tokens <= max_tokens);
         }
     }
 }

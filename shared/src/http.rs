@@ -4,6 +4,10 @@
 //! names it. Order of the checks: method, caller, then the body or the query.
 
 mod error;
+#[cfg(target_os = "linux")]
+mod nodelay;
+#[cfg(not(target_os = "linux"))]
+#[path = "http/nodelay_elsewhere.rs"]
 mod nodelay;
 mod request;
 mod serve;

@@ -7,8 +7,6 @@ mod echo;
 mod openai;
 mod sse;
 
-use serde::Serialize;
-
 use crate::config::{LlmConfig, Provider};
 use crate::message::PromptMessage;
 use crate::outbound::TlsSetupError;
@@ -29,8 +27,7 @@ pub struct Prompt {
 }
 
 /// Why a reply ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
     /// The reply is complete.
     Stop,
@@ -41,12 +38,14 @@ pub enum FinishReason {
 }
 
 impl FinishReason {
-    /// Reads an upstream's word. Words of other families (`tool_calls`, `eos`) mean that the reply is complete.
-    fn from_upstream(word: &str) -> Self {
+    /// Reads an upstream's word; `None` if it says that the reply was given up. Words of other families (`tool_calls`, `eos`)
+    /// mean that it is complete.
+    fn from_upstream(word: &str) -> Option<Self> {
         match word {
-            "length" | "max_tokens" => Self::Length,
-            "content_filter" => Self::ContentFilter,
-            _ => Self::Stop,
+            "length" | "max_tokens" => Some(Self::Length),
+            "content_filter" => Some(Self::ContentFilter),
+            "error" | "abort" | "cancelled" | "insufficient_system_resource" => None,
+            _ => Some(Self::Stop),
         }
     }
 
@@ -114,6 +113,8 @@ pub enum Cause {
     ErrorObject(Option<String>),
     /// The connection ended before the reply did.
     Cut,
+    /// It said itself that it gave the reply up.
+    GaveUp,
     /// Something that is not a stream of completion chunks.
     NotAStream,
     /// A line longer than any chunk.
@@ -141,6 +142,7 @@ impl std::fmt::Display for Cause {
                 coded(f, code)
             }
             Self::Cut => f.write_str("the connection was cut"),
+            Self::GaveUp => f.write_str("it gave the reply up"),
             Self::NotAStream => f.write_str("not a stream of completion chunks"),
             Self::LineTooLong => f.write_str("a line over the limit"),
             Self::NoFirstToken => f.write_str("no first token in time"),

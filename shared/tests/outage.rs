@@ -140,3 +140,26 @@ async fn nothing_is_connected_before_it_is_needed() {
     server.restart().await;
     assert_eq!(subject.load_when_back().await.0, 0);
 }
+
+#[tokio::test]
+async fn giving_up_does_not_wait_for_somebody_who_connects() {
+    let server = Server::start().await;
+    let subject = subject(&server);
+    subject.say("hello").await;
+    server.pause();
+    let wait = async |after: u64| {
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        let started = Instant::now();
+        assert!(subject.try_load().await.is_err());
+        started.elapsed()
+    };
+    // The first gives the connection up at 1.0 s and opens the breaker; the third then connects in vain until 2.1 s, while the
+    // second gives up at 1.3 s.
+    let (first, second, third) = tokio::join!(wait(0), wait(300), wait(1_100));
+    for (which, waited) in [("first", first), ("second", second)] {
+        assert!(waited < BUDGET + SLACK, "{which}: {waited:?}");
+    }
+    assert!(third < Duration::from_millis(50) + SLACK, "{third:?}");
+    server.resume();
+    assert_eq!(subject.load_when_back().await.0, 2);
+}

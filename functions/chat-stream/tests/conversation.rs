@@ -329,3 +329,43 @@ async fn a_panic_in_a_turn_is_an_event_and_the_next_turn_works() {
     assert!(chat.output().contains("panic"), "{}", chat.output());
     assert!(!chat.output().contains("好的"));
 }
+
+#[tokio::test]
+async fn a_broken_answer_costs_a_concurrent_process_nothing() {
+    let redis = Server::start().await;
+    let gate = Gate::new();
+    let held = Script::deltas(&["一"])
+        .then(Step::Wait(gate.clone()))
+        .finish("stop")
+        .done();
+    let upstream = Upstream::start(held).await;
+    let chat = chat_stream(&redis, &upstream).concurrency(2).start().await;
+    let token = token("alice");
+    // More of them break than there are workers.
+    for _ in 0..3 {
+        let mut answer = chat
+            .invoke_streaming(&events::chat(&token, "luna", "断"))
+            .await;
+        assert_eq!(answer.next_event().await.expect("start").event, "start");
+        drop(answer);
+        chat.wait_idle().await;
+    }
+    // Two at the same time still run: each begins while the upstream holds the other.
+    let mut first = chat
+        .invoke_streaming(&events::chat(&token, "luna", "甲"))
+        .await;
+    let mut second = chat
+        .invoke_streaming(&events::chat(&token, "luna", "乙"))
+        .await;
+    for answer in [&mut first, &mut second] {
+        assert_eq!(answer.next_event().await.expect("start").event, "start");
+        assert_eq!(
+            answer.next_event().await.expect("a delta").data["content"],
+            "一"
+        );
+    }
+    gate.open();
+    assert_eq!(first.finish().await.last()["saved"], true);
+    assert_eq!(second.finish().await.last()["saved"], true);
+    assert_eq!(wait_for_messages(&redis, "alice", 10).await.len(), 10);
+}

@@ -17,10 +17,13 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use tokio::time::timeout;
 
 use super::Error;
-use crate::outbound::{self, HttpClient, TlsSetupError};
+use crate::outbound::{HttpClient, TlsSetupError};
 
 /// Keys younger than this are used without a look at the publisher.
 const FRESH: Duration = Duration::from_secs(600);
+/// Keys older than this are used only after the publisher was asked: one that was withdrawn must not live on because no
+/// look in the background ever ended before the process was frozen.
+const OLD: Duration = Duration::from_secs(3_600);
 /// The publisher is asked again at most this often.
 const BETWEEN_FETCHES: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,7 +58,7 @@ impl Jwks {
     pub(super) fn new(url: &str) -> Result<Self, TlsSetupError> {
         Ok(Self {
             inner: Arc::new(Inner {
-                client: outbound::http_client(CONNECT_TIMEOUT)?,
+                client: HttpClient::new(CONNECT_TIMEOUT)?,
                 // The settings have checked it; a URL that does not parse fails every fetch.
                 url: url.parse().unwrap_or_default(),
                 known: Mutex::default(),
@@ -72,10 +75,10 @@ impl Jwks {
     ) -> Result<Vec<DecodingKey>, Error> {
         let now = SystemTime::now();
         let attempts = self.inner.known().attempts;
-        if let Some((keys, fresh)) = self.inner.current(now) {
+        if let Some((keys, age)) = self.inner.current(now) {
             let suitable = suitable(&keys, kid, algorithm);
-            if !suitable.is_empty() {
-                if !fresh {
+            if !suitable.is_empty() && age < OLD {
+                if age >= FRESH {
                     let inner = Arc::clone(&self.inner);
                     // Not awaited: the keys at hand are good, and this ends within the fetch's time limit.
                     tokio::spawn(async move { inner.refresh(now, attempts).await });
@@ -90,11 +93,16 @@ impl Jwks {
 }
 
 impl Inner {
-    fn current(&self, now: SystemTime) -> Option<(Arc<JwkSet>, bool)> {
+    /// The keys that are known, and how old they are.
+    fn current(&self, now: SystemTime) -> Option<(Arc<JwkSet>, Duration)> {
         let known = self.known();
         let keys = Arc::clone(known.keys.as_ref()?);
-        let fresh = known.fetched_at.is_some_and(|at| is_within(at, now, FRESH));
-        Some((keys, fresh))
+        // Keys from the future are new: the clock was set back, or they came while this request waited.
+        let age = known
+            .fetched_at
+            .and_then(|at| now.duration_since(at).ok())
+            .unwrap_or_default();
+        Some((keys, age))
     }
 
     /// Asks the publisher, unless somebody has just done so. `attempts` is their number when the caller last looked.

@@ -1,23 +1,23 @@
-//! The runtime's loop, kept running.
+//! The runtime's loop, and what must not end it.
 //!
-//! When the connection to the runtime API breaks while an answer is sent, the runtime's loop ends with an error. Ending the
-//! process then would lose every turn that still runs in it, so the loop is started again; only a loop that ended without
-//! a single event, because the platform itself is gone, is final.
+//! When the connection to the runtime API breaks while an answer is sent, the runtime would end: the process, or one of
+//! its workers for good. Every turn that still runs in it would be lost with the process. A broken answer is nothing but a
+//! broken answer here; only a platform that cannot be asked for events any longer is the end.
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Response;
-use lambda_http::{
-    Error, Request, run_concurrent, run_with_streaming_response_concurrent, service_fn,
-};
+use lambda_http::{Request, runtime_concurrent, service_fn, streaming_runtime_concurrent};
+use lambda_runtime::Error;
+use lambda_runtime::tower::util::MapResultLayer;
 
 use super::Answer;
 use super::nodelay::NoDelay;
 use super::sse::StreamingBody;
 
-/// Serves streamed answers, many at once where the platform allows it.
+/// Serves streamed answers, many at once where the platform allows it: `run_with_streaming_response_concurrent`, with the
+/// layer that keeps it running.
 ///
 /// # Errors
 /// The platform is gone.
@@ -27,18 +27,17 @@ where
     F: Future<Output = Result<Response<StreamingBody>, Infallible>> + Send + 'static,
 {
     let no_delay = Arc::new(NoDelay::default());
-    keep_running(|served| {
-        let (handle, no_delay) = (handle.clone(), Arc::clone(&no_delay));
-        run_with_streaming_response_concurrent(service_fn(move |request| {
-            served.store(true, Ordering::Relaxed);
-            no_delay.ensure();
-            handle(request)
-        }))
-    })
-    .await
+    let service = service_fn(move |request| {
+        no_delay.ensure();
+        handle(request)
+    });
+    streaming_runtime_concurrent(service)
+        .layer(MapResultLayer::new(broken_answer))
+        .run_concurrent()
+        .await
 }
 
-/// Serves buffered answers, many at once where the platform allows it.
+/// Serves buffered answers, many at once where the platform allows it: `run_concurrent`, with the same layer.
 ///
 /// # Errors
 /// The platform is gone.
@@ -47,26 +46,16 @@ where
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Answer, Infallible>> + Send + 'static,
 {
-    keep_running(|served| {
-        let handle = handle.clone();
-        run_concurrent(service_fn(move |request| {
-            served.store(true, Ordering::Relaxed);
-            handle(request)
-        }))
-    })
-    .await
+    let service = service_fn(handle);
+    runtime_concurrent(service)
+        .layer(MapResultLayer::new(broken_answer))
+        .run_concurrent()
+        .await
 }
 
-async fn keep_running<R>(run: impl Fn(Arc<AtomicBool>) -> R) -> Result<(), Error>
-where
-    R: Future<Output = Result<(), Error>>,
-{
-    loop {
-        let served = Arc::new(AtomicBool::new(false));
-        let outcome = run(Arc::clone(&served)).await;
-        if outcome.is_ok() || !served.load(Ordering::Relaxed) {
-            return outcome;
-        }
-        tracing::warn!("the connection to the platform broke; serving on");
+fn broken_answer(outcome: Result<(), Error>) -> Result<(), Error> {
+    if outcome.is_err() {
+        tracing::warn!("an answer could not be handed to the platform; serving on");
     }
+    Ok(())
 }

@@ -109,17 +109,14 @@ impl Call {
     }
 
     pub(super) async fn send(&self, connection: &mut Connection) -> Result<Value, CallError> {
-        let Kind::Script {
-            script,
-            keys,
-            arguments,
-            replicas,
-        } = &self.kind
-        else {
-            let Kind::Command(command) = &self.kind else {
-                return Ok(Value::Nil);
-            };
-            return Ok(command.query_async(connection).await?);
+        let (script, keys, arguments, replicas) = match &self.kind {
+            Kind::Command(command) => return Ok(command.query_async(connection).await?),
+            Kind::Script {
+                script,
+                keys,
+                arguments,
+                replicas,
+            } => (script, keys, arguments, replicas),
         };
         let by_digest = invocation("EVALSHA", script.digest.get_hash(), keys, arguments);
         match execute(by_digest, *replicas, connection).await {

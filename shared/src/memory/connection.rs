@@ -5,12 +5,12 @@
 //! was frozen), so the first failure on one is answered by a new connection at once; and because a half-open socket
 //! never answers at all, the first answer on an idle connection is given only a part of the budget.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Error;
@@ -151,8 +151,10 @@ pub(super) struct Redis {
 
 struct Inner {
     topology: Topology,
-    /// Held while connecting, so that many turns at once make one connection.
+    /// Held for a few instructions and never across an await: giving a connection up must not wait for anything.
     live: Mutex<Option<Live>>,
+    /// Held while connecting, so that many turns at once make one connection.
+    connecting: tokio::sync::Mutex<()>,
     generations: AtomicU64,
     /// Never empty.
     gates: Vec<Gate>,
@@ -178,6 +180,7 @@ impl Redis {
             inner: Arc::new(Inner {
                 topology: Topology::new(redis, memory)?,
                 live: Mutex::new(None),
+                connecting: tokio::sync::Mutex::new(()),
                 generations: AtomicU64::new(0),
                 gates: std::iter::repeat_with(gate).take(gates).collect(),
                 probe_budget: memory.read_timeout,
@@ -283,7 +286,7 @@ impl Inner {
                 if (error.is_unrecoverable_error() || is_wrong_server(&error))
                     && !link.connection.is_many()
                 {
-                    self.discard(link.generation).await;
+                    self.discard(link.generation);
                 }
                 Err(Failure::Command {
                     error,
@@ -295,7 +298,7 @@ impl Inner {
                     // One server does not answer; the others serve on over this connection while a new one is made.
                     tokio::spawn(Arc::clone(self).replace(link.generation));
                 } else {
-                    self.discard(link.generation).await;
+                    self.discard(link.generation);
                 }
                 Err(Failure::Timeout { reused })
             }
@@ -304,17 +307,29 @@ impl Inner {
 
     /// The connection in use, or a new one.
     async fn link(&self) -> RedisResult<Link> {
-        let mut live = self.live.lock().await;
-        if let Some(live) = &*live {
-            return Ok(Link {
-                connection: live.connection.clone(),
-                generation: live.generation,
-                answered_at: Arc::clone(&live.answered_at),
-                reused: true,
-            });
+        if let Some(link) = self.link_in_use() {
+            return Ok(link);
+        }
+        let _one_at_a_time = self.connecting.lock().await;
+        // Somebody may have been faster.
+        if let Some(link) = self.link_in_use() {
+            return Ok(link);
         }
         let connection = self.topology.connect().await?;
-        Ok(self.install(&mut live, connection))
+        Ok(self.install(&mut self.live(), connection))
+    }
+
+    fn link_in_use(&self) -> Option<Link> {
+        self.live().as_ref().map(|live| Link {
+            connection: live.connection.clone(),
+            generation: live.generation,
+            answered_at: Arc::clone(&live.answered_at),
+            reused: true,
+        })
+    }
+
+    fn live(&self) -> MutexGuard<'_, Option<Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn install(&self, live: &mut Option<Live>, connection: Connection) -> Link {
@@ -334,8 +349,8 @@ impl Inner {
     }
 
     /// Drops the connection, unless somebody has replaced it already.
-    async fn discard(&self, generation: u64) {
-        let mut live = self.live.lock().await;
+    fn discard(&self, generation: u64) {
+        let mut live = self.live();
         if live
             .as_ref()
             .is_some_and(|live| live.generation == generation)
@@ -349,7 +364,7 @@ impl Inner {
         let Ok(Ok(connection)) = timeout(self.probe_budget, self.topology.connect()).await else {
             return;
         };
-        let mut live = self.live.lock().await;
+        let mut live = self.live();
         if live
             .as_ref()
             .is_some_and(|live| live.generation == generation)

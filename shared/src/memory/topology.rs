@@ -20,6 +20,7 @@ use secrecy::ExposeSecret;
 use crate::config::{ConfigError, MemoryConfig, RedisConfig, RedisMode};
 
 /// The operating system gives up a peer that has not acknowledged for so long, so that no dead socket lingers.
+#[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
@@ -307,10 +308,12 @@ fn bad_url(error: &RedisError) -> ConfigError {
 }
 
 fn tcp_settings() -> TcpSettings {
-    TcpSettings::default()
+    let settings = TcpSettings::default()
         .set_nodelay(true)
-        .set_keepalive(TcpKeepalive::new().with_time(TCP_KEEPALIVE))
-        .set_user_timeout(TCP_USER_TIMEOUT)
+        .set_keepalive(TcpKeepalive::new().with_time(TCP_KEEPALIVE));
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(TCP_USER_TIMEOUT);
+    settings
 }
 
 /// Time limits are by operation and in one place: the client's own would cut into them.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use testkit::answer::Answer;
 use testkit::upstream::{Script, Step, chunk, delta};
 
-use crate::{House, assert_done, said};
+use crate::{House, assert_done, once, said};
 
 /// The deltas as the client got them, without the last frame.
 fn deltas(answer: &Answer) -> Vec<String> {
@@ -341,4 +341,17 @@ async fn an_empty_finish_reason_with_every_delta_and_a_usage_of_nulls_end_nothin
 
     let answer = house.say("你好").await;
     assert_done(&answer, "你好");
+}
+
+#[tokio::test]
+async fn a_reply_that_the_upstream_gave_up_is_interrupted() {
+    for word in ["error", "abort", "insufficient_system_resource"] {
+        let house = House::new(once(Script::deltas(&["半"]).finish(word).done())).await;
+        let answer = house.fails("upstream_interrupted", "半").await;
+        assert_eq!(answer.last()["saved"], true);
+        assert_eq!(
+            house.stored().await[1]["metadata"]["finish_reason"],
+            "interrupted"
+        );
+    }
 }

@@ -88,7 +88,12 @@ async fn a_retry_does_not_extend_the_wait_for_the_first_token() {
 #[tokio::test]
 async fn silence_between_deltas_is_a_timeout_and_what_was_shown_is_kept() {
     let spoken = Script::deltas(&["我", "在"]);
-    let scripts = [spoken.clone().then(Step::Silence), chatter(spoken, COMMENT)];
+    let empty = "data: {\"choices\":[{\"index\":0,\"delta\":{}}]}\n\n";
+    let scripts = [
+        spoken.clone().then(Step::Silence),
+        chatter(spoken.clone(), COMMENT),
+        chatter(spoken, empty),
+    ];
     for script in scripts {
         let house = House::with(&[("LLM_IDLE_TIMEOUT_MS", "300")], once(script)).await;
         let asked = Instant::now();

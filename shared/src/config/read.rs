@@ -1,0 +1,116 @@
+//! Reading one variable: its type, its range, and the sentence that says what would be right.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::{ConfigError, Lookup};
+
+pub(super) fn text(lookup: Lookup<'_>, name: &str) -> Option<String> {
+    lookup(name).filter(|value| !value.is_empty())
+}
+
+pub(super) fn secret(lookup: Lookup<'_>, name: &str) -> Option<SecretString> {
+    text(lookup, name).map(SecretString::from)
+}
+
+pub(super) fn number(
+    lookup: Lookup<'_>,
+    name: &'static str,
+    default: u64,
+    min: u64,
+    max: u64,
+) -> Result<u64, ConfigError> {
+    let Some(value) = text(lookup, name) else {
+        return Ok(default);
+    };
+    match value.parse() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(ConfigError::new(
+            name,
+            format!("must be a whole number from {min} to {max}"),
+        )),
+    }
+}
+
+pub(super) fn small(
+    lookup: Lookup<'_>,
+    name: &'static str,
+    default: u32,
+    min: u32,
+    max: u32,
+) -> Result<u32, ConfigError> {
+    let number = number(lookup, name, default.into(), min.into(), max.into())?;
+    Ok(u32::try_from(number).unwrap_or(max))
+}
+
+pub(super) fn count(
+    lookup: Lookup<'_>,
+    name: &'static str,
+    default: u32,
+    min: u32,
+    max: u32,
+) -> Result<usize, ConfigError> {
+    let number = small(lookup, name, default, min, max)?;
+    usize::try_from(number).map_err(|_| ConfigError::new(name, "is too large for this machine"))
+}
+
+pub(super) fn milliseconds(
+    lookup: Lookup<'_>,
+    name: &'static str,
+    default: u64,
+) -> Result<Duration, ConfigError> {
+    const LONGEST_INVOCATION_MS: u64 = 900_000;
+    number(lookup, name, default, 1, LONGEST_INVOCATION_MS).map(Duration::from_millis)
+}
+
+pub(super) fn choice<T: Copy>(
+    lookup: Lookup<'_>,
+    name: &'static str,
+    default: T,
+    choices: &[(&str, T)],
+) -> Result<T, ConfigError> {
+    let Some(value) = text(lookup, name) else {
+        return Ok(default);
+    };
+    choices
+        .iter()
+        .find(|(text, _)| text.eq_ignore_ascii_case(&value))
+        .map(|(_, choice)| *choice)
+        .ok_or_else(|| {
+            let names: Vec<&str> = choices.iter().map(|(text, _)| *text).collect();
+            ConfigError::new(name, format!("must be one of {}", names.join(", ")))
+        })
+}
+
+pub(super) fn http_url(
+    lookup: Lookup<'_>,
+    name: &'static str,
+) -> Result<Option<String>, ConfigError> {
+    let Some(value) = text(lookup, name) else {
+        return Ok(None);
+    };
+    let is_http = value.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|host| !host.is_empty())
+    });
+    if is_http {
+        Ok(Some(value))
+    } else {
+        Err(ConfigError::new(name, "must be an http:// or https:// URL"))
+    }
+}
+
+/// A secret that travels in a header: a line break that slipped into it should stop the start, not every turn.
+pub(super) fn header_safe(
+    lookup: Lookup<'_>,
+    name: &'static str,
+) -> Result<Option<SecretString>, ConfigError> {
+    match text(lookup, name) {
+        Some(value) if http::HeaderValue::from_str(&value).is_err() => Err(ConfigError::new(
+            name,
+            "has a character that no HTTP header can carry (a line break, perhaps)",
+        )),
+        value => Ok(value.map(SecretString::from)),
+    }
+}
