@@ -22,7 +22,15 @@ pub struct Event {
     headers: Vec<(String, String)>,
     body: Option<String>,
     is_base64: bool,
-    authorizer: Option<Value>,
+    authorizer: Option<Authorizer>,
+}
+
+#[derive(Debug, Clone)]
+enum Authorizer {
+    /// In the form of any gateway.
+    Found(Value),
+    /// In the form that the event's gateway gives to a token's claims.
+    Claims(Value),
 }
 
 impl Event {
@@ -40,28 +48,52 @@ impl Event {
         }
     }
 
+    /// `POST`
+    #[must_use]
+    pub fn post(path: &str) -> Self {
+        Self::new("POST", path)
+    }
+
+    /// `GET`
+    #[must_use]
+    pub fn get(path: &str) -> Self {
+        Self::new("GET", path)
+    }
+
+    /// `PATCH`
+    #[must_use]
+    pub fn patch(path: &str) -> Self {
+        Self::new("PATCH", path)
+    }
+
+    /// `DELETE`
+    #[must_use]
+    pub fn delete(path: &str) -> Self {
+        Self::new("DELETE", path)
+    }
+
     /// `POST /api/v1/chat/stream`
     #[must_use]
     pub fn stream() -> Self {
-        Self::new("POST", "/api/v1/chat/stream")
+        Self::post("/api/v1/chat/stream")
     }
 
     /// `DELETE /api/v1/chat/history`
     #[must_use]
     pub fn clear() -> Self {
-        Self::new("DELETE", "/api/v1/chat/history")
+        Self::delete("/api/v1/chat/history")
     }
 
     /// `GET /api/v1/chat/session`
     #[must_use]
     pub fn session() -> Self {
-        Self::new("GET", "/api/v1/chat/session")
+        Self::get("/api/v1/chat/session")
     }
 
     /// `PATCH /api/v1/chat/session`
     #[must_use]
     pub fn set_state() -> Self {
-        Self::new("PATCH", "/api/v1/chat/session")
+        Self::patch("/api/v1/chat/session")
     }
 
     /// Adds a parameter, not encoded.
@@ -76,6 +108,14 @@ impl Event {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(present, _)| present != name);
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Leaves a header out.
+    #[must_use]
+    pub fn without_header(mut self, name: &str) -> Self {
+        self.headers
+            .retain(|(present, _)| !present.eq_ignore_ascii_case(name));
         self
     }
 
@@ -107,11 +147,28 @@ impl Event {
         self
     }
 
-    /// What the gateway's authorizer found.
+    /// What the gateway's authorizer found, as it is.
     #[must_use]
     pub fn authorizer(mut self, found: Value) -> Self {
-        self.authorizer = Some(found);
+        self.authorizer = Some(Authorizer::Found(found));
         self
+    }
+
+    /// The claims that the gateway's authorizer found: Cognito's on a REST API, a token's on an HTTP API.
+    #[must_use]
+    pub fn authorizer_claims(mut self, claims: Value) -> Self {
+        self.authorizer = Some(Authorizer::Claims(claims));
+        self
+    }
+
+    fn authorizer_of(&self, gateway: Gateway) -> Option<Value> {
+        Some(match (self.authorizer.as_ref()?, gateway) {
+            (Authorizer::Found(found), _) => found.clone(),
+            (Authorizer::Claims(claims), Gateway::Rest) => json!({ "claims": claims }),
+            (Authorizer::Claims(claims), Gateway::Http) => {
+                json!({ "jwt": { "claims": claims, "scopes": null } })
+            }
+        })
     }
 
     /// The event of one gateway.
@@ -147,7 +204,7 @@ impl Event {
                 "requestId": "rest-request",
                 "requestTimeEpoch": 1_732_430_000_000_i64,
                 "identity": { "sourceIp": "203.0.113.1" },
-                "authorizer": self.authorizer,
+                "authorizer": self.authorizer_of(Gateway::Rest),
             },
             "body": self.body,
             "isBase64Encoded": self.is_base64,
@@ -186,8 +243,8 @@ impl Event {
             "body": self.body,
             "isBase64Encoded": self.is_base64,
         });
-        if let Some(authorizer) = &self.authorizer {
-            event["requestContext"]["authorizer"] = authorizer.clone();
+        if let Some(authorizer) = self.authorizer_of(Gateway::Http) {
+            event["requestContext"]["authorizer"] = authorizer;
         }
         event
     }

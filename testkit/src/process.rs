@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::net::{getpeername, sockopt};
+use rustix::net::{getpeername, getsockname, sockopt};
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open,
 };
@@ -55,12 +55,15 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // An error means that it has ended already.
-        let _ = kill_process(self.raw_pid(), signal);
+        // Once it has been waited for, its number may be somebody else's.
+        if self.child.id().is_some() {
+            // An error means that it has ended already.
+            let _ = kill_process(self.raw_pid(), signal);
+        }
     }
 
-    /// Its TCP connections: the port at the other end, and TCP_NODELAY.
-    pub(crate) fn connections(&self) -> std::io::Result<Vec<(u16, bool)>> {
+    /// Its TCP connections: its own port, the port at the other end, and TCP_NODELAY.
+    pub(crate) fn connections(&self) -> std::io::Result<Vec<(u16, u16, bool)>> {
         let process = pidfd_open(self.raw_pid(), PidfdFlags::empty())?;
         let mut connections = Vec::new();
         for entry in std::fs::read_dir(format!("/proc/{}/fd", self.pid))? {
@@ -80,7 +83,10 @@ impl Process {
                 .flatten()
                 .and_then(|peer| SocketAddr::try_from(peer).ok());
             if let (Some(peer), Ok(nodelay)) = (peer, sockopt::tcp_nodelay(&socket)) {
-                connections.push((peer.port(), nodelay));
+                let own = getsockname(&socket)
+                    .ok()
+                    .and_then(|own| SocketAddr::try_from(own).ok());
+                connections.push((own.map_or(0, |own| own.port()), peer.port(), nodelay));
             }
         }
         Ok(connections)

@@ -4,6 +4,7 @@
 //! answer, buffered or streamed, or an error.
 
 mod api;
+mod streaming;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -11,14 +12,14 @@ use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
-use self::api::{Api, Invocation, Part};
-use crate::answer::{Answer, Chunk, EventParser, SseEvent};
+use self::api::{Api, Invocation};
+pub use self::streaming::Streaming;
+use crate::answer::Answer;
 use crate::binary::binary;
 use crate::process::Process;
 use crate::server::HttpServer;
@@ -31,8 +32,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 /// How a function is started.
 pub struct FunctionBuilder {
     path: PathBuf,
+    arguments: Vec<String>,
     env: HashMap<String, String>,
     deadline: Duration,
+    trace_id: String,
     cgroup: Option<PathBuf>,
 }
 
@@ -41,6 +44,14 @@ impl FunctionBuilder {
     #[must_use]
     pub fn cgroup(mut self, processes: PathBuf) -> Self {
         self.cgroup = Some(processes);
+        self
+    }
+
+    /// Gives it arguments. The platform gives none; this is for programs that are a function among other things.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments
+            .extend(arguments.iter().map(|argument| (*argument).to_owned()));
         self
     }
 
@@ -75,6 +86,13 @@ impl FunctionBuilder {
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// The trace that the invocations belong to; one that is not sampled otherwise.
+    #[must_use]
+    pub fn trace_id(mut self, trace_id: &str) -> Self {
+        trace_id.clone_into(&mut self.trace_id);
         self
     }
 
@@ -118,29 +136,34 @@ impl FunctionBuilder {
         Exit {
             status: status.unwrap_or_else(|| panic!("it runs on:\n{output}")),
             output,
+            duration: function.started.elapsed(),
         }
     }
 
     async fn launch(self) -> (Function, mpsc::Receiver<()>) {
         let (asked, ready) = mpsc::channel(1);
-        let api = Api::new(self.deadline, asked);
+        let api = Api::new(self.deadline, self.trace_id, asked);
         let serving = Arc::clone(&api);
-        let server =
-            HttpServer::start(move |received| Arc::clone(&serving).serve(received.request)).await;
+        let server = HttpServer::start(move |received| {
+            Arc::clone(&serving).serve(received.request, received.peer_port)
+        })
+        .await;
         let mut command = match &self.cgroup {
             None => Command::new(&self.path),
             Some(processes) => {
                 // The shell moves itself and then becomes the function, which so never runs outside.
                 let mut shell = Command::new("/bin/sh");
                 shell
-                    .args(["-c", "echo $$ > \"$0\" && exec \"$1\""])
+                    .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
                     .arg(processes)
                     .arg(&self.path);
                 shell
             }
         };
         command
+            .args(&self.arguments)
             .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("AWS_LAMBDA_RUNTIME_API", server.address.to_string())
             .env("AWS_LAMBDA_FUNCTION_NAME", "test")
             .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
@@ -166,6 +189,8 @@ pub struct Exit {
     pub status: ExitStatus,
     /// What it printed.
     pub output: String,
+    /// From the start of the process to its end.
+    pub duration: Duration,
 }
 
 /// A running function.
@@ -189,8 +214,10 @@ impl Function {
     pub fn builder_of(path: PathBuf) -> FunctionBuilder {
         FunctionBuilder {
             path,
+            arguments: Vec::new(),
             env: HashMap::new(),
             deadline: Duration::from_secs(60),
+            trace_id: "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=0".to_owned(),
             cgroup: None,
         }
     }
@@ -217,31 +244,11 @@ impl Function {
             parts,
             handed_over: Arc::clone(&handed_over),
         });
-        let mut streaming = Streaming {
-            answer: Answer {
-                request_id: id,
-                status: 0,
-                headers: HeaderMap::new(),
-                chunks: Vec::new(),
-                error: None,
-                truncated: false,
-                streamed: false,
-                handed_over: Instant::now(),
-                ended: Instant::now(),
-            },
-            received,
-            parser: EventParser::default(),
-            events: std::collections::VecDeque::new(),
-            ended: false,
-        };
-        let begun = tokio::time::timeout(ANSWER_WITHIN, async {
-            while streaming.answer.status == 0 && !streaming.ended {
-                streaming.receive().await;
-            }
-        });
+        let mut streaming = Streaming::new(id, received);
+        let begun = tokio::time::timeout(ANSWER_WITHIN, streaming.begin());
         assert!(begun.await.is_ok(), "no answer:\n{}", self.output());
         if let Some(at) = *handed_over.lock().unwrap() {
-            streaming.answer.handed_over = at;
+            streaming.handed_over_at(at);
         }
         streaming
     }
@@ -277,12 +284,12 @@ impl Function {
         self.server.address.port()
     }
 
-    /// Its TCP connections: the port at the other end, and whether what is sent leaves at once (TCP_NODELAY).
+    /// Its TCP connections: its own port, the port at the other end, and whether what is sent leaves at once (TCP_NODELAY).
     ///
     /// # Panics
     /// If the operating system does not let a parent look at its child's sockets.
     #[must_use]
-    pub fn connections(&self) -> Vec<(u16, bool)> {
+    pub fn connections(&self) -> Vec<(u16, u16, bool)> {
         self.process
             .connections()
             .expect("a parent may look at its child's sockets")
@@ -313,81 +320,5 @@ impl Function {
     /// Lets it go on.
     pub fn resume(&self) {
         self.process.signal(Signal::CONT);
-    }
-}
-
-/// An answer under way. Dropping it breaks the function's connection to the platform.
-pub struct Streaming {
-    answer: Answer,
-    received: mpsc::Receiver<Part>,
-    parser: EventParser,
-    events: std::collections::VecDeque<SseEvent>,
-    ended: bool,
-}
-
-impl Streaming {
-    /// The HTTP status.
-    #[must_use]
-    pub fn status(&self) -> u16 {
-        self.answer.status
-    }
-
-    /// The next event; `None` at the end.
-    ///
-    /// # Panics
-    /// If neither comes in time.
-    pub async fn next_event(&mut self) -> Option<SseEvent> {
-        while self.events.is_empty() && !self.ended {
-            let received = tokio::time::timeout(ANSWER_WITHIN, self.receive()).await;
-            assert!(received.is_ok(), "neither an event nor the end");
-        }
-        self.events.pop_front()
-    }
-
-    /// The rest of the answer.
-    ///
-    /// # Panics
-    /// If it does not end in time.
-    pub async fn finish(mut self) -> Answer {
-        let ended = tokio::time::timeout(ANSWER_WITHIN, async {
-            while !self.ended {
-                self.receive().await;
-            }
-        });
-        assert!(ended.await.is_ok(), "the answer does not end");
-        self.answer
-    }
-
-    async fn receive(&mut self) {
-        match self.received.recv().await {
-            Some(Part::Head { head, streamed }) => {
-                self.answer.status = head.status_code;
-                self.answer.headers = head.headers();
-                self.answer.streamed = streamed;
-                if !streamed {
-                    self.answer.chunks.push(Chunk {
-                        bytes: head.body(),
-                        at: Instant::now(),
-                    });
-                }
-            }
-            Some(Part::Chunk(chunk)) => {
-                let is_stream = self
-                    .answer
-                    .headers
-                    .get("content-type")
-                    .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
-                if is_stream {
-                    self.events.extend(self.parser.push(&chunk));
-                }
-                self.answer.chunks.push(chunk);
-            }
-            Some(Part::Error(error)) => self.answer.error = Some(error),
-            Some(Part::Truncated) => self.answer.truncated = true,
-            None => {
-                self.answer.ended = Instant::now();
-                self.ended = true;
-            }
-        }
     }
 }

@@ -11,7 +11,7 @@ use aws_lc_rs::signature::{
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::{Map, Value, json};
 
 /// The shared secret of this test run.
@@ -32,7 +32,7 @@ pub fn token(sub: &str) -> String {
 #[derive(Clone)]
 pub struct Token {
     claims: Map<String, Value>,
-    kid: Option<String>,
+    header: Map<String, Value>,
 }
 
 impl Token {
@@ -41,7 +41,7 @@ impl Token {
     pub fn new(sub: &str) -> Self {
         Self {
             claims: Map::new(),
-            kid: None,
+            header: Map::new(),
         }
         .claim("sub", json!(sub))
         .expires_in(3_600)
@@ -68,11 +68,35 @@ impl Token {
         self.claim("exp", json!(exp))
     }
 
+    /// Leaves `exp` out.
+    #[must_use]
+    pub fn no_expiry(self) -> Self {
+        self.without("exp")
+    }
+
+    /// Sets `iss`.
+    #[must_use]
+    pub fn issuer(self, issuer: &str) -> Self {
+        self.claim("iss", json!(issuer))
+    }
+
+    /// Sets `aud`.
+    #[must_use]
+    pub fn audience(self, audience: &str) -> Self {
+        self.claim("aud", json!(audience))
+    }
+
+    /// Sets a field of the header, over what signing sets: `alg` too, which then need not be true.
+    #[must_use]
+    pub fn header_field(mut self, name: &str, value: Value) -> Self {
+        self.header.insert(name.to_owned(), value);
+        self
+    }
+
     /// Names a key in the header.
     #[must_use]
-    pub fn kid(mut self, kid: &str) -> Self {
-        self.kid = Some(kid.to_owned());
-        self
+    pub fn kid(self, kid: &str) -> Self {
+        self.header_field("kid", json!(kid))
     }
 
     /// Signs with a shared secret.
@@ -103,7 +127,7 @@ impl Token {
     #[must_use]
     pub fn sign_with(&self, key: &KeyPair) -> String {
         let mut token = self.clone();
-        token.kid.get_or_insert_with(|| key.kid.clone());
+        token.header.entry("kid").or_insert_with(|| json!(key.kid));
         token.sign(key.algorithm, &key.signing)
     }
 
@@ -116,12 +140,7 @@ impl Token {
     /// Does not sign, and says so.
     #[must_use]
     pub fn unsigned(&self) -> String {
-        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        format!(
-            "{}.{}.",
-            part(&json!({ "alg": "none", "typ": "JWT" })),
-            part(&Value::Object(self.claims.clone()))
-        )
+        format!("{}.", self.message(&json!("none")))
     }
 
     /// Signs with any algorithm.
@@ -130,9 +149,21 @@ impl Token {
     /// If the key does not fit the algorithm.
     #[must_use]
     pub fn sign(&self, algorithm: Algorithm, key: &EncodingKey) -> String {
-        let mut header = Header::new(algorithm);
-        header.kid.clone_from(&self.kid);
-        encode(&header, &self.claims, key).expect("a key of that algorithm")
+        let message = self.message(&json!(algorithm));
+        let signature =
+            crypto::sign(message.as_bytes(), key, algorithm).expect("a key of that algorithm");
+        format!("{message}.{signature}")
+    }
+
+    /// What is signed: the header and the claims.
+    fn message(&self, algorithm: &Value) -> String {
+        let mut header = Map::from_iter([
+            ("typ".to_owned(), json!("JWT")),
+            ("alg".to_owned(), algorithm.clone()),
+        ]);
+        header.extend(self.header.clone());
+        let part = |value: &Map<String, Value>| URL_SAFE_NO_PAD.encode(json!(value).to_string());
+        format!("{}.{}", part(&header), part(&self.claims))
     }
 }
 
@@ -212,6 +243,12 @@ impl KeyPair {
             jwk,
             public_der: public_der.to_owned(),
         }
+    }
+
+    /// What it signs with.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
     }
 
     /// The public half as everybody can have it: the DER inside a `PUBLIC KEY` file.

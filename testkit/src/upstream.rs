@@ -237,7 +237,12 @@ fn play(script: Script, state: Arc<State>) -> Response<Body> {
     let steps = script.steps.into_iter();
     let frames = unfold((steps, open), |(mut steps, open)| async move {
         loop {
-            match steps.next()? {
+            let step = steps.next()?;
+            // hyper collects what is ready and flushes what it has when a body is not, which so sends all that came before.
+            if matches!(step, Step::Bytes(_) | Step::Cut) {
+                tokio::task::yield_now().await;
+            }
+            match step {
                 Step::Bytes(bytes) => {
                     if let Some(sent) = &mut *open.0.sent.lock().unwrap() {
                         sent.push(Instant::now());

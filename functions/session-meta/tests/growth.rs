@@ -49,7 +49,7 @@ async fn a_thousand_faults_leave_nothing_behind() {
     assert_eq!(
         connections
             .iter()
-            .filter(|(port, _)| *port == redis.port())
+            .filter(|(_, port, _)| *port == redis.port())
             .count(),
         1,
         "{connections:?}"

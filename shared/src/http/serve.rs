@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::Response;
+use http_body_util::BodyExt;
 use lambda_http::{Request, runtime_concurrent, service_fn, streaming_runtime_concurrent};
 use lambda_runtime::Error;
 use lambda_runtime::tower::util::MapResultLayer;
@@ -29,12 +30,32 @@ where
     let no_delay = Arc::new(NoDelay::default());
     let service = service_fn(move |request| {
         no_delay.ensure();
-        handle(request)
+        let (answer, no_delay) = (handle(request), Arc::clone(&no_delay));
+        Box::pin(async move {
+            answer
+                .await
+                .map(|response| response.map(|body| sent_at_once(body, no_delay)))
+        })
     });
     streaming_runtime_concurrent(service)
         .layer(MapResultLayer::new(broken_answer))
         .run_concurrent()
         .await
+}
+
+/// The connection that carries an answer may be made for it, after the handler was called: so the first frames look again.
+fn sent_at_once(body: StreamingBody, no_delay: Arc<NoDelay>) -> StreamingBody {
+    /// The first event, and the first text.
+    const FRAMES: usize = 2;
+    let mut seen = 0;
+    body.map_frame(move |frame| {
+        if seen < FRAMES {
+            seen += 1;
+            no_delay.ensure();
+        }
+        frame
+    })
+    .boxed_unsync()
 }
 
 /// Serves buffered answers, many at once where the platform allows it: `run_concurrent`, with the same layer.

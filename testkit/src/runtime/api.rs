@@ -19,6 +19,8 @@ pub(super) enum Part {
     Head {
         head: Box<Head>,
         streamed: bool,
+        /// The port of the function's end of the connection.
+        peer_port: u16,
     },
     Chunk(Chunk),
     Error(Value),
@@ -35,6 +37,7 @@ pub(super) struct Invocation {
 
 pub(super) struct Api {
     deadline: Duration,
+    trace_id: String,
     waiting: Mutex<std::collections::VecDeque<Invocation>>,
     arrived: Notify,
     running: Mutex<HashMap<String, mpsc::Sender<Part>>>,
@@ -53,9 +56,10 @@ struct Load {
 const DELIMITER: [u8; 8] = [0; 8];
 
 impl Api {
-    pub(super) fn new(deadline: Duration, asked: mpsc::Sender<()>) -> Arc<Self> {
+    pub(super) fn new(deadline: Duration, trace_id: String, asked: mpsc::Sender<()>) -> Arc<Self> {
         Arc::new(Self {
             deadline,
+            trace_id,
             waiting: Mutex::default(),
             arrived: Notify::new(),
             running: Mutex::default(),
@@ -77,7 +81,11 @@ impl Api {
             .await;
     }
 
-    pub(super) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer_port: u16,
+    ) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let rest = path
             .strip_prefix("/2018-06-01/runtime/")
@@ -85,7 +93,9 @@ impl Api {
         let parts: Vec<&str> = rest.split('/').collect();
         match (request.method(), parts.as_slice()) {
             (&Method::GET, ["invocation", "next"]) => self.next().await,
-            (&Method::POST, ["invocation", id, "response"]) => self.response(id, request).await,
+            (&Method::POST, ["invocation", id, "response"]) => {
+                self.response(id, request, peer_port).await
+            }
             (&Method::POST, ["invocation", id, "error"]) => self.error(id, request).await,
             (&Method::POST, ["init", "error"]) => answer(StatusCode::ACCEPTED),
             _ => answer(StatusCode::NOT_FOUND),
@@ -119,10 +129,7 @@ impl Api {
                 "lambda-runtime-invoked-function-arn",
                 "arn:aws:lambda:us-east-1:123456789012:function:test",
             )
-            .header(
-                "lambda-runtime-trace-id",
-                "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=0",
-            )
+            .header("lambda-runtime-trace-id", &self.trace_id)
             .header("content-type", "application/json")
             .body(
                 Full::new(invocation.event)
@@ -139,7 +146,12 @@ impl Api {
     }
 
     /// Takes an answer as it comes. Whether anybody still follows it decides whether the connection lives.
-    async fn response(&self, id: &str, request: Request<Incoming>) -> Response<Body> {
+    async fn response(
+        &self,
+        id: &str,
+        request: Request<Incoming>,
+        peer_port: u16,
+    ) -> Response<Body> {
         let Some(running) = self.finish(id) else {
             return answer(StatusCode::NOT_FOUND);
         };
@@ -157,6 +169,7 @@ impl Api {
                 .send(Part::Head {
                     head: Box::new(head),
                     streamed,
+                    peer_port,
                 })
                 .await;
             return answer(StatusCode::ACCEPTED);
@@ -191,6 +204,7 @@ impl Api {
                         .send(Part::Head {
                             head: Box::new(head),
                             streamed,
+                            peer_port,
                         })
                         .await;
                     rest

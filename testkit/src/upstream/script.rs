@@ -15,7 +15,7 @@ pub struct Script {
     pub(super) steps: Vec<Step>,
 }
 
-/// One step of an answer. Bytes of each step go out by themselves.
+/// One step of an answer. What came before a step, the head included, is on its way when the step is taken.
 #[derive(Clone)]
 pub enum Step {
     /// Sends bytes.
@@ -78,6 +78,21 @@ fn choice(delta: &Value, finish_reason: &Value) -> Bytes {
     }))
 }
 
+/// The chunk that a step sends whole. Those that `byte_by_byte` took apart are none.
+fn sent_chunk(step: &Step) -> Option<Value> {
+    let Step::Bytes(bytes) = step else {
+        return None;
+    };
+    serde_json::from_slice(bytes.strip_prefix(b"data: ")?).ok()
+}
+
+/// The text that a step adds.
+fn content(step: &Step) -> Option<String> {
+    let chunk = sent_chunk(step)?;
+    Some(chunk["choices"][0]["delta"]["content"].as_str()?.to_owned())
+}
+
+const DONE: &[u8] = b"data: [DONE]\n\n";
 const STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -116,10 +131,19 @@ impl Script {
     /// If the status is none.
     #[must_use]
     pub fn status(status: u16, body: &str) -> Self {
-        let mut script = Self::raw(vec![Step::Bytes(body.to_owned().into())]);
-        script.status = StatusCode::from_u16(status).expect("a status");
+        let mut script = Self::raw(vec![Step::Bytes(body.to_owned().into())]).with_status(status);
         script.headers.insert(http::header::CONTENT_TYPE, JSON);
         script
+    }
+
+    /// Sets another status.
+    ///
+    /// # Panics
+    /// If it is none.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.status = StatusCode::from_u16(status).expect("a status");
+        self
     }
 
     /// Sets a header.
@@ -174,14 +198,73 @@ impl Script {
     /// Adds `[DONE]`.
     #[must_use]
     pub fn done(self) -> Self {
-        self.then(Step::Bytes(Bytes::from_static(b"data: [DONE]\n\n")))
+        self.then(Step::Bytes(Bytes::from_static(DONE)))
     }
 
-    /// Ends the connection once all that came before is on its way: the server sends what it has when a step has to wait.
+    /// Ends the connection once all that came before is on its way.
     #[must_use]
     pub fn cut(self) -> Self {
-        self.then(Step::Delay(Duration::from_millis(1)))
-            .then(Step::Cut)
+        self.then(Step::Cut)
+    }
+
+    /// Ends the connection after the last delta: no reason, no usage and no end are sent.
+    #[must_use]
+    pub fn then_cut(self) -> Self {
+        self.up_to_the_last_delta().cut()
+    }
+
+    /// Falls silent after the last delta and keeps the connection.
+    #[must_use]
+    pub fn then_silence(self) -> Self {
+        self.up_to_the_last_delta().then(Step::Silence)
+    }
+
+    /// Waits for a gate after the first delta with text.
+    #[must_use]
+    pub fn gated(mut self, gate: Gate) -> Self {
+        let first = self
+            .steps
+            .iter()
+            .position(|step| content(step).is_some_and(|text| !text.is_empty()));
+        let after = first.map_or(self.steps.len(), |first| first + 1);
+        self.steps.insert(after, Step::Wait(gate));
+        self
+    }
+
+    /// Leaves the usage out.
+    #[must_use]
+    pub fn without_usage(mut self) -> Self {
+        self.steps
+            .retain(|step| sent_chunk(step).is_none_or(|chunk| chunk["usage"].is_null()));
+        self
+    }
+
+    /// Leaves `[DONE]` out.
+    #[must_use]
+    pub fn without_done(mut self) -> Self {
+        self.steps
+            .retain(|step| !matches!(step, Step::Bytes(bytes) if bytes.as_ref() == DONE));
+        self
+    }
+
+    /// Gives another `finish_reason` than the one it has.
+    #[must_use]
+    pub fn finish_reason(mut self, reason: &str) -> Self {
+        for step in &mut self.steps {
+            if let Some(mut sent) = sent_chunk(step)
+                && !sent["choices"][0]["finish_reason"].is_null()
+            {
+                sent["choices"][0]["finish_reason"] = json!(reason);
+                *step = Step::Bytes(chunk(&sent));
+            }
+        }
+        self
+    }
+
+    fn up_to_the_last_delta(mut self) -> Self {
+        let deltas = self.steps.iter().rposition(|step| content(step).is_some());
+        self.steps.truncate(deltas.map_or(0, |last| last + 1));
+        self
     }
 
     /// Waits before every step.

@@ -1,0 +1,140 @@
+//! An answer under way, as it comes from the function.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use http::HeaderMap;
+use tokio::sync::mpsc;
+
+use super::ANSWER_WITHIN;
+use super::api::Part;
+use crate::answer::{Answer, Chunk, EventParser, SseEvent};
+
+/// An answer under way. Dropping it breaks the function's connection to the platform.
+pub struct Streaming {
+    answer: Answer,
+    received: mpsc::Receiver<Part>,
+    parser: EventParser,
+    events: VecDeque<SseEvent>,
+    ended: bool,
+    peer_port: u16,
+}
+
+impl Streaming {
+    pub(super) fn new(request_id: String, received: mpsc::Receiver<Part>) -> Self {
+        Self {
+            answer: Answer {
+                request_id,
+                status: 0,
+                headers: HeaderMap::new(),
+                chunks: Vec::new(),
+                error: None,
+                truncated: false,
+                streamed: false,
+                handed_over: Instant::now(),
+                ended: Instant::now(),
+            },
+            received,
+            parser: EventParser::default(),
+            events: VecDeque::new(),
+            ended: false,
+            peer_port: 0,
+        }
+    }
+
+    /// Waits for the head, or for the end where there is none.
+    pub(super) async fn begin(&mut self) {
+        while self.answer.status == 0 && !self.ended {
+            self.receive().await;
+        }
+    }
+
+    pub(super) fn handed_over_at(&mut self, at: Instant) {
+        self.answer.handed_over = at;
+    }
+
+    /// The function's own port of the connection that carries the answer.
+    #[must_use]
+    pub fn carried_by(&self) -> u16 {
+        self.peer_port
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.answer.status
+    }
+
+    /// The headers.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.answer.headers
+    }
+
+    /// Breaks the function's connection to the platform, as dropping this does.
+    pub fn drop_connection(self) {}
+
+    /// The next event; `None` at the end.
+    ///
+    /// # Panics
+    /// If neither comes in time.
+    pub async fn next_event(&mut self) -> Option<SseEvent> {
+        while self.events.is_empty() && !self.ended {
+            let received = tokio::time::timeout(ANSWER_WITHIN, self.receive()).await;
+            assert!(received.is_ok(), "neither an event nor the end");
+        }
+        self.events.pop_front()
+    }
+
+    /// The rest of the answer.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    pub async fn finish(mut self) -> Answer {
+        let ended = tokio::time::timeout(ANSWER_WITHIN, async {
+            while !self.ended {
+                self.receive().await;
+            }
+        });
+        assert!(ended.await.is_ok(), "the answer does not end");
+        self.answer
+    }
+
+    async fn receive(&mut self) {
+        match self.received.recv().await {
+            Some(Part::Head {
+                head,
+                streamed,
+                peer_port,
+            }) => {
+                self.peer_port = peer_port;
+                self.answer.status = head.status_code;
+                self.answer.headers = head.headers();
+                self.answer.streamed = streamed;
+                if !streamed {
+                    self.answer.chunks.push(Chunk {
+                        bytes: head.body(),
+                        at: Instant::now(),
+                    });
+                }
+            }
+            Some(Part::Chunk(chunk)) => {
+                let is_stream = self
+                    .answer
+                    .headers
+                    .get("content-type")
+                    .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
+                if is_stream {
+                    self.events.extend(self.parser.push(&chunk));
+                }
+                self.answer.chunks.push(chunk);
+            }
+            Some(Part::Error(error)) => self.answer.error = Some(error),
+            Some(Part::Truncated) => self.answer.truncated = true,
+            None => {
+                self.answer.ended = Instant::now();
+                self.ended = true;
+            }
+        }
+    }
+}
