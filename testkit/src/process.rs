@@ -96,6 +96,34 @@ impl Process {
         Pid::from_raw(i32::try_from(self.pid).expect("a pid")).expect("not zero")
     }
 
+    /// Stops it where it is, and waits until it stands still: the signal alone only asks for that.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+        let asked = std::time::Instant::now();
+        while !self.stands_still() {
+            assert!(
+                asked.elapsed() < Duration::from_secs(10),
+                "it does not stop"
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether each of its threads is stopped, or gone.
+    fn stands_still(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid)) else {
+            return true;
+        };
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The name before the state is in parentheses, and may hold some.
+            let state = stat
+                .rsplit_once(") ")
+                .and_then(|(_, rest)| rest.chars().next());
+            matches!(state, None | Some('T' | 'Z' | 'X'))
+        })
+    }
+
     /// Ends it at once and waits until it is gone.
     pub(crate) async fn kill(&mut self) {
         let _ = self.child.start_kill();

@@ -199,7 +199,7 @@ impl Server {
 
     /// Stops it where it is; connections stay open and nobody answers.
     pub fn pause(&self) {
-        self.process.signal(Signal::STOP);
+        self.process.stop();
     }
 
     /// Lets it go on.

@@ -314,7 +314,7 @@ impl Function {
 
     /// Freezes it, as the platform does between invocations.
     pub fn pause(&self) {
-        self.process.signal(Signal::STOP);
+        self.process.stop();
     }
 
     /// Lets it go on.
