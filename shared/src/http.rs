@@ -29,7 +29,7 @@ pub use self::error::Problem;
 pub use self::request::{
     ChatBody, StateBody, authenticate, character_of_query, deadline, expect_method,
 };
-pub use self::serve::{serve_buffered, serve_streaming};
+pub use self::serve::{block_on, serve_buffered, serve_streaming};
 
 /// A buffered answer.
 pub type Answer = Response<Body>;

@@ -12,15 +12,17 @@ use shared::{auth::Authenticator, chat::Chat, http, llm::Llm, memory::Memory, te
 
 use self::handler::Handler;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let handler = match start() {
         Ok(handler) => handler,
         Err(error) => return telemetry::start_failed(&*error),
     };
-    let chat = handler.chat();
-    let ended = http::serve_streaming(move |request| handler.clone().handle(request)).await;
-    chat.settle().await;
+    let ended = http::block_on(async {
+        let chat = handler.chat();
+        let ended = http::serve_streaming(move |request| handler.clone().handle(request)).await;
+        chat.settle().await;
+        ended
+    });
     ended.map_or_else(
         |error| telemetry::platform_lost(&*error),
         |()| ExitCode::SUCCESS,

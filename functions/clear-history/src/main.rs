@@ -10,13 +10,14 @@ use shared::{auth::Authenticator, http, memory::Memory, telemetry};
 
 use self::handler::Handler;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let handler = match start() {
         Ok(handler) => handler,
         Err(error) => return telemetry::start_failed(&*error),
     };
-    let ended = http::serve_buffered(move |request| handler.clone().handle(request)).await;
+    let ended = http::block_on(http::serve_buffered(move |request| {
+        handler.clone().handle(request)
+    }));
     ended.map_or_else(
         |error| telemetry::platform_lost(&*error),
         |()| ExitCode::SUCCESS,

@@ -17,6 +17,25 @@ use super::Answer;
 use super::nodelay::NoDelay;
 use super::sse::StreamingBody;
 
+/// Runs a function to its end, on the runtime that suits the platform: one thread while one invocation runs at a time, because
+/// handing a delta from thread to thread costs more than everything else that is done with it; as many threads as there are
+/// CPUs where the platform sends many invocations at once.
+///
+/// # Errors
+/// The platform is gone, or the operating system refuses what a runtime needs.
+pub fn block_on(function: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let one_at_a_time = std::env::var("AWS_LAMBDA_MAX_CONCURRENCY")
+        .ok()
+        .and_then(|most| most.parse::<u32>().ok())
+        .is_none_or(|most| most <= 1);
+    let mut runtime = if one_at_a_time {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    runtime.enable_all().build()?.block_on(function)
+}
+
 /// Serves streamed answers, many at once where the platform allows it: `run_with_streaming_response_concurrent`, with the
 /// layer that keeps it running.
 ///

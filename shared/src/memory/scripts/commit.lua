@@ -7,22 +7,16 @@
 --       then the messages as JSON, oldest first
 -- Gives 'saved', 'duplicate', 'fenced', or 'late:' and the time.
 --
--- A script that fails half way is not rolled back, so everything that can fail comes before the first write.
+-- A script that fails half way is not rolled back, so everything that can fail comes before the first write, or is it: a key
+-- that holds something of another type fails the read of it, or the LPUSH, which is the first write.
 
-local ENTRY_BYTES = 48        -- id, ':', Unix seconds, ';'
+local ENTRY_BYTES = 48        -- id, ':', Unix seconds (10 digits until 2286), ';'
 local MOST_ENTRIES = 128
 local REMEMBERED_SECONDS = 600
 local FENCE_MICROSECONDS = 3600 * 1000000
 
 local messages, meta, cleared = KEYS[1], KEYS[2], KEYS[3]
 local id, began, most, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-
-for key, expected in pairs({[messages] = 'list', [meta] = 'hash', [cleared] = 'string'}) do
-  local found = redis.call('TYPE', key).ok
-  if found ~= 'none' and found ~= expected then
-    return redis.error_reply('WRONGTYPE a key of this session holds a ' .. found .. ' instead of a ' .. expected)
-  end
-end
 
 local time = redis.call('TIME')
 local now = tonumber(time[1])
@@ -52,16 +46,16 @@ if string.find(recent, id, 1, true) then
   return 'duplicate'
 end
 
--- Newest first, so the first entry that is too old ends the ones worth keeping.
-local kept = 0
-while kept < MOST_ENTRIES - 1 and kept * ENTRY_BYTES < #recent do
-  local at = tonumber(string.sub(recent, kept * ENTRY_BYTES + 38, kept * ENTRY_BYTES + 47))
-  if not at or at < now - REMEMBERED_SECONDS then
+-- Newest first, so those that are too old are at the end.
+local kept = math.min(#recent / ENTRY_BYTES, MOST_ENTRIES - 1)
+while kept > 0 do
+  local at = tonumber(string.sub(recent, kept * ENTRY_BYTES - 10, kept * ENTRY_BYTES - 1))
+  if at and at >= now - REMEMBERED_SECONDS then
     break
   end
-  kept = kept + 1
+  kept = kept - 1
 end
-recent = string.format('%s:%010d;', id, now) .. string.sub(recent, 1, kept * ENTRY_BYTES)
+recent = id .. ':' .. time[1] .. ';' .. string.sub(recent, 1, kept * ENTRY_BYTES)
 
 local function figure(stored)
   return tonumber(stored or '') or 0
