@@ -131,6 +131,8 @@ def function_settings(environ: Mapping[str, str]) -> Dict[str, str]:
     settings = dict(environ)
     settings.setdefault("LOG_LEVEL", "warn")
     settings.setdefault("LOG_FORMAT", "text")
+    # For CloudWatch, which does not read this log.
+    settings.setdefault("METRICS", "off")
     if not settings.get("JWT_SECRET"):
         settings["JWT_SECRET"] = secrets.token_urlsafe(32)
     if not settings.get("LLM_PROVIDER"):

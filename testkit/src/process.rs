@@ -1,22 +1,24 @@
 //! A child process whose output is collected and which ends with its owner.
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::net::{getpeername, getsockname, sockopt};
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open,
 };
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
-use tokio::task::JoinHandle;
 
 pub(crate) struct Process {
     child: Child,
     pid: u32,
     output: Arc<Mutex<String>>,
+    /// Threads and not tasks, so that what a process printed last can be waited for where nothing can be awaited.
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -30,8 +32,14 @@ impl Process {
             .spawn()?;
         let output = Arc::new(Mutex::new(String::new()));
         let readers = vec![
-            collect(child.stdout.take().expect("piped"), Arc::clone(&output)),
-            collect(child.stderr.take().expect("piped"), Arc::clone(&output)),
+            collect(
+                child.stdout.take().expect("piped").into_owned_fd()?,
+                &output,
+            ),
+            collect(
+                child.stderr.take().expect("piped").into_owned_fd()?,
+                &output,
+            ),
         ];
         let pid = child.id().expect("just started");
         Ok(Self {
@@ -136,34 +144,47 @@ impl Process {
             .await
             .ok()?
             .ok()?;
-        for reader in self.readers.drain(..) {
-            let _ = reader.await;
-        }
+        self.read_to_end();
         Some(status)
     }
-}
 
-impl Drop for Process {
-    fn drop(&mut self) {
+    /// Ends it at once, and waits until it is gone and all its output is collected.
+    pub(crate) fn end(&mut self) {
         self.signal(Signal::CONT);
         let _ = self.child.start_kill();
-        // Wait, so that nothing of it is left when its owner is gone; it has been killed, so this is short.
+        // It has been killed, so this is short.
         while let Ok(None) = self.child.try_wait() {
             std::thread::yield_now();
         }
+        self.read_to_end();
+    }
+
+    fn read_to_end(&mut self) {
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
     }
 }
 
-fn collect(
-    stream: impl AsyncRead + Unpin + Send + 'static,
-    into: Arc<Mutex<String>>,
-) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let mut lines = BufReader::new(stream).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            let mut output = into.lock().expect("not poisoned");
-            output.push_str(&line);
-            output.push('\n');
+/// Nothing of it is left when its owner is gone.
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn collect(stream: OwnedFd, into: &Arc<Mutex<String>>) -> JoinHandle<()> {
+    let into = Arc::clone(into);
+    std::thread::spawn(move || {
+        let mut stream = BufReader::new(std::fs::File::from(stream));
+        let mut line = Vec::new();
+        while stream
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|read| read > 0)
+        {
+            let text = String::from_utf8_lossy(&line);
+            into.lock().expect("not poisoned").push_str(&text);
+            line.clear();
         }
     })
 }

@@ -272,6 +272,13 @@ impl Function {
         self.process.output()
     }
 
+    /// Ends it, and gives all that it printed.
+    #[must_use]
+    pub fn stop(mut self) -> String {
+        self.process.end();
+        self.output()
+    }
+
     /// Its process.
     #[must_use]
     pub fn pid(&self) -> u32 {
