@@ -33,4 +33,5 @@ pub mod sentinel;
 mod server;
 pub mod tls;
 pub mod tokens;
+mod unspeakable;
 pub mod upstream;
