@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use aho_corasick::AhoCorasick;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 /// What is shorter is in any text by chance.
@@ -22,6 +23,8 @@ const SECRET_ENDINGS: [&str; 4] = ["SECRET", "_KEY", "PASSWORD", "_TOKEN"];
 #[derive(Debug, Default)]
 pub(crate) struct Unspeakable {
     texts: BTreeSet<String>,
+    /// Ids of characters, which may be told, also where a user has the same.
+    characters: BTreeSet<String>,
 }
 
 impl Unspeakable {
@@ -48,6 +51,17 @@ impl Unspeakable {
                 self.token(value.as_str().unwrap_or_default());
             }
         }
+        if let Some(character) = event["queryStringParameters"]["character_id"].as_str() {
+            self.characters.insert(character.to_owned());
+        }
+        if let Some(query) = event["rawQueryString"].as_str() {
+            let parameters = query.split('&');
+            let characters =
+                parameters.filter_map(|parameter| parameter.strip_prefix("character_id="));
+            self.characters.extend(
+                characters.map(|id| percent_decode_str(id).decode_utf8_lossy().into_owned()),
+            );
+        }
         let Some(body) = event["body"].as_str() else {
             return;
         };
@@ -60,9 +74,12 @@ impl Unspeakable {
         match serde_json::from_str::<Value>(&body) {
             Ok(Value::Object(fields)) => {
                 for (name, value) in &fields {
-                    // Which character it is may be told.
-                    if name != "character_id" && name != "state" {
-                        self.value(value);
+                    match (name.as_str(), value) {
+                        ("character_id", Value::String(id)) => {
+                            self.characters.insert(id.clone());
+                        }
+                        ("state", _) => {}
+                        _ => self.value(value),
                     }
                 }
             }
@@ -108,7 +125,7 @@ impl Unspeakable {
     pub(crate) fn found_in(&self, output: &str) -> Option<&str> {
         let spellings: Vec<(&str, String)> = self
             .texts
-            .iter()
+            .difference(&self.characters)
             .flat_map(|text| spellings(text).map(|spelling| (text.as_str(), spelling)))
             .collect();
         let patterns = spellings.iter().map(|(_, spelling)| spelling);
@@ -120,7 +137,12 @@ impl Unspeakable {
 
 /// As it is, as JSON has it, as JSON of ASCII has it, as `Debug` has text, and as `Debug` has bytes.
 fn spellings(text: &str) -> [String; 5] {
-    let inner = |quoted: String| quoted[1..quoted.len() - 1].to_owned();
+    let inner = |quoted: String| {
+        let mut characters = quoted.chars();
+        characters.next();
+        characters.next_back();
+        characters.as_str().to_owned()
+    };
     let ascii = text.encode_utf16().map(|unit| match u8::try_from(unit) {
         Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
         _ => format!("\\u{unit:04x}"),

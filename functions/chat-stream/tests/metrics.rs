@@ -1,5 +1,4 @@
 //! Metrics, as CloudWatch would read them from what the real binaries print: one event an invocation, whatever becomes of it.
-#![expect(clippy::expect_used, reason = "a test")]
 
 use std::time::Duration;
 
