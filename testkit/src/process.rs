@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ pub(crate) struct Process {
     child: Child,
     pid: u32,
     output: Arc<Mutex<String>>,
+    held: Arc<Held>,
     /// Threads and not tasks, so that what a process printed last can be waited for where nothing can be awaited.
     readers: Vec<JoinHandle<()>>,
 }
@@ -31,14 +32,17 @@ impl Process {
             .kill_on_drop(true)
             .spawn()?;
         let output = Arc::new(Mutex::new(String::new()));
+        let held = Arc::new(Held::default());
         let readers = vec![
             collect(
                 child.stdout.take().expect("piped").into_owned_fd()?,
                 &output,
+                &held,
             ),
             collect(
                 child.stderr.take().expect("piped").into_owned_fd()?,
                 &output,
+                &held,
             ),
         ];
         let pid = child.id().expect("just started");
@@ -46,6 +50,7 @@ impl Process {
             child,
             pid,
             output,
+            held,
             readers,
         })
     }
@@ -56,6 +61,12 @@ impl Process {
 
     pub(crate) fn output(&self) -> String {
         self.output.lock().expect("not poisoned").clone()
+    }
+
+    /// Reads no more of its output, so that it blocks once the pipe is full; or goes on reading.
+    pub(crate) fn hold_output(&self, held: bool) {
+        *self.held.held.lock().expect("not poisoned") = held;
+        self.held.changed.notify_all();
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -150,6 +161,7 @@ impl Process {
 
     /// Ends it at once, and waits until it is gone and all its output is collected.
     pub(crate) fn end(&mut self) {
+        self.hold_output(false);
         self.signal(Signal::CONT);
         let _ = self.child.start_kill();
         // It has been killed, so this is short.
@@ -166,6 +178,20 @@ impl Process {
     }
 }
 
+/// Whether output is left unread.
+#[derive(Default)]
+struct Held {
+    held: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Held {
+    fn wait(&self) {
+        let held = self.held.lock().expect("not poisoned");
+        let _released = self.changed.wait_while(held, |held| *held);
+    }
+}
+
 /// Nothing of it is left when its owner is gone.
 impl Drop for Process {
     fn drop(&mut self) {
@@ -173,8 +199,8 @@ impl Drop for Process {
     }
 }
 
-fn collect(stream: OwnedFd, into: &Arc<Mutex<String>>) -> JoinHandle<()> {
-    let into = Arc::clone(into);
+fn collect(stream: OwnedFd, into: &Arc<Mutex<String>>, held: &Arc<Held>) -> JoinHandle<()> {
+    let (into, held) = (Arc::clone(into), Arc::clone(held));
     std::thread::spawn(move || {
         let mut stream = BufReader::new(std::fs::File::from(stream));
         let mut line = Vec::new();
@@ -185,6 +211,7 @@ fn collect(stream: OwnedFd, into: &Arc<Mutex<String>>) -> JoinHandle<()> {
             let text = String::from_utf8_lossy(&line);
             into.lock().expect("not poisoned").push_str(&text);
             line.clear();
+            held.wait();
         }
     })
 }

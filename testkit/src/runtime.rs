@@ -278,6 +278,11 @@ impl Function {
         self.process.output()
     }
 
+    /// Reads no more of its output, so that it blocks once the pipe is full; or goes on reading.
+    pub fn hold_output(&self, held: bool) {
+        self.process.hold_output(held);
+    }
+
     /// Ends it, and gives all that it printed.
     #[must_use]
     pub fn stop(mut self) -> String {

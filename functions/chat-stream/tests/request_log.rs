@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
 use testkit::tokens::{secret, token};
 use testkit::upstream::{Gate, Script, Step, Upstream};
+use tokio::time::timeout;
 
 const TRACE: &str = "1-5759e988-bd862e3fe1be46a994272793";
 /// The first 16 hex digits of the SHA-256 of `alice`.
@@ -280,6 +282,39 @@ async fn invocations_at_the_same_time_do_not_mix() {
         &[("function", "chat-stream")],
     );
     assert_eq!(cold, [1.0]);
+}
+
+/// The platform may freeze the process as soon as the answer ends. So where nobody takes what it tells, no answer ends.
+#[tokio::test]
+async fn the_last_frame_waits_until_everything_is_told() {
+    const MORE_THAN_A_PIPE_HOLDS: usize = 200;
+    let redis = Server::start().await;
+    let upstream = Upstream::start(Script::reply(&["海风", "很轻"])).await;
+    let chat = function("chat-stream", &redis)
+        .envs(upstream.env())
+        .start()
+        .await;
+    chat.hold_output(true);
+    let mut waits = None;
+    for _ in 0..MORE_THAN_A_PIPE_HOLDS {
+        let event = events::chat(&token("alice"), "luna", "晚霞");
+        let mut answer = chat.invoke_streaming(&event).await;
+        let mut content = String::new();
+        let whole = timeout(Duration::from_secs(2), async {
+            while let Some(event) = answer.next_event().await {
+                content.push_str(event.data["content"].as_str().unwrap_or_default());
+            }
+        });
+        if whole.await.is_err() {
+            assert_eq!(content, "海风很轻");
+            waits = Some(answer);
+            break;
+        }
+    }
+    let mut answer = waits.expect("an answer that waits");
+    chat.hold_output(false);
+    let last = answer.next_event().await.expect("the last frame");
+    assert_eq!(last.data["saved"], true);
 }
 
 #[tokio::test]
