@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use shared::config::{
     AuthConfig, ContextConfig, LlmConfig, LogConfig, MemoryConfig, RedisConfig, Section,
 };
-use shared::{auth::Authenticator, chat::Chat, http, llm::Llm, memory::Memory, telemetry};
+use shared::{
+    auth::Authenticator, chat::Chat, http, llm::Llm, memory::Memory, secrets::Secrets, telemetry,
+};
 
 use self::handler::Handler;
 
@@ -29,10 +31,11 @@ async fn main() -> ExitCode {
 
 fn start() -> Result<Handler, Box<dyn Error>> {
     telemetry::init(LogConfig::from_env()?);
+    let secrets = Secrets::new();
     let memory = MemoryConfig::from_env()?;
-    let authenticator = Authenticator::new(&AuthConfig::from_env()?)?;
-    let llm = Llm::new(&LlmConfig::from_env()?)?;
-    let redis = Memory::new(&RedisConfig::from_env()?, &memory)?;
+    let authenticator = Authenticator::new(&AuthConfig::from_env()?, &secrets)?;
+    let llm = Llm::new(&LlmConfig::from_env()?, &secrets)?;
+    let redis = Memory::new(&RedisConfig::from_env()?, &memory, &secrets)?;
     Ok(Handler::new(
         authenticator,
         Chat::new(redis, llm, ContextConfig::from_env()?, &memory),

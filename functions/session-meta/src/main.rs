@@ -6,7 +6,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use shared::config::{AuthConfig, LogConfig, MemoryConfig, RedisConfig, Section};
-use shared::{auth::Authenticator, http, memory::Memory, telemetry};
+use shared::{auth::Authenticator, http, memory::Memory, secrets::Secrets, telemetry};
 
 use self::handler::Handler;
 
@@ -25,7 +25,12 @@ async fn main() -> ExitCode {
 
 fn start() -> Result<Handler, Box<dyn Error>> {
     telemetry::init(LogConfig::from_env()?);
-    let authenticator = Authenticator::new(&AuthConfig::from_env()?)?;
-    let memory = Memory::new(&RedisConfig::from_env()?, &MemoryConfig::from_env()?)?;
+    let secrets = Secrets::new();
+    let authenticator = Authenticator::new(&AuthConfig::from_env()?, &secrets)?;
+    let memory = Memory::new(
+        &RedisConfig::from_env()?,
+        &MemoryConfig::from_env()?,
+        &secrets,
+    )?;
     Ok(Handler::new(authenticator, memory))
 }
