@@ -142,6 +142,19 @@ fn secrets_do_not_print_themselves() {
 
 const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/chat-a1B2c3";
 
+#[cfg(not(feature = "aws"))]
+#[test]
+fn without_the_sdk_in_the_binary_what_needs_it_is_refused() {
+    for problem in [
+        refused::<AuthConfig>(&[("JWT_SECRET_SECRET_ARN", ARN)]),
+        refused::<RedisConfig>(&[("REDIS_PASSWORD_SECRET_ARN", ARN)]),
+        refused::<RedisConfig>(&[("REDIS_AUTH", "iam")]),
+    ] {
+        assert!(problem.contains("built without the feature `aws`"));
+    }
+}
+
+#[cfg(feature = "aws")]
 #[test]
 fn a_secret_is_a_value_or_a_place_and_not_both() {
     let with_key = format!("{ARN}#api_key");
@@ -189,6 +202,7 @@ fn a_secret_is_a_value_or_a_place_and_not_both() {
     }
 }
 
+#[cfg(feature = "aws")]
 #[test]
 fn iam_needs_a_cache_a_user_a_region_and_tls_and_says_which_is_missing() {
     let all = [

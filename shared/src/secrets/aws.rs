@@ -15,6 +15,8 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use secrecy::SecretString;
@@ -26,6 +28,10 @@ use crate::config::SecretArn;
 use crate::outbound::HttpClient;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// An attempt that hangs leaves time for another.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The SDK's own pause is a second, as long as a whole read of memory may take.
+const BACKOFF: Duration = Duration::from_millis(100);
 /// A secret has at most 64 KiB, and JSON may escape each byte of it.
 const MAX_BYTES: usize = 512 * 1024;
 
@@ -66,6 +72,12 @@ impl Aws {
             let client = HttpClient::new(CONNECT_TIMEOUT).map_err(|_| Error::Unavailable)?;
             let connector = SharedHttpConnector::new(Connector { client });
             let loader = aws_config::defaults(BehaviorVersion::latest())
+                .retry_config(RetryConfig::standard().with_initial_backoff(BACKOFF))
+                .timeout_config(
+                    TimeoutConfig::builder()
+                        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                        .build(),
+                )
                 .http_client(http_client_fn(move |_, _| connector.clone()));
             Ok(Box::pin(loader.load()).await)
         };

@@ -4,6 +4,7 @@ use testkit::cluster::Cluster;
 use testkit::events;
 use testkit::runtime::Function;
 use testkit::secrets::{Moto, SecretsServer};
+use testkit::sentinel::Sentinels;
 use testkit::tokens::{Token, token};
 use testkit::upstream::{Script, Upstream};
 
@@ -94,6 +95,39 @@ async fn a_key_that_stays_refused_is_rejected_after_one_more_look() {
     let fetches = aws.fetches();
     let of_key = fetches.iter().filter(|arn| **arn == arns.api_key);
     assert_eq!(of_key.count(), 2, "{fetches:?}");
+}
+
+#[tokio::test]
+async fn a_password_is_rotated_behind_sentinels_too() {
+    let sentinels = Sentinels::start().await;
+    let aws = SecretsServer::start().await;
+    let arn = aws.put("redis-a1B2c3", PASSWORD);
+    let upstream = Upstream::start(Script::reply(&["好"])).await;
+    let change = async |password: &str| {
+        let password = format!(">{password}");
+        let user = ["ACL", "SETUSER", "chat", "on", "resetpass", &password];
+        let rights = ["~*", "&*", "+@all"];
+        let _: () = sentinels.command(&[&user[..], &rights].concat()).await;
+        let _: i64 = sentinels.command(&["CLIENT", "KILL", "USER", "chat"]).await;
+    };
+    change(PASSWORD).await;
+    let chat = Function::builder("chat-stream")
+        .envs(sentinels.env())
+        .env("REDIS_USERNAME", "chat")
+        .env("REDIS_PASSWORD_SECRET_ARN", &arn)
+        .env("JWT_SECRET", testkit::tokens::secret())
+        .envs(upstream.env())
+        .envs(aws.env())
+        .start()
+        .await;
+    assert_saved(&say(&chat, &token("alice")).await, "before");
+
+    aws.put("redis-a1B2c3", "password-of-tomorrow");
+    change("password-of-tomorrow").await;
+    let answer = say(&chat, &token("alice")).await;
+    assert_saved(&answer, "after");
+    assert_eq!(answer.start()["memory"], "ok");
+    assert_eq!(aws.fetches().len(), 2);
 }
 
 #[tokio::test]
