@@ -2,12 +2,15 @@
 # Brings what `make run` and `make test` need and this machine lacks; says nothing when that is nothing.
 #
 # From the system's package manager: redis-server, a C compiler and make (aws-lc is C), python3 with venv.
-# From PyPI, into .tools/venv: cargo-lambda, in the one version that the tests run with, whatever is on the PATH.
+# From PyPI, into .tools/venv: cargo-lambda, in the one version that the tests run with, whatever is on the PATH; and into
+# .tools/aws-venv: moto, which the tests have in AWS's place, with the two packages that its server needs of all its extras.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 CARGO_LAMBDA_VERSION=1.9.2
 VENV=.tools/venv
+MOTO_VERSION=5.2.5
+AWS_VENV=.tools/aws-venv
 
 main() {
     has cargo || fail "Rust is missing; install it with rustup (https://rustup.rs) and run this again"
@@ -26,6 +29,7 @@ main() {
     has python3 || fail "python3 is missing; install Python 3.9 or later"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || fail "python3 is too old; install Python 3.9 or later"
     install_cargo_lambda
+    install_moto
 }
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -137,6 +141,19 @@ install_cargo_lambda() {
     # A virtual environment breaks when its Python is upgraded or the folder moves: make it anew.
     "$VENV/bin/python3" -m pip --version >/dev/null 2>&1 || quietly python3 -m venv --clear "$VENV"
     quietly "$VENV/bin/python3" -m pip install --disable-pip-version-check "cargo-lambda==$CARGO_LAMBDA_VERSION"
+}
+
+# --- moto -------------------------------------------------------------------------------------------------------
+
+install_moto() {
+    # The name of its folder says which version it is; running Python to ask takes longer.
+    compgen -G "$AWS_VENV/lib/python*/site-packages/moto-$MOTO_VERSION.dist-info" >/dev/null \
+        && "$AWS_VENV/bin/python3" -c '' 2>/dev/null && return 0
+
+    echo "setup: installing moto $MOTO_VERSION into $AWS_VENV"
+    quietly python3 -m venv --clear "$AWS_VENV"
+    quietly "$AWS_VENV/bin/python3" -m pip install --disable-pip-version-check \
+        "moto==$MOTO_VERSION" flask==3.1.3 flask-cors==6.0.5
 }
 
 main "$@"

@@ -13,6 +13,7 @@ use self::jwks::Jwks;
 use crate::config::{AuthConfig, JwtRules};
 use crate::ids::UserId;
 use crate::outbound::TlsSetupError;
+use crate::secrets::{Secret, Secrets, Value};
 
 /// Why nobody was let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +24,9 @@ pub enum Error {
     /// The published keys could not be fetched, so nothing can be said about the token.
     #[error("the published keys are unavailable")]
     KeysUnavailable,
+    /// The shared secret could not be fetched, so nothing can be said about the token.
+    #[error("the shared secret is unavailable")]
+    SecretUnavailable,
 }
 
 /// What a request brings to prove who sent it.
@@ -44,7 +48,7 @@ pub enum Authenticator {
 
 /// What a token must satisfy.
 pub struct TokenRules {
-    secret: Option<DecodingKey>,
+    secret: Option<Secret>,
     jwks: Option<Jwks>,
     issuer: Option<String>,
     audience: Option<String>,
@@ -67,10 +71,12 @@ impl Authenticator {
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn new(config: &AuthConfig) -> Result<Self, TlsSetupError> {
+    pub fn new(config: &AuthConfig, secrets: &Secrets) -> Result<Self, TlsSetupError> {
         match config {
             AuthConfig::Authorizer => Ok(Self::Authorizer),
-            AuthConfig::Token(rules) => TokenRules::new(rules).map(Box::new).map(Self::Token),
+            AuthConfig::Token(rules) => TokenRules::new(rules, secrets)
+                .map(Box::new)
+                .map(Self::Token),
         }
     }
 
@@ -97,12 +103,9 @@ impl Authenticator {
 }
 
 impl TokenRules {
-    fn new(rules: &JwtRules) -> Result<Self, TlsSetupError> {
+    fn new(rules: &JwtRules, secrets: &Secrets) -> Result<Self, TlsSetupError> {
         Ok(Self {
-            secret: rules
-                .secret
-                .as_ref()
-                .map(|secret| DecodingKey::from_secret(secret.expose_secret().as_bytes())),
+            secret: rules.secret.as_ref().map(|source| secrets.open(source)),
             jwks: rules.jwks_url.as_deref().map(Jwks::new).transpose()?,
             issuer: rules.issuer.clone(),
             audience: rules.audience.clone(),
@@ -112,12 +115,14 @@ impl TokenRules {
     async fn subject(&self, token: &str) -> Result<String, Error> {
         let header = decode_header(token).map_err(|_| INVALID)?;
         match (header.alg, &self.secret, &self.jwks) {
-            (Algorithm::HS256, Some(secret), _) => self.verify(token, header.alg, secret),
+            (Algorithm::HS256, Some(secret), _) => self.subject_by_secret(token, secret).await,
             (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(jwks)) => {
                 let keys = jwks.keys(header.kid.as_deref(), header.alg).await?;
                 let mut outcome = Err(INVALID);
                 for key in &keys {
-                    outcome = self.verify(token, header.alg, key);
+                    outcome = self
+                        .verify(token, header.alg, key)
+                        .map_err(Rejection::public);
                     if outcome != Err(INVALID) {
                         break;
                     }
@@ -128,12 +133,31 @@ impl TokenRules {
         }
     }
 
+    /// A signature that is not the secret's may be that of its successor.
+    async fn subject_by_secret(&self, token: &str, secret: &Secret) -> Result<String, Error> {
+        let verify = |value: &Value| {
+            let key = DecodingKey::from_secret(value.expose_secret().as_bytes());
+            self.verify(token, Algorithm::HS256, &key)
+        };
+        let value = secret
+            .current()
+            .await
+            .map_err(|_| Error::SecretUnavailable)?;
+        let mut outcome = verify(&value);
+        if let Err(Rejection::Signature) = outcome
+            && let Some(value) = secret.refused(&value).await
+        {
+            outcome = verify(&value);
+        }
+        outcome.map_err(Rejection::public)
+    }
+
     fn verify(
         &self,
         token: &str,
         algorithm: Algorithm,
         key: &DecodingKey,
-    ) -> Result<String, Error> {
+    ) -> Result<String, Rejection> {
         use jsonwebtoken::errors::ErrorKind;
 
         let mut validation = Validation::new(algorithm);
@@ -156,8 +180,29 @@ impl TokenRules {
         decode::<Claims>(token, key, &validation)
             .map(|data| data.claims.sub)
             .map_err(|error| match error.kind() {
-                ErrorKind::ExpiredSignature => EXPIRED,
-                _ => INVALID,
+                ErrorKind::InvalidSignature => Rejection::Signature,
+                ErrorKind::ExpiredSignature => Rejection::Expired,
+                _ => Rejection::Other,
             })
+    }
+}
+
+/// Why a token is not good.
+enum Rejection {
+    /// Another key has signed it.
+    Signature,
+    /// Its time is over.
+    Expired,
+    /// Something in it.
+    Other,
+}
+
+impl Rejection {
+    /// What the caller is told, who learns nothing about keys.
+    fn public(self) -> Error {
+        match self {
+            Self::Expired => EXPIRED,
+            Self::Signature | Self::Other => INVALID,
+        }
     }
 }

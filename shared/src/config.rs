@@ -6,6 +6,7 @@
 
 mod metrics;
 mod read;
+mod secret;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use secrecy::SecretString;
 
 pub use self::metrics::MetricsConfig;
 use self::read::{choice, count, header_safe, http_url, milliseconds, number, secret, small, text};
+pub use self::secret::{IamLogin, RedisLogin, SecretArn, SecretSource};
 
 /// A variable that keeps the process from starting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,8 +89,8 @@ pub struct RedisConfig {
     pub sentinel_master: String,
     /// `REDIS_USERNAME`
     pub username: Option<String>,
-    /// `REDIS_PASSWORD`
-    pub password: Option<SecretString>,
+    /// `REDIS_AUTH` and what it needs.
+    pub login: RedisLogin,
     /// `REDIS_SENTINEL_USERNAME`
     pub sentinel_username: Option<String>,
     /// `REDIS_SENTINEL_PASSWORD`
@@ -154,13 +156,15 @@ impl Section for RedisConfig {
                 "plain keys of one session lie on different nodes of a cluster; use tagged or auto",
             ));
         }
+        let username = text(lookup, "REDIS_USERNAME");
+        let login = RedisLogin::from_lookup(lookup, username.as_deref(), &urls)?;
         Ok(Self {
             mode,
             urls: urls.into_iter().map(SecretString::from).collect(),
             sentinel_master: text(lookup, "REDIS_SENTINEL_MASTER")
                 .unwrap_or_else(|| "mymaster".to_owned()),
-            username: text(lookup, "REDIS_USERNAME"),
-            password: secret(lookup, "REDIS_PASSWORD"),
+            username,
+            login,
             sentinel_username: text(lookup, "REDIS_SENTINEL_USERNAME"),
             sentinel_password: secret(lookup, "REDIS_SENTINEL_PASSWORD"),
             tls_ca_file: text(lookup, "REDIS_TLS_CA_FILE"),
@@ -226,8 +230,8 @@ pub enum Provider {
     OpenAi {
         /// `LLM_BASE_URL`, without a slash at its end.
         base_url: String,
-        /// `LLM_API_KEY`
-        api_key: SecretString,
+        /// `LLM_API_KEY` or `LLM_API_KEY_SECRET_ARN`
+        api_key: SecretSource,
         /// `LLM_MODEL`; a character may name another.
         model: String,
     },
@@ -267,8 +271,13 @@ impl Section for LlmConfig {
                     .ok_or_else(|| missing("LLM_BASE_URL"))?
                     .trim_end_matches('/')
                     .to_owned(),
-                api_key: header_safe(lookup, "LLM_API_KEY")?
-                    .ok_or_else(|| missing("LLM_API_KEY"))?,
+                api_key: SecretSource::or_arn(
+                    lookup,
+                    "LLM_API_KEY",
+                    header_safe(lookup, "LLM_API_KEY")?,
+                    "LLM_API_KEY_SECRET_ARN",
+                )?
+                .ok_or_else(|| missing("LLM_API_KEY"))?,
                 model: text(lookup, "LLM_MODEL").ok_or_else(|| missing("LLM_MODEL"))?,
             }
         };
@@ -285,8 +294,8 @@ impl Section for LlmConfig {
 /// Where published keys are.
 #[derive(Debug, Clone)]
 pub struct JwtRules {
-    /// `JWT_SECRET`, for HS256.
-    pub secret: Option<SecretString>,
+    /// `JWT_SECRET` or `JWT_SECRET_SECRET_ARN`, for HS256.
+    pub secret: Option<SecretSource>,
     /// `JWT_JWKS_URL`, for RS256, ES256 and EdDSA.
     pub jwks_url: Option<String>,
     /// `JWT_ISSUER`: what `iss` must be.
@@ -315,7 +324,12 @@ impl Section for AuthConfig {
             return Ok(Self::Authorizer);
         }
         let rules = JwtRules {
-            secret: secret(lookup, "JWT_SECRET"),
+            secret: SecretSource::or_arn(
+                lookup,
+                "JWT_SECRET",
+                secret(lookup, "JWT_SECRET"),
+                "JWT_SECRET_SECRET_ARN",
+            )?,
             jwks_url: http_url(lookup, "JWT_JWKS_URL")?,
             issuer: text(lookup, "JWT_ISSUER"),
             audience: text(lookup, "JWT_AUDIENCE"),
@@ -323,7 +337,7 @@ impl Section for AuthConfig {
         if rules.secret.is_none() && rules.jwks_url.is_none() {
             return Err(ConfigError::new(
                 "JWT_SECRET",
-                "must be set, unless JWT_JWKS_URL is or AUTH_TRUST_AUTHORIZER is true: without one of them nobody can be let in",
+                "must be set, unless JWT_SECRET_SECRET_ARN or JWT_JWKS_URL is or AUTH_TRUST_AUTHORIZER is true: without one of them nobody can be let in",
             ));
         }
         Ok(Self::Token(rules))

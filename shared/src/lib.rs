@@ -8,12 +8,13 @@
 //! | [`auth`] | bearer token to [`ids::UserId`] |
 //! | [`chat`] | one turn, from message to done; the only room that sees both memory and llm |
 //! | [`llm`] | a stream of deltas from an upstream |
-//! | [`outbound`] | the one HTTP client, for the upstream and for published keys |
 //! | [`characters`] | who the user talks to |
 //! | [`context`] | what fits into the context window |
 //! | [`tokens`] | counting tokens |
 //! | [`memory`] | short-term memory; the only room that knows the `redis` crate |
 //! | [`message`], [`session`] | the stored forms |
+//! | [`secrets`] | where secret values come from; the only room that knows the AWS SDK |
+//! | [`outbound`] | the one HTTP client, for the upstream, for published keys and for AWS |
 //! | [`telemetry`] | logs and metrics |
 //! | [`ids`], [`config`] | identifiers and settings, parsed once at the edge |
 
@@ -28,6 +29,7 @@ pub mod llm;
 pub mod memory;
 pub mod message;
 pub mod outbound;
+pub mod secrets;
 pub mod session;
 pub mod telemetry;
 pub mod tokens;

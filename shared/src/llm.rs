@@ -10,6 +10,7 @@ mod sse;
 use crate::config::{LlmConfig, Provider};
 use crate::message::PromptMessage;
 use crate::outbound::TlsSetupError;
+use crate::secrets::Secrets;
 
 /// What the upstream is asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,6 +106,8 @@ pub enum Error {
 /// What exactly went wrong, for logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
+    /// The API key could not be had.
+    NoKey,
     /// Connecting, or sending the request.
     Connection,
     /// An HTTP status, and the code in the error object if it is a plain word.
@@ -132,6 +135,7 @@ impl std::fmt::Display for Cause {
             None => Ok(()),
         };
         match self {
+            Self::NoKey => f.write_str("no API key"),
             Self::Connection => f.write_str("no connection"),
             Self::Status(status, code) => {
                 write!(f, "status {status}")?;
@@ -165,13 +169,13 @@ impl Llm {
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn new(config: &LlmConfig) -> Result<Self, TlsSetupError> {
+    pub fn new(config: &LlmConfig, secrets: &Secrets) -> Result<Self, TlsSetupError> {
         match &config.provider {
             Provider::OpenAi {
                 base_url,
                 api_key,
                 model,
-            } => openai::OpenAi::new(config, base_url, api_key, model)
+            } => openai::OpenAi::new(config, base_url, secrets.open(api_key), model)
                 .map(Box::new)
                 .map(Self::OpenAi),
             Provider::Echo => Ok(Self::Echo),

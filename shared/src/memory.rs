@@ -7,6 +7,7 @@ mod breaker;
 mod call;
 mod connection;
 mod keys;
+mod login;
 mod observed;
 mod scripts;
 mod topology;
@@ -23,6 +24,7 @@ pub use self::observed::Observed;
 use crate::config::{ConfigError, KeyLayout, MemoryConfig, RedisConfig};
 use crate::ids::{CharacterId, TurnId, UserId};
 use crate::message::Message;
+use crate::secrets::Secrets;
 use crate::session::{Session, State};
 
 /// A local clock is taken to be at most this far from Redis's. It only matters for a turn that began while Redis could
@@ -163,9 +165,13 @@ impl Memory {
     ///
     /// # Errors
     /// A `REDIS_…` setting that cannot be used.
-    pub fn new(redis: &RedisConfig, memory: &MemoryConfig) -> Result<Self, ConfigError> {
+    pub fn new(
+        redis: &RedisConfig,
+        memory: &MemoryConfig,
+        secrets: &Secrets,
+    ) -> Result<Self, ConfigError> {
         Ok(Self {
-            redis: Redis::new(redis, memory)?,
+            redis: Redis::new(redis, memory, secrets)?,
             layout: redis.key_layout,
             config: *memory,
             replicas: (redis.wait_replicas > 0).then(|| Replicas {

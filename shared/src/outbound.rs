@@ -1,4 +1,4 @@
-//! The one HTTP client for calls that leave this process: to the upstream, and for published keys.
+//! The one HTTP client for calls that leave this process: to the upstream, for published keys, and to AWS.
 //!
 //! It is built once, touches no network until it is used, and keeps its connections for later invocations.
 

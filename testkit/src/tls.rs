@@ -1,6 +1,6 @@
 //! A redis-server behind TLS, with a certificate authority that is made for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
@@ -21,38 +21,17 @@ impl TlsServer {
     /// If no certificate can be made or the server does not start.
     pub async fn start() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority_key = KeyPair::generate().expect("a key");
-        let ca = authority
-            .self_signed(&authority_key)
-            .expect("a certificate")
-            .pem();
-        let authority = Issuer::new(authority, authority_key);
-        let key = KeyPair::generate().expect("a key");
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let certificate = CertificateParams::new(names)
-            .expect("parameters")
-            .signed_by(&key, &authority)
-            .expect("a certificate");
-        let write = |name: &str, text: String| {
-            let path = directory.path().join(name);
-            std::fs::write(&path, text).expect("written");
-            path.to_str().expect("UTF-8").to_owned()
-        };
-        let ca_file = write("ca.pem", ca);
-        let certificate = write("server.pem", certificate.pem());
-        let key = write("server.key", key.serialize_pem());
+        let pki = Pki::new(directory.path());
         let port = crate::redis::free_port();
         let server = Server::start_with(&[
             "--tls-port",
             &port.to_string(),
             "--tls-cert-file",
-            &certificate,
+            &pki.certificate,
             "--tls-key-file",
-            &key,
+            &pki.key,
             "--tls-ca-cert-file",
-            &ca_file,
+            &pki.ca_file,
             "--tls-auth-clients",
             "no",
         ])
@@ -80,5 +59,41 @@ impl TlsServer {
     #[must_use]
     pub fn server(&self) -> &Server {
         &self.server
+    }
+}
+
+/// An authority, and a certificate of it for this machine, in files.
+pub(crate) struct Pki {
+    pub(crate) ca_file: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+impl Pki {
+    pub(crate) fn new(directory: &Path) -> Self {
+        let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority_key = KeyPair::generate().expect("a key");
+        let ca = authority
+            .self_signed(&authority_key)
+            .expect("a certificate")
+            .pem();
+        let authority = Issuer::new(authority, authority_key);
+        let key = KeyPair::generate().expect("a key");
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let certificate = CertificateParams::new(names)
+            .expect("parameters")
+            .signed_by(&key, &authority)
+            .expect("a certificate");
+        let write = |name: &str, text: String| {
+            let path = directory.join(name);
+            std::fs::write(&path, text).expect("written");
+            path.to_str().expect("UTF-8").to_owned()
+        };
+        Self {
+            ca_file: write("ca.pem", ca),
+            certificate: write("server.pem", certificate.pem()),
+            key: write("server.key", key.serialize_pem()),
+        }
     }
 }

@@ -29,6 +29,8 @@ pub struct Upstream {
 
 struct State {
     scripts: Vec<Script>,
+    /// The key without which nobody is answered.
+    key: Mutex<Option<String>>,
     requests: Mutex<Vec<Received>>,
     /// When each piece of an answer was handed to the socket, for benchmarks; empty unless asked for.
     sent: Mutex<Option<Vec<Instant>>>,
@@ -85,6 +87,7 @@ impl Upstream {
     pub async fn start_sequence(scripts: Vec<Script>) -> Self {
         let state = Arc::new(State {
             scripts,
+            key: Mutex::default(),
             requests: Mutex::default(),
             sent: Mutex::new(None),
             counts: watch::Sender::new(Counts::default()),
@@ -103,6 +106,7 @@ impl Upstream {
                 if path != "/v1/chat/completions" {
                     return not_found();
                 }
+                let bearer = parts.headers.get("authorization").cloned();
                 let number = {
                     let mut requests = state.requests.lock().unwrap();
                     requests.push(Received {
@@ -116,7 +120,16 @@ impl Upstream {
                     requests.len()
                 };
                 let script = &state.scripts[(number - 1).min(state.scripts.len() - 1)];
-                let response = play(script.clone(), Arc::clone(&state));
+                let key = state.key.lock().unwrap().clone();
+                let is_locked = key.is_some_and(|key| {
+                    bearer.is_none_or(|bearer| bearer != format!("Bearer {key}"))
+                });
+                let script = if is_locked {
+                    Script::status(401, r#"{"error":{"code":"invalid_api_key"}}"#)
+                } else {
+                    script.clone()
+                };
+                let response = play(script, Arc::clone(&state));
                 state.counts.send_modify(|counts| counts.requests = number);
                 response
             }
@@ -145,6 +158,14 @@ impl Upstream {
             ("LLM_API_KEY".into(), "sk-of-a-test".into()),
             ("LLM_MODEL".into(), "model-of-a-test".into()),
         ]
+    }
+
+    /// Answers 401 to any key but this from now on.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn lock(&self, key: &str) {
+        *self.state.key.lock().unwrap() = Some(key.to_owned());
     }
 
     /// All that came so far.

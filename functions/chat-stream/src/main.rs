@@ -10,8 +10,7 @@ use shared::config::{
     Section,
 };
 use shared::{
-    auth::Authenticator, chat::Chat, http, llm::Llm, memory::Memory, telemetry,
-    telemetry::Telemetry,
+    auth::Authenticator, chat::Chat, http, llm::Llm, memory::Memory, secrets::Secrets, telemetry,
 };
 
 use self::handler::Handler;
@@ -34,15 +33,16 @@ fn main() -> ExitCode {
 }
 
 fn start() -> Result<Handler, Box<dyn Error>> {
-    let telemetry = Telemetry::start(
+    let telemetry = telemetry::Telemetry::start(
         env!("CARGO_PKG_NAME"),
         LogConfig::from_env()?,
         MetricsConfig::from_env()?,
     );
+    let secrets = Secrets::new();
     let memory = MemoryConfig::from_env()?;
-    let authenticator = Authenticator::new(&AuthConfig::from_env()?)?;
-    let llm = Llm::new(&LlmConfig::from_env()?)?;
-    let redis = Memory::new(&RedisConfig::from_env()?, &memory)?;
+    let authenticator = Authenticator::new(&AuthConfig::from_env()?, &secrets)?;
+    let llm = Llm::new(&LlmConfig::from_env()?, &secrets)?;
+    let redis = Memory::new(&RedisConfig::from_env()?, &memory, &secrets)?;
     Ok(Handler::new(
         telemetry,
         authenticator,

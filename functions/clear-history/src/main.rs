@@ -6,7 +6,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use shared::config::{AuthConfig, LogConfig, MemoryConfig, MetricsConfig, RedisConfig, Section};
-use shared::{auth::Authenticator, http, memory::Memory, telemetry, telemetry::Telemetry};
+use shared::{auth::Authenticator, http, memory::Memory, secrets::Secrets, telemetry};
 
 use self::handler::Handler;
 
@@ -25,12 +25,17 @@ fn main() -> ExitCode {
 }
 
 fn start() -> Result<Handler, Box<dyn Error>> {
-    let telemetry = Telemetry::start(
+    let telemetry = telemetry::Telemetry::start(
         env!("CARGO_PKG_NAME"),
         LogConfig::from_env()?,
         MetricsConfig::from_env()?,
     );
-    let authenticator = Authenticator::new(&AuthConfig::from_env()?)?;
-    let memory = Memory::new(&RedisConfig::from_env()?, &MemoryConfig::from_env()?)?;
+    let secrets = Secrets::new();
+    let authenticator = Authenticator::new(&AuthConfig::from_env()?, &secrets)?;
+    let memory = Memory::new(
+        &RedisConfig::from_env()?,
+        &MemoryConfig::from_env()?,
+        &secrets,
+    )?;
     Ok(Handler::new(telemetry, authenticator, memory))
 }

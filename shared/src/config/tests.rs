@@ -155,3 +155,101 @@ fn secrets_do_not_print_themselves() {
     .expect("valid");
     assert!(!format!("{auth:?} {redis:?}").contains("hunter2"));
 }
+
+const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/chat-a1B2c3";
+
+#[cfg(not(feature = "aws"))]
+#[test]
+fn without_the_sdk_in_the_binary_what_needs_it_is_refused() {
+    for problem in [
+        refused::<AuthConfig>(&[("JWT_SECRET_SECRET_ARN", ARN)]),
+        refused::<RedisConfig>(&[("REDIS_PASSWORD_SECRET_ARN", ARN)]),
+        refused::<RedisConfig>(&[("REDIS_AUTH", "iam")]),
+    ] {
+        assert!(problem.contains("built without the feature `aws`"));
+    }
+}
+
+#[cfg(feature = "aws")]
+#[test]
+fn a_secret_is_a_value_or_a_place_and_not_both() {
+    let with_key = format!("{ARN}#api_key");
+    let llm = [
+        ("LLM_BASE_URL", "http://h"),
+        ("LLM_API_KEY_SECRET_ARN", &with_key),
+        ("LLM_MODEL", "m"),
+    ];
+    let Provider::OpenAi {
+        api_key: SecretSource::Arn(arn),
+        ..
+    } = read::<LlmConfig>(&llm).expect("valid").provider
+    else {
+        panic!("a place");
+    };
+    assert_eq!((arn.id.as_str(), arn.region.as_str()), (ARN, "eu-west-1"));
+    assert_eq!(arn.key.as_deref(), Some("api_key"));
+    let china = ARN
+        .replace("aws:", "aws-cn:")
+        .replace("eu-west-1", "cn-north-1");
+    assert!(read::<AuthConfig>(&[("JWT_SECRET_SECRET_ARN", &china)]).is_ok());
+
+    let both = |name, arn_name| [(name, "hunter2"), (arn_name, ARN)];
+    for problem in [
+        refused::<AuthConfig>(&both("JWT_SECRET", "JWT_SECRET_SECRET_ARN")),
+        refused::<RedisConfig>(&both("REDIS_PASSWORD", "REDIS_PASSWORD_SECRET_ARN")),
+    ] {
+        assert!(problem.contains("_SECRET_ARN: is set, and ") && !problem.contains("hunter2"));
+    }
+    for malformed in [
+        "hunter2",
+        "arn:aws:s3:::bucket",
+        "arn:aws:secretsmanager:eu-west-1:123456789012:secret:",
+        "arn:aws:secretsmanager:eu-west-1:12345:secret:name",
+        "arn:aws:secretsmanager::123456789012:secret:name",
+        "arn:aws:secretsmanager:eu-west-1:123456789012:secret:name:AWSCURRENT",
+        "arn:aws:secretsmanager:eu-west-1:123456789012:secret:name#",
+        "arn:aws:secretsmanager:eu-west-1:123456789012:secret:na me",
+    ] {
+        let problem = refused::<AuthConfig>(&[("JWT_SECRET_SECRET_ARN", malformed)]);
+        assert!(
+            problem.starts_with("JWT_SECRET_SECRET_ARN: must be arn:"),
+            "{malformed}"
+        );
+    }
+}
+
+#[cfg(feature = "aws")]
+#[test]
+fn iam_needs_a_cache_a_user_a_region_and_tls_and_says_which_is_missing() {
+    let all = [
+        ("REDIS_AUTH", "iam"),
+        ("REDIS_URL", "rediss://cache:6379"),
+        ("REDIS_USERNAME", "chat"),
+        ("REDIS_IAM_CACHE_NAME", "Companion-Chat"),
+        ("AWS_REGION", "eu-west-1"),
+    ];
+    let RedisLogin::Iam(iam) = read::<RedisConfig>(&all).expect("valid").login else {
+        panic!("by IAM");
+    };
+    let expected = IamLogin {
+        cache: "companion-chat".to_owned(),
+        serverless: true,
+        user: "chat".to_owned(),
+        region: "eu-west-1".to_owned(),
+    };
+    assert_eq!(iam, expected);
+    for (name, _) in &all[1..] {
+        let others: Vec<_> = all.into_iter().filter(|(other, _)| other != name).collect();
+        assert!(refused::<RedisConfig>(&others).starts_with(name), "{name}");
+    }
+    let with = |name, value| {
+        let mut more = vec![(name, value)];
+        more.extend(all);
+        refused::<RedisConfig>(&more)
+    };
+    assert!(with("REDIS_URL", "redis://cache:6379").starts_with("REDIS_URL"));
+    assert!(with("REDIS_PASSWORD", "hunter2").starts_with("REDIS_AUTH"));
+    assert!(with("REDIS_AUTH", "kerberos").starts_with("REDIS_AUTH"));
+    assert!(with("REDIS_IAM_CACHE_NAME", "cache/?a=b").starts_with("REDIS_IAM_CACHE_NAME"));
+    assert!(with("REDIS_IAM_SERVERLESS", "perhaps").starts_with("REDIS_IAM_SERVERLESS"));
+}

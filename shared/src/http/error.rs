@@ -149,7 +149,7 @@ impl From<auth::Error> for Problem {
     fn from(error: auth::Error) -> Self {
         match error {
             auth::Error::Unauthorized(detail) => Self::Unauthorized(detail),
-            auth::Error::KeysUnavailable => Self::Internal,
+            auth::Error::KeysUnavailable | auth::Error::SecretUnavailable => Self::Internal,
         }
     }
 }

@@ -12,7 +12,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -22,6 +22,7 @@ use super::{Cause, Error, Prompt};
 use crate::config::LlmConfig;
 use crate::message::PromptMessage;
 use crate::outbound::{HttpClient, TlsSetupError};
+use crate::secrets::{self, Secret, Value as SecretValue};
 
 /// The pause before the first retry; it doubles, and a random part is added.
 const BACKOFF: Duration = Duration::from_millis(200);
@@ -34,8 +35,7 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct OpenAi {
     client: HttpClient,
     url: http::Uri,
-    /// Marked sensitive, so that it does not print itself.
-    authorization: HeaderValue,
+    api_key: Secret,
     model: String,
     first_token_timeout: Duration,
     idle_timeout: Duration,
@@ -73,25 +73,28 @@ enum Retry {
     Backoff,
 }
 
+impl Refusal {
+    /// Whether another key may be let in. Some upstreams say it of other things too, which a fetch now and then does no harm.
+    fn is_of_key(&self) -> bool {
+        matches!(self.error, Error::Rejected(Cause::Status(401 | 403, _)))
+    }
+}
+
 impl OpenAi {
     pub(super) fn new(
         config: &LlmConfig,
         base_url: &str,
-        api_key: &SecretString,
+        api_key: Secret,
         model: &str,
     ) -> Result<Self, TlsSetupError> {
-        // The settings have checked both; what cannot be parsed here leads to a refusal by the upstream, not to a panic.
+        // The settings have checked it; what cannot be parsed here fails each request, and is no panic.
         let url = format!("{base_url}/chat/completions")
             .parse()
             .unwrap_or_default();
-        let mut authorization =
-            HeaderValue::from_str(&format!("Bearer {}", api_key.expose_secret()))
-                .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
-        authorization.set_sensitive(true);
         Ok(Self {
             client: HttpClient::new(config.connect_timeout)?,
             url,
-            authorization,
+            api_key,
             model: model.to_owned(),
             first_token_timeout: config.first_token_timeout,
             idle_timeout: config.idle_timeout,
@@ -103,10 +106,23 @@ impl OpenAi {
         let deadline = Instant::now() + self.first_token_timeout;
         let body = self.body(prompt);
         let mut retries = 0;
+        let mut key = timeout_at(deadline, self.api_key.current())
+            .await
+            .unwrap_or(Err(secrets::Error::Unavailable))
+            .map_err(|_| Error::Unavailable(Cause::NoKey))?;
+        let mut key_is_new = false;
         loop {
-            let attempt = timeout_at(deadline, self.attempt(body.clone())).await;
+            let attempt = timeout_at(deadline, self.attempt(&key, body.clone())).await;
             let refusal = match attempt {
                 Err(_) => return Err(Error::Timeout(Cause::NoFirstToken)),
+                Ok(Err(refusal)) if refusal.is_of_key() && !key_is_new => {
+                    let other = timeout_at(deadline, self.api_key.refused(&key)).await;
+                    let Ok(Some(other)) = other else {
+                        return Err(refusal.error);
+                    };
+                    (key, key_is_new) = (other, true);
+                    continue;
+                }
                 Ok(Ok(response)) => {
                     return Ok(Reply::new(
                         response.into_body(),
@@ -134,14 +150,14 @@ impl OpenAi {
         }
     }
 
-    async fn attempt(&self, body: Bytes) -> Result<Response<Incoming>, Refusal> {
+    async fn attempt(&self, key: &SecretValue, body: Bytes) -> Result<Response<Incoming>, Refusal> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-        headers.insert(AUTHORIZATION, self.authorization.clone());
+        headers.insert(AUTHORIZATION, authorization(key)?);
 
         let response = self.client.request(request).await.map_err(|_| Refusal {
             error: Error::Unavailable(Cause::Connection),
@@ -178,6 +194,20 @@ impl OpenAi {
         // Text and finite numbers cannot fail to serialize.
         serde_json::to_vec(&request).unwrap_or_default().into()
     }
+}
+
+/// Marked sensitive, so that it does not print itself. A line break in a stored key shows here, at use.
+fn authorization(key: &SecretValue) -> Result<HeaderValue, Refusal> {
+    let value = format!("Bearer {}", key.expose_secret());
+    let mut value = HeaderValue::try_from(value).map_err(|_| {
+        tracing::error!("the API key has a character that no HTTP header can carry");
+        Refusal {
+            error: Error::Unavailable(Cause::NoKey),
+            retry: None,
+        }
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// Seconds, or a date. Far off is as good as never.

@@ -18,6 +18,7 @@ use super::breaker::{Admission, Breaker, Rules};
 use super::call::{Call, CallError};
 use super::topology::{Connection, Topology};
 use crate::config::{ConfigError, MemoryConfig, RedisConfig, RedisMode};
+use crate::secrets::Secrets;
 
 /// Attempts after the first, and the pause before each.
 const RETRIES: u32 = 2;
@@ -163,7 +164,11 @@ struct Inner {
 
 impl Redis {
     /// Touches no network: an outage is not a crash at start.
-    pub(super) fn new(redis: &RedisConfig, memory: &MemoryConfig) -> Result<Self, ConfigError> {
+    pub(super) fn new(
+        redis: &RedisConfig,
+        memory: &MemoryConfig,
+        secrets: &Secrets,
+    ) -> Result<Self, ConfigError> {
         let rules = Rules {
             failures: memory.breaker_failures,
             cooldown: memory.breaker_cooldown,
@@ -178,7 +183,7 @@ impl Redis {
         };
         Ok(Self {
             inner: Arc::new(Inner {
-                topology: Topology::new(redis, memory)?,
+                topology: Topology::new(redis, memory, secrets)?,
                 live: Mutex::new(None),
                 connecting: tokio::sync::Mutex::new(()),
                 generations: AtomicU64::new(0),
@@ -292,6 +297,10 @@ impl Inner {
                     && !link.connection.is_many()
                 {
                     self.discard(link.generation);
+                }
+                if link.connection.is_many() && is_outage(&error) {
+                    // A node that no longer takes the password looks like one that is gone.
+                    let _ = timeout_at(deadline, self.topology.renew_login()).await;
                 }
                 Err(Failure::Command {
                     error,

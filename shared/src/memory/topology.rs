@@ -17,7 +17,9 @@ use redis::{
 };
 use secrecy::ExposeSecret;
 
+use super::login::Login;
 use crate::config::{ConfigError, MemoryConfig, RedisConfig, RedisMode};
+use crate::secrets::{Secrets, Value as Password};
 
 /// The operating system gives up a peer that has not acknowledged for so long, so that no dead socket lingers.
 #[cfg(target_os = "linux")]
@@ -73,18 +75,23 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// Where connections go.
-pub(super) enum Topology {
+/// Where connections go, and how they are let in there.
+pub(super) struct Topology {
+    arrangement: Arrangement,
+    login: Login,
+}
+
+enum Arrangement {
     Standalone(Client),
     Sentinel(Sentinels),
     Cluster(Box<ClusterClient>),
 }
 
 /// The sentinels, and what is needed to log in where they point.
-pub(super) struct Sentinels {
+struct Sentinels {
     addresses: Vec<ConnectionAddr>,
     master: String,
-    /// Login for the data nodes.
+    /// What the URL says of the data nodes.
     node: RedisConnectionInfo,
     /// Login for the sentinels.
     sentinel: RedisConnectionInfo,
@@ -93,7 +100,12 @@ pub(super) struct Sentinels {
 }
 
 impl Topology {
-    pub(super) fn new(redis: &RedisConfig, memory: &MemoryConfig) -> Result<Self, ConfigError> {
+    pub(super) fn new(
+        redis: &RedisConfig,
+        memory: &MemoryConfig,
+        secrets: &Secrets,
+    ) -> Result<Self, ConfigError> {
+        let login = Login::new(redis, secrets)?;
         let certificates = certificates(redis)?;
         let infos = redis
             .urls
@@ -113,25 +125,68 @@ impl Topology {
                 "is set, but REDIS_URL is not rediss://",
             ));
         }
-        match redis.mode {
-            RedisMode::Standalone => standalone(redis, infos, certificates),
-            RedisMode::Sentinel => sentinels(redis, &infos, tls, certificates),
-            RedisMode::Cluster => cluster(redis, memory, infos, certificates),
+        let arrangement = match redis.mode {
+            RedisMode::Standalone => standalone(infos, certificates),
+            RedisMode::Sentinel => sentinels(redis, &infos, &login, tls, certificates),
+            RedisMode::Cluster => cluster(redis, memory, &login, infos, certificates),
         }
-        .map_err(|error| bad_url(&error))
+        .map_err(|error| bad_url(&error))?;
+        Ok(Self { arrangement, login })
     }
 
+    /// Makes a connection. If the password may have been refused and there is another by now, that is tried too.
     pub(super) async fn connect(&self) -> RedisResult<Connection> {
-        match self {
-            Self::Standalone(client) => {
-                let config = no_time_limits();
-                client
-                    .get_multiplexed_async_connection_with_config(&config)
+        let password = self.login.password().await?;
+        let error = match self.connect_by(password.as_ref()).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        let Some(password) = password.filter(|_| self.may_be_refusal(&error)) else {
+            return Err(error);
+        };
+        match self.login.refused(&password).await {
+            Some(other) => self.connect_by(Some(&other)).await,
+            None => Err(error),
+        }
+    }
+
+    /// For a connection that makes others by itself and says nothing of why it cannot: sees to it that the next of them uses
+    /// the password that is valid now.
+    pub(super) async fn renew_login(&self) {
+        if self.login.changes()
+            && let Ok(Some(password)) = self.login.password().await
+        {
+            let _ = self.login.refused(&password).await;
+        }
+    }
+
+    async fn connect_by(&self, password: Option<&Password>) -> RedisResult<Connection> {
+        match &self.arrangement {
+            Arrangement::Standalone(client) => {
+                let info = client.get_connection_info();
+                let login = self.login.over(info.redis_settings(), password);
+                // The certificates are in the address.
+                Client::open(info.clone().set_redis_settings(login))?
+                    .get_multiplexed_async_connection_with_config(&no_time_limits())
                     .await
                     .map(Connection::Server)
             }
-            Self::Sentinel(sentinels) => sentinels.connect().await.map(Connection::Server),
-            Self::Cluster(client) => client.get_async_connection().await.map(Connection::Cluster),
+            Arrangement::Sentinel(sentinels) => {
+                let login = self.login.over(&sentinels.node, password);
+                sentinels.connect(&login).await.map(Connection::Server)
+            }
+            // It asks for the password itself, each time that it connects to a node.
+            Arrangement::Cluster(client) => {
+                client.get_async_connection().await.map(Connection::Cluster)
+            }
+        }
+    }
+
+    /// With many servers, of many errors one is given, and what it was is lost.
+    fn may_be_refusal(&self, error: &RedisError) -> bool {
+        match &self.arrangement {
+            Arrangement::Standalone(_) => error.kind() == ErrorKind::AuthenticationFailed,
+            Arrangement::Sentinel(_) | Arrangement::Cluster(_) => true,
         }
     }
 }
@@ -139,10 +194,10 @@ impl Topology {
 impl Sentinels {
     /// Asks all sentinels at the same time, so that those that are down or hang cost nothing, and connects to the master
     /// that the first of them names and that itself confirms to be one.
-    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+    async fn connect(&self, login: &RedisConnectionInfo) -> RedisResult<MultiplexedConnection> {
         let attempts = self.addresses.iter().map(|address| {
             Box::pin(async move {
-                let mut client = self.client(address)?;
+                let mut client = self.client(address, login)?;
                 client
                     .get_async_connection_with_config(&no_time_limits())
                     .await
@@ -153,7 +208,11 @@ impl Sentinels {
             .map(|(connection, _others)| connection)
     }
 
-    fn client(&self, address: &ConnectionAddr) -> RedisResult<SentinelClient> {
+    fn client(
+        &self,
+        address: &ConnectionAddr,
+        login: &RedisConnectionInfo,
+    ) -> RedisResult<SentinelClient> {
         let mut builder = SentinelClientBuilder::new(
             [address.clone()],
             &self.master,
@@ -161,11 +220,11 @@ impl Sentinels {
         )?
         .set_client_to_redis_tcp_settings(tcp_settings())
         .set_client_to_sentinel_tcp_settings(tcp_settings())
-        .set_client_to_redis_db(self.node.db());
-        if let Some(username) = self.node.username() {
+        .set_client_to_redis_db(login.db());
+        if let Some(username) = login.username() {
             builder = builder.set_client_to_redis_username(username);
         }
-        if let Some(password) = self.node.password() {
+        if let Some(password) = login.password() {
             builder = builder.set_client_to_redis_password(password);
         }
         if let Some(username) = self.sentinel.username() {
@@ -187,28 +246,24 @@ impl Sentinels {
 }
 
 fn standalone(
-    redis: &RedisConfig,
     infos: Vec<ConnectionInfo>,
     certificates: Option<TlsCertificates>,
-) -> RedisResult<Topology> {
-    let info = first(infos)?;
-    let login = login(redis, info.redis_settings());
-    let info = info
-        .set_redis_settings(login)
-        .set_tcp_settings(tcp_settings());
+) -> RedisResult<Arrangement> {
+    let info = first(infos)?.set_tcp_settings(tcp_settings());
     let client = match certificates {
         Some(certificates) => Client::build_with_tls(info, certificates)?,
         None => Client::open(info)?,
     };
-    Ok(Topology::Standalone(client))
+    Ok(Arrangement::Standalone(client))
 }
 
 fn sentinels(
     redis: &RedisConfig,
     infos: &[ConnectionInfo],
+    login: &Login,
     tls: bool,
     certificates: Option<TlsCertificates>,
-) -> RedisResult<Topology> {
+) -> RedisResult<Arrangement> {
     let mut sentinel = RedisConnectionInfo::default();
     if let Some(username) = &redis.sentinel_username {
         sentinel = sentinel.set_username(username);
@@ -223,24 +278,29 @@ fn sentinels(
     let sentinels = Sentinels {
         addresses: infos.iter().map(|info| info.addr().clone()).collect(),
         master: redis.sentinel_master.clone(),
-        node: login(redis, &from_url),
+        node: from_url,
         sentinel,
         tls,
         certificates,
     };
     // What is wrong with the settings shows here, before anything is connected.
     for address in &sentinels.addresses {
-        sentinels.client(address)?;
+        sentinels.client(address, &login.over(&sentinels.node, None))?;
     }
-    Ok(Topology::Sentinel(sentinels))
+    Ok(Arrangement::Sentinel(sentinels))
 }
 
 fn cluster(
     redis: &RedisConfig,
     memory: &MemoryConfig,
+    login: &Login,
     infos: Vec<ConnectionInfo>,
     certificates: Option<TlsCertificates>,
-) -> RedisResult<Topology> {
+) -> RedisResult<Arrangement> {
+    let from_url = infos
+        .first()
+        .map(|info| info.redis_settings().clone())
+        .unwrap_or_default();
     let budget = memory.read_timeout.min(memory.write_timeout);
     let mut builder = ClusterClientBuilder::new(infos)
         .tcp_settings(tcp_settings())
@@ -254,29 +314,20 @@ fn cluster(
     if let Some(username) = &redis.username {
         builder = builder.username(username);
     }
-    if let Some(password) = &redis.password {
+    if let Some(password) = login.fixed() {
         builder = builder.password(password.expose_secret());
+    } else if login.changes() {
+        builder = builder.set_credentials_provider(login.provider(&from_url));
     }
     if let Some(certificates) = certificates {
         builder = builder.certs(certificates);
     }
-    builder.build().map(Box::new).map(Topology::Cluster)
+    builder.build().map(Box::new).map(Arrangement::Cluster)
 }
 
 fn first(infos: Vec<ConnectionInfo>) -> RedisResult<ConnectionInfo> {
     let first = infos.into_iter().next();
     first.ok_or_else(|| RedisError::from((ErrorKind::InvalidClientConfig, "there is no URL")))
-}
-
-fn login(redis: &RedisConfig, from_url: &RedisConnectionInfo) -> RedisConnectionInfo {
-    let mut login = from_url.clone();
-    if let Some(username) = &redis.username {
-        login = login.set_username(username);
-    }
-    if let Some(password) = &redis.password {
-        login = login.set_password(password.expose_secret());
-    }
-    login
 }
 
 fn certificates(redis: &RedisConfig) -> Result<Option<TlsCertificates>, ConfigError> {

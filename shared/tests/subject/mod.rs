@@ -7,6 +7,7 @@ use shared::config::{MemoryConfig, RedisConfig, Section};
 use shared::ids::{CharacterId, TurnId, UserId};
 use shared::memory::{Commit, Error, History, Memory, Turn};
 use shared::message::{Message, Role};
+use shared::secrets::Secrets;
 use shared::session::Session;
 
 /// What scheduling on a loaded machine may add to a time limit.
@@ -22,7 +23,7 @@ pub(crate) fn memory(settings: &[(&str, &str)]) -> Memory {
     };
     let redis = RedisConfig::from_lookup(&lookup).expect("valid settings");
     let memory = MemoryConfig::from_lookup(&lookup).expect("valid settings");
-    Memory::new(&redis, &memory).expect("valid settings")
+    Memory::new(&redis, &memory, &Secrets::new()).expect("valid settings")
 }
 
 pub(crate) struct Subject {

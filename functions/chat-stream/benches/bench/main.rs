@@ -22,6 +22,7 @@ use shared::config::{MemoryConfig, RedisConfig, Section};
 use shared::ids::{CharacterId, TurnId, UserId};
 use shared::memory::{Memory, Turn};
 use shared::message::{Message, Role};
+use shared::secrets::Secrets;
 use testkit::answer::Answer;
 use testkit::binary::binary;
 use testkit::events;
@@ -236,6 +237,7 @@ async fn memory_operations(report: &mut Report, effort: Effort) {
     let memory = Memory::new(
         &redis_config,
         &MemoryConfig::from_lookup(&lookup).expect("valid"),
+        &Secrets::new(),
     )
     .expect("valid");
     let user = UserId::parse("u50").expect("valid");

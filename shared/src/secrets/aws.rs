@@ -1,0 +1,138 @@
+//! Secrets Manager, and the execution role's credentials. With [`super::elasticache`] the only place that knows the AWS SDK.
+//!
+//! The SDK sends through this project's HTTP client. It is set up at first use, and not before.
+
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::ProvideCredentials as _;
+use aws_sdk_secretsmanager::error::ProvideErrorMetadata;
+use aws_sdk_secretsmanager::{Client, config};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use secrecy::SecretString;
+use tokio::sync::OnceCell;
+use tower::BoxError;
+
+use super::Error;
+use crate::config::SecretArn;
+use crate::outbound::HttpClient;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// An attempt that hangs leaves time for another.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The SDK's own pause is a second, as long as a whole read of memory may take.
+const BACKOFF: Duration = Duration::from_millis(100);
+/// A secret has at most 64 KiB, and JSON may escape each byte of it.
+const MAX_BYTES: usize = 512 * 1024;
+
+/// The way to AWS.
+#[derive(Default)]
+pub(super) struct Aws {
+    config: OnceCell<SdkConfig>,
+}
+
+impl Aws {
+    /// Fetches a secret as a whole.
+    pub(super) async fn secret(&self, arn: &SecretArn) -> Result<SecretString, Error> {
+        // Where the ARN says, whatever region this process runs in.
+        let config = config::Builder::from(self.config().await?)
+            .region(Region::new(arn.region.clone()))
+            .build();
+        let request = Client::from_conf(config).get_secret_value();
+        // A large future, needed once in hours.
+        let answer = Box::pin(request.secret_id(&arn.id).send()).await;
+        let text = answer.map_err(|error| failure(&error))?.secret_string;
+        text.filter(|text| !text.is_empty())
+            .map(SecretString::from)
+            .ok_or(Error::Malformed)
+    }
+
+    /// The role's credentials.
+    pub(super) async fn credentials(&self) -> Result<Credentials, Error> {
+        let provider = self.config().await?.credentials_provider();
+        let provider = provider.ok_or(Error::Denied)?;
+        provider
+            .provide_credentials()
+            .await
+            .map_err(|_| Error::Denied)
+    }
+
+    async fn config(&self) -> Result<&SdkConfig, Error> {
+        let load = || async {
+            let client = HttpClient::new(CONNECT_TIMEOUT).map_err(|_| Error::Unavailable)?;
+            let connector = SharedHttpConnector::new(Connector { client });
+            let loader = aws_config::defaults(BehaviorVersion::latest())
+                .retry_config(RetryConfig::standard().with_initial_backoff(BACKOFF))
+                .timeout_config(
+                    TimeoutConfig::builder()
+                        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                        .build(),
+                )
+                .http_client(http_client_fn(move |_, _| connector.clone()));
+            Ok(Box::pin(loader.load()).await)
+        };
+        self.config.get_or_try_init(load).await
+    }
+}
+
+/// By the code alone: what AWS says beside it is not for logs.
+fn failure(error: &impl ProvideErrorMetadata) -> Error {
+    match error.code() {
+        Some("ResourceNotFoundException") => Error::Missing,
+        // The key that the secret is encrypted with may be what is denied.
+        Some(
+            "AccessDeniedException"
+            | "UnrecognizedClientException"
+            | "InvalidSignatureException"
+            | "ExpiredTokenException"
+            | "DecryptionFailure",
+        ) => Error::Denied,
+        _ => Error::Unavailable,
+    }
+}
+
+/// The project's HTTP client in the SDK's terms.
+struct Connector {
+    client: HttpClient,
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connector")
+    }
+}
+
+impl HttpConnector for Connector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let client = self.client.clone();
+        HttpConnectorFuture::new(async move {
+            let (parts, body) = request.try_into_http1x().map_err(user)?.into_parts();
+            let body = body.bytes().map(Bytes::copy_from_slice);
+            let body = body.ok_or_else(|| user("the body is a stream"))?;
+            let request = http::Request::from_parts(parts, Full::new(body));
+            let response = client.request(request).await.map_err(io)?;
+            let (parts, body) = response.into_parts();
+            let body = Limited::new(body, MAX_BYTES).collect().await.map_err(io)?;
+            let body = SdkBody::from(body.to_bytes());
+            HttpResponse::try_from(http::Response::from_parts(parts, body)).map_err(user)
+        })
+    }
+}
+
+fn user(error: impl Into<BoxError>) -> ConnectorError {
+    ConnectorError::user(error.into())
+}
+
+fn io(error: impl Into<BoxError>) -> ConnectorError {
+    ConnectorError::io(error.into())
+}
