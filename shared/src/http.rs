@@ -3,6 +3,7 @@
 //! A request is parsed once, here, into types that cannot be wrong; whatever is wrong with it becomes a [`Problem`] that
 //! names it. Order of the checks: method, caller, then the body or the query.
 
+mod cors;
 mod error;
 #[cfg(target_os = "linux")]
 mod nodelay;

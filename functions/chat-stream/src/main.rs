@@ -6,7 +6,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use shared::config::{
-    AuthConfig, ContextConfig, LlmConfig, LogConfig, MemoryConfig, RedisConfig, Section,
+    AuthConfig, ContextConfig, CorsConfig, LlmConfig, LogConfig, MemoryConfig, RedisConfig, Section,
 };
 use shared::{auth::Authenticator, chat::Chat, http, llm::Llm, memory::Memory, telemetry};
 
@@ -14,12 +14,12 @@ use self::handler::Handler;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let handler = match start() {
-        Ok(handler) => handler,
+    let (handler, cors) = match start() {
+        Ok(ready) => ready,
         Err(error) => return telemetry::start_failed(&*error),
     };
     let chat = handler.chat();
-    let ended = http::serve_streaming(move |request| handler.clone().handle(request)).await;
+    let ended = http::serve_streaming(cors, move |request| handler.clone().handle(request)).await;
     chat.settle().await;
     ended.map_or_else(
         |error| telemetry::platform_lost(&*error),
@@ -27,14 +27,12 @@ async fn main() -> ExitCode {
     )
 }
 
-fn start() -> Result<Handler, Box<dyn Error>> {
+fn start() -> Result<(Handler, CorsConfig), Box<dyn Error>> {
     telemetry::init(LogConfig::from_env()?);
     let memory = MemoryConfig::from_env()?;
     let authenticator = Authenticator::new(&AuthConfig::from_env()?)?;
     let llm = Llm::new(&LlmConfig::from_env()?)?;
     let redis = Memory::new(&RedisConfig::from_env()?, &memory)?;
-    Ok(Handler::new(
-        authenticator,
-        Chat::new(redis, llm, ContextConfig::from_env()?, &memory),
-    ))
+    let chat = Chat::new(redis, llm, ContextConfig::from_env()?, &memory);
+    Ok((Handler::new(authenticator, chat), CorsConfig::from_env()?))
 }

@@ -5,27 +5,27 @@ mod handler;
 use std::error::Error;
 use std::process::ExitCode;
 
-use shared::config::{AuthConfig, LogConfig, MemoryConfig, RedisConfig, Section};
+use shared::config::{AuthConfig, CorsConfig, LogConfig, MemoryConfig, RedisConfig, Section};
 use shared::{auth::Authenticator, http, memory::Memory, telemetry};
 
 use self::handler::Handler;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let handler = match start() {
-        Ok(handler) => handler,
+    let (handler, cors) = match start() {
+        Ok(ready) => ready,
         Err(error) => return telemetry::start_failed(&*error),
     };
-    let ended = http::serve_buffered(move |request| handler.clone().handle(request)).await;
+    let ended = http::serve_buffered(cors, move |request| handler.clone().handle(request)).await;
     ended.map_or_else(
         |error| telemetry::platform_lost(&*error),
         |()| ExitCode::SUCCESS,
     )
 }
 
-fn start() -> Result<Handler, Box<dyn Error>> {
+fn start() -> Result<(Handler, CorsConfig), Box<dyn Error>> {
     telemetry::init(LogConfig::from_env()?);
     let authenticator = Authenticator::new(&AuthConfig::from_env()?)?;
     let memory = Memory::new(&RedisConfig::from_env()?, &MemoryConfig::from_env()?)?;
-    Ok(Handler::new(authenticator, memory))
+    Ok((Handler::new(authenticator, memory), CorsConfig::from_env()?))
 }

@@ -14,27 +14,32 @@ use lambda_runtime::Error;
 use lambda_runtime::tower::util::MapResultLayer;
 
 use super::Answer;
+use super::cors::Grant;
 use super::nodelay::NoDelay;
 use super::sse::StreamingBody;
+use crate::config::CorsConfig;
 
 /// Serves streamed answers, many at once where the platform allows it: `run_with_streaming_response_concurrent`, with the
 /// layer that keeps it running.
 ///
 /// # Errors
 /// The platform is gone.
-pub async fn serve_streaming<H, F>(handle: H) -> Result<(), Error>
+pub async fn serve_streaming<H, F>(cors: CorsConfig, handle: H) -> Result<(), Error>
 where
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response<StreamingBody>, Infallible>> + Send + 'static,
 {
     let no_delay = Arc::new(NoDelay::default());
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request| {
         no_delay.ensure();
+        let grant = Grant::of(&cors, request.headers());
         let (answer, no_delay) = (handle(request), Arc::clone(&no_delay));
         Box::pin(async move {
-            answer
-                .await
-                .map(|response| response.map(|body| sent_at_once(body, no_delay)))
+            answer.await.map(|response| {
+                grant
+                    .add_to(response)
+                    .map(|body| sent_at_once(body, no_delay))
+            })
         })
     });
     streaming_runtime_concurrent(service)
@@ -62,12 +67,16 @@ fn sent_at_once(body: StreamingBody, no_delay: Arc<NoDelay>) -> StreamingBody {
 ///
 /// # Errors
 /// The platform is gone.
-pub async fn serve_buffered<H, F>(handle: H) -> Result<(), Error>
+pub async fn serve_buffered<H, F>(cors: CorsConfig, handle: H) -> Result<(), Error>
 where
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Answer, Infallible>> + Send + 'static,
 {
-    let service = service_fn(handle);
+    let service = service_fn(move |request: Request| {
+        let grant = Grant::of(&cors, request.headers());
+        let answer = handle(request);
+        Box::pin(async move { answer.await.map(|response| grant.add_to(response)) })
+    });
     runtime_concurrent(service)
         .layer(MapResultLayer::new(broken_answer))
         .run_concurrent()
