@@ -4,6 +4,7 @@
 //! set to nothing counts as not set, because deployment templates cannot leave one out. Secrets are [`SecretString`]s, and
 //! no error repeats a value.
 
+mod cors;
 mod metrics;
 mod read;
 mod secret;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use self::cors::CorsConfig;
 pub use self::metrics::MetricsConfig;
 use self::read::{choice, count, header_safe, http_url, milliseconds, number, secret, small, text};
 pub use self::secret::{IamLogin, RedisLogin, SecretArn, SecretSource};

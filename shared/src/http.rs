@@ -4,6 +4,7 @@
 //! names it. Order of the checks: method, caller, then the body or the query. What can be told of a request is noted in the
 //! invocation's event as it becomes known.
 
+mod cors;
 mod error;
 #[cfg(target_os = "linux")]
 mod nodelay;
@@ -31,7 +32,7 @@ pub use self::error::Problem;
 pub use self::request::{
     ChatBody, StateBody, authenticate, begin, character_of_query, deadline, expect_method,
 };
-pub use self::serve::{block_on, serve_buffered, serve_streaming};
+pub use self::serve::{run, serve_buffered, serve_streaming};
 
 /// A buffered answer.
 pub type Answer = Response<Body>;

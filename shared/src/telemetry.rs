@@ -21,9 +21,9 @@ pub use self::event::Event;
 pub use self::figures::{
     CommitResult, Done, Figures, Operation, Status, TurnFigures, UpstreamTokens,
 };
-pub use self::logs::{platform_lost, start_failed};
+pub(crate) use self::logs::{platform_lost, start_failed};
 use self::metrics::Metrics;
-use crate::config::{LogConfig, MetricsConfig};
+use crate::config::{ConfigError, LogConfig, MetricsConfig, Section};
 
 /// What one process tells of itself. Cheap to clone; clones share everything.
 #[derive(Clone)]
@@ -40,15 +40,18 @@ struct Process {
 
 impl Telemetry {
     /// Starts logging, once, at start. `function` is the name that logs and metrics call it by.
-    #[must_use]
-    pub fn start(function: &'static str, log: LogConfig, metrics: MetricsConfig) -> Self {
-        logs::init(log);
-        Self {
+    ///
+    /// # Errors
+    /// A setting of logs or metrics that cannot be used.
+    pub fn from_env(function: &'static str) -> Result<Self, ConfigError> {
+        logs::init(LogConfig::from_env()?);
+        let metrics = MetricsConfig::from_env()?;
+        Ok(Self {
             process: Arc::new(Process {
                 function,
                 warm: AtomicBool::new(false),
                 metrics: metrics.namespace.map(Metrics::new),
             }),
-        }
+        })
     }
 }

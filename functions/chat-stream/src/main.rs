@@ -6,46 +6,31 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use shared::config::{
-    AuthConfig, ContextConfig, LlmConfig, LogConfig, MemoryConfig, MetricsConfig, RedisConfig,
-    Section,
+    AuthConfig, ContextConfig, CorsConfig, LlmConfig, MemoryConfig, RedisConfig, Section,
 };
-use shared::{
-    auth::Authenticator, chat::Chat, http, llm::Llm, memory::Memory, secrets::Secrets, telemetry,
-};
+use shared::{auth::Authenticator, chat::Chat, http, llm::Llm, memory::Memory};
+use shared::{secrets::Secrets, telemetry::Telemetry};
 
 use self::handler::Handler;
 
 fn main() -> ExitCode {
-    let handler = match start() {
-        Ok(handler) => handler,
-        Err(error) => return telemetry::start_failed(&*error),
-    };
-    let ended = http::block_on(async {
+    http::run(start, async |(handler, cors): (Handler, CorsConfig)| {
         let chat = handler.chat();
-        let ended = http::serve_streaming(move |request| handler.clone().handle(request)).await;
+        let handle = move |request| handler.clone().handle(request);
+        let ended = http::serve_streaming(cors, handle).await;
         chat.settle().await;
         ended
-    });
-    ended.map_or_else(
-        |error| telemetry::platform_lost(&*error),
-        |()| ExitCode::SUCCESS,
-    )
+    })
 }
 
-fn start() -> Result<Handler, Box<dyn Error>> {
-    let telemetry = telemetry::Telemetry::start(
-        env!("CARGO_PKG_NAME"),
-        LogConfig::from_env()?,
-        MetricsConfig::from_env()?,
-    );
+fn start() -> Result<(Handler, CorsConfig), Box<dyn Error>> {
+    let telemetry = Telemetry::from_env(env!("CARGO_PKG_NAME"))?;
     let secrets = Secrets::new();
     let memory = MemoryConfig::from_env()?;
-    let authenticator = Authenticator::new(&AuthConfig::from_env()?, &secrets)?;
+    let auth = Authenticator::new(&AuthConfig::from_env()?, &secrets)?;
     let llm = Llm::new(&LlmConfig::from_env()?, &secrets)?;
     let redis = Memory::new(&RedisConfig::from_env()?, &memory, &secrets)?;
-    Ok(Handler::new(
-        telemetry,
-        authenticator,
-        Chat::new(redis, llm, ContextConfig::from_env()?, &memory),
-    ))
+    let chat = Chat::new(redis, llm, ContextConfig::from_env()?, &memory);
+    let handler = Handler::new(telemetry, auth, chat);
+    Ok((handler, CorsConfig::from_env()?))
 }

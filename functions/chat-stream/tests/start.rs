@@ -81,6 +81,8 @@ async fn a_bad_setting_is_named_and_its_value_is_not_repeated() {
         ("MEMORY_TTL_SECONDS", "1e5"),
         ("MEMORY_READ_TIMEOUT_MS", "0"),
         ("MEMORY_WRITE_TIMEOUT_MS", "99999999"),
+        ("CORS_ALLOWED_ORIGINS", "https://app.example.com/"),
+        ("CORS_ALLOWED_ORIGINS", "https://a.example,*"),
     ] {
         for name in FUNCTIONS {
             let function = match name {

@@ -5,37 +5,25 @@ mod handler;
 use std::error::Error;
 use std::process::ExitCode;
 
-use shared::config::{AuthConfig, LogConfig, MemoryConfig, MetricsConfig, RedisConfig, Section};
-use shared::{auth::Authenticator, http, memory::Memory, secrets::Secrets, telemetry};
+use shared::config::{AuthConfig, CorsConfig, MemoryConfig, RedisConfig, Section};
+use shared::{auth::Authenticator, http, memory::Memory, secrets::Secrets, telemetry::Telemetry};
 
 use self::handler::Handler;
 
 fn main() -> ExitCode {
-    let handler = match start() {
-        Ok(handler) => handler,
-        Err(error) => return telemetry::start_failed(&*error),
-    };
-    let ended = http::block_on(http::serve_buffered(move |request| {
-        handler.clone().handle(request)
-    }));
-    ended.map_or_else(
-        |error| telemetry::platform_lost(&*error),
-        |()| ExitCode::SUCCESS,
-    )
+    http::run(start, |(handler, cors)| {
+        http::serve_buffered(cors, move |request| {
+            Handler::clone(&handler).handle(request)
+        })
+    })
 }
 
-fn start() -> Result<Handler, Box<dyn Error>> {
-    let telemetry = telemetry::Telemetry::start(
-        env!("CARGO_PKG_NAME"),
-        LogConfig::from_env()?,
-        MetricsConfig::from_env()?,
-    );
+fn start() -> Result<(Handler, CorsConfig), Box<dyn Error>> {
+    let telemetry = Telemetry::from_env(env!("CARGO_PKG_NAME"))?;
     let secrets = Secrets::new();
-    let authenticator = Authenticator::new(&AuthConfig::from_env()?, &secrets)?;
-    let memory = Memory::new(
-        &RedisConfig::from_env()?,
-        &MemoryConfig::from_env()?,
-        &secrets,
-    )?;
-    Ok(Handler::new(telemetry, authenticator, memory))
+    let auth = Authenticator::new(&AuthConfig::from_env()?, &secrets)?;
+    let memory = MemoryConfig::from_env()?;
+    let redis = Memory::new(&RedisConfig::from_env()?, &memory, &secrets)?;
+    let handler = Handler::new(telemetry, auth, redis);
+    Ok((handler, CorsConfig::from_env()?))
 }

@@ -146,6 +146,55 @@ fn a_cluster_has_tagged_keys() {
 }
 
 #[test]
+fn an_origin_is_taken_in_the_spelling_of_browsers_alone() {
+    let origins = |value| read::<CorsConfig>(&[("CORS_ALLOWED_ORIGINS", value)]);
+    assert_eq!(read::<CorsConfig>(&[]), Ok(CorsConfig::Silent));
+    assert_eq!(origins(""), Ok(CorsConfig::Silent));
+    assert_eq!(origins("*"), Ok(CorsConfig::Any));
+    let good = [
+        "https://app.example.com",
+        "http://localhost:5173",
+        "http://127.0.0.1",
+        "http://[::1]:3000",
+        "http://a.example:443",
+        "capacitor://localhost",
+    ];
+    let Ok(CorsConfig::Listed(listed)) = origins(&good.join(" , ")) else {
+        panic!("good origins");
+    };
+    assert_eq!(listed, good);
+    for bad in [
+        "https://app.example.com/",
+        "https://app.example.com/chat",
+        "https://app.example.com?x",
+        "https://App.example.com",
+        "HTTPS://app.example.com",
+        "https://app.example.com:443",
+        "http://app.example.com:80",
+        "https://app.example.com:",
+        "https://app.example.com:0443",
+        "https://app.example.com:99999",
+        "https://me@app.example.com",
+        "https://*.example.com",
+        "https://",
+        "https://雨.example",
+        "app.example.com",
+        "//app.example.com",
+        "null",
+        "https://a.example,",
+        ",",
+        "*,https://a.example",
+        "https://a.example https://b.example",
+    ] {
+        let problem = refused::<CorsConfig>(&[("CORS_ALLOWED_ORIGINS", bad)]);
+        assert!(
+            problem.starts_with("CORS_ALLOWED_ORIGINS: must be"),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
 fn secrets_do_not_print_themselves() {
     let auth: AuthConfig = read(&[("JWT_SECRET", "hunter2")]).expect("valid");
     let redis: RedisConfig = read(&[

@@ -7,6 +7,7 @@
 //! Every invocation is in a span of the runtime's, which puts its id on all that is logged in it.
 
 use std::convert::Infallible;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use http::Response;
@@ -15,28 +16,46 @@ use lambda_http::{Request, runtime_concurrent, service_fn, streaming_runtime_con
 use lambda_runtime::Error;
 use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::MapResultLayer;
+use tokio::runtime::Builder;
 
 use super::Answer;
+use super::cors::Grant;
 use super::nodelay::NoDelay;
 use super::sse::StreamingBody;
+use crate::config::CorsConfig;
+use crate::telemetry;
 
-/// Runs a function to its end, on the runtime that suits the platform: one thread while one invocation runs at a time, because
-/// handing a delta from thread to thread costs more than everything else that is done with it; as many threads as there are
-/// CPUs where the platform sends many invocations at once.
-///
-/// # Errors
-/// The platform is gone, or the operating system refuses what a runtime needs.
-pub fn block_on(function: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+/// A function from its start to its end, on the runtime that suits the platform: one thread while one invocation runs at a
+/// time, because handing a delta from thread to thread costs more than everything else that is done with it; as many threads
+/// as there are CPUs where the platform sends many invocations at once.
+pub fn run<T, F>(
+    start: impl FnOnce() -> Result<T, Box<dyn std::error::Error>>,
+    serve: impl FnOnce(T) -> F,
+) -> ExitCode
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    let ready = match start() {
+        Ok(ready) => ready,
+        Err(error) => return telemetry::start_failed(&*error),
+    };
     let one_at_a_time = std::env::var("AWS_LAMBDA_MAX_CONCURRENCY")
         .ok()
         .and_then(|most| most.parse::<u32>().ok())
         .is_none_or(|most| most <= 1);
     let mut runtime = if one_at_a_time {
-        tokio::runtime::Builder::new_current_thread()
+        Builder::new_current_thread()
     } else {
-        tokio::runtime::Builder::new_multi_thread()
+        Builder::new_multi_thread()
     };
-    runtime.enable_all().build()?.block_on(function)
+    let runtime = match runtime.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return telemetry::start_failed(&error),
+    };
+    match runtime.block_on(serve(ready)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => telemetry::platform_lost(&*error),
+    }
 }
 
 /// Serves streamed answers, many at once where the platform allows it: `run_with_streaming_response_concurrent`, with the
@@ -44,19 +63,22 @@ pub fn block_on(function: impl Future<Output = Result<(), Error>>) -> Result<(),
 ///
 /// # Errors
 /// The platform is gone.
-pub async fn serve_streaming<H, F>(handle: H) -> Result<(), Error>
+pub async fn serve_streaming<H, F>(cors: CorsConfig, handle: H) -> Result<(), Error>
 where
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response<StreamingBody>, Infallible>> + Send + 'static,
 {
     let no_delay = Arc::new(NoDelay::default());
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request| {
         no_delay.ensure();
+        let grant = Grant::of(&cors, request.headers());
         let (answer, no_delay) = (handle(request), Arc::clone(&no_delay));
         Box::pin(async move {
-            answer
-                .await
-                .map(|response| response.map(|body| sent_at_once(body, no_delay)))
+            answer.await.map(|response| {
+                grant
+                    .add_to(response)
+                    .map(|body| sent_at_once(body, no_delay))
+            })
         })
     });
     streaming_runtime_concurrent(service)
@@ -85,12 +107,16 @@ fn sent_at_once(body: StreamingBody, no_delay: Arc<NoDelay>) -> StreamingBody {
 ///
 /// # Errors
 /// The platform is gone.
-pub async fn serve_buffered<H, F>(handle: H) -> Result<(), Error>
+pub async fn serve_buffered<H, F>(cors: CorsConfig, handle: H) -> Result<(), Error>
 where
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Answer, Infallible>> + Send + 'static,
 {
-    let service = service_fn(handle);
+    let service = service_fn(move |request: Request| {
+        let grant = Grant::of(&cors, request.headers());
+        let answer = handle(request);
+        Box::pin(async move { answer.await.map(|response| grant.add_to(response)) })
+    });
     runtime_concurrent(service)
         .layer(MapResultLayer::new(broken_answer))
         .layer(TracingLayer::new())

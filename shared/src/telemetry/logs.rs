@@ -50,12 +50,12 @@ pub(super) fn init(config: LogConfig) {
 }
 
 /// Says why a process does not start, and gives its exit status.
-pub fn start_failed(error: &dyn Error) -> ExitCode {
+pub(crate) fn start_failed(error: &dyn Error) -> ExitCode {
     report("start failed", error)
 }
 
 /// Says that there is nobody left to serve, and gives the exit status.
-pub fn platform_lost(error: &dyn Error) -> ExitCode {
+pub(crate) fn platform_lost(error: &dyn Error) -> ExitCode {
     report("the platform is gone", error)
 }
 

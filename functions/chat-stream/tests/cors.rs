@@ -1,0 +1,203 @@
+//! Which pages browsers let read the answers of the three functions: successes, refusals and streams alike.
+
+use serde_json::json;
+use testkit::answer::Answer;
+use testkit::events::Event;
+use testkit::redis::Server;
+use testkit::runtime::Function;
+use testkit::tokens::{secret, token};
+
+const APP: &str = "https://app.example.com";
+const DEVELOPER: &str = "http://localhost:5173";
+
+/// The three functions with one setting.
+struct House {
+    _redis: Server,
+    chat: Function,
+    clear: Function,
+    session: Function,
+}
+
+impl House {
+    async fn start(allowed: Option<&str>) -> Self {
+        let redis = Server::start().await;
+        let function = |name: &str| {
+            let function = Function::builder(name)
+                .env("REDIS_URL", redis.url())
+                .env("JWT_SECRET", secret())
+                .env("LLM_PROVIDER", "echo");
+            match allowed {
+                Some(allowed) => function.env("CORS_ALLOWED_ORIGINS", allowed),
+                None => function,
+            }
+        };
+        Self {
+            chat: function("chat-stream").start().await,
+            clear: function("clear-history").start().await,
+            session: function("session-meta").start().await,
+            _redis: redis,
+        }
+    }
+
+    /// Every kind of answer, to a page of this origin, from both gateways: what it is, and the answer.
+    async fn answers(&self, origin: Option<&str>) -> Vec<(String, Answer)> {
+        let token = token("alice");
+        let body = json!({ "character_id": "luna", "message": "你好" });
+        let cases = [
+            (
+                "a stream",
+                &self.chat,
+                Event::stream().token(&token).json(&body),
+                200,
+            ),
+            (
+                "a refused message",
+                &self.chat,
+                Event::stream().token(&token).json(&json!({})),
+                422,
+            ),
+            ("a stranger", &self.chat, Event::stream().json(&body), 401),
+            (
+                "preflight of a stream",
+                &self.chat,
+                Event::new("OPTIONS", "/api/v1/chat/stream"),
+                405,
+            ),
+            (
+                "a session",
+                &self.session,
+                Event::session().token(&token).query("character_id", "luna"),
+                200,
+            ),
+            (
+                "no session",
+                &self.session,
+                Event::session().token(&token).query("character_id", "kai"),
+                404,
+            ),
+            (
+                "preflight of a session",
+                &self.session,
+                Event::new("OPTIONS", "/api/v1/chat/session"),
+                405,
+            ),
+            (
+                "a clear",
+                &self.clear,
+                Event::clear().token(&token).query("character_id", "luna"),
+                200,
+            ),
+            (
+                "a clear of nothing named",
+                &self.clear,
+                Event::clear().token(&token),
+                422,
+            ),
+            (
+                "preflight of a clear",
+                &self.clear,
+                Event::new("OPTIONS", "/api/v1/chat/history"),
+                405,
+            ),
+        ];
+        let mut answers = Vec::new();
+        for (name, function, event, status) in cases {
+            let event = match origin {
+                Some(origin) => event.header("origin", origin),
+                None => event,
+            };
+            for (gateway, event) in [("REST", event.rest()), ("HTTP", event.http())] {
+                let case = format!("{name} ({gateway}), origin {origin:?}");
+                let answer = function.invoke(&event).await;
+                assert_eq!(answer.status, status, "{case}: {}", answer.text());
+                answers.push((case, answer));
+            }
+        }
+        answers
+    }
+}
+
+/// All values of a header: one that was repeated shows.
+fn values<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
+    let values = answer.headers.get_all(name).into_iter();
+    values
+        .map(|value| value.to_str().unwrap_or("not text"))
+        .collect()
+}
+
+fn assert_tells(answers: &[(String, Answer)], allow_origin: &[&str], vary: &[&str]) {
+    for (case, answer) in answers {
+        assert_eq!(
+            values(answer, "access-control-allow-origin"),
+            allow_origin,
+            "{case}"
+        );
+        assert_eq!(values(answer, "vary"), vary, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_a_listed_origin_may_read_every_answer() {
+    let house = House::start(Some(&format!("{APP}, {DEVELOPER}"))).await;
+    for origin in [APP, DEVELOPER] {
+        assert_tells(&house.answers(Some(origin)).await, &[origin], &["Origin"]);
+    }
+}
+
+#[tokio::test]
+async fn no_other_page_may_and_caches_know_that_it_depends() {
+    let house = House::start(Some(APP)).await;
+    for origin in [
+        None,
+        Some("null"),
+        Some("*"),
+        Some(DEVELOPER),
+        Some("http://app.example.com"),
+        Some("https://app.example.com:444"),
+        Some("https://app.example.com.evil.example"),
+        Some("https://app.example.com, https://evil.example"),
+    ] {
+        assert_tells(&house.answers(origin).await, &[], &["Origin"]);
+    }
+}
+
+#[tokio::test]
+async fn every_page_may_where_all_are_allowed() {
+    let house = House::start(Some("*")).await;
+    for origin in [None, Some(APP), Some("null")] {
+        assert_tells(&house.answers(origin).await, &["*"], &[]);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_said_where_nothing_is_set() {
+    for unset in [None, Some("")] {
+        let house = House::start(unset).await;
+        assert_tells(&house.answers(Some(APP)).await, &[], &[]);
+    }
+}
+
+/// The rest of an answer is what it was, and a stream still streams.
+#[tokio::test]
+async fn the_answers_are_otherwise_the_same() {
+    let (silent, listed) = (House::start(None).await, House::start(Some(APP)).await);
+    let without = silent.answers(Some(APP)).await;
+    let with = listed.answers(Some(APP)).await;
+    for ((case, mut without), (_, mut with)) in without.into_iter().zip(with) {
+        with.headers.remove("access-control-allow-origin");
+        with.headers.remove("vary");
+        for volatile in ["date", "content-length"] {
+            with.headers.remove(volatile);
+            without.headers.remove(volatile);
+        }
+        assert_eq!(with.headers, without.headers, "{case}");
+        assert_eq!(with.streamed, without.streamed, "{case}");
+        if case.starts_with("a stream") {
+            assert!(with.chunks.len() > 2, "{case}: {:?}", with.chunks.len());
+            assert_eq!(with.last()["saved"], true, "{case}");
+        }
+        if case.starts_with("preflight") {
+            assert!(with.header("allow").is_some(), "{case}");
+        }
+    }
+}
