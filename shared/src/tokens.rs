@@ -9,7 +9,6 @@ use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
 use lru::LruCache;
-use tiktoken_rs::cl100k_base_singleton;
 
 use crate::message::PromptMessage;
 
@@ -93,7 +92,11 @@ impl Default for Counter {
 }
 
 fn count(text: &str) -> u64 {
-    u64::try_from(cl100k_base_singleton().count_ordinary(text)).unwrap_or(u64::MAX)
+    // The tables are compiled in: they are absent only from a build that left them out, where the estimate has to do.
+    tiktoken::get_encoding("cl100k_base").map_or_else(
+        || estimate(text),
+        |tables| u64::try_from(tables.count(text)).unwrap_or(u64::MAX),
+    )
 }
 
 #[cfg(test)]
@@ -160,7 +163,67 @@ mod tests {
         assert!(!recent.contains(long.as_str()));
     }
 
+    fn reference(text: &str) -> u64 {
+        tiktoken_rs::cl100k_base_singleton()
+            .count_ordinary(text)
+            .try_into()
+            .expect("a count")
+    }
+
+    #[test]
+    fn the_tables_are_compiled_in() {
+        assert!(tiktoken::get_encoding("cl100k_base").is_some());
+    }
+
+    #[test]
+    fn counts_are_those_of_the_reference() {
+        let texts = [
+            include_str!("tokens.rs"),
+            include_str!("chat/turn.rs"),
+            include_str!("../../README.md"),
+            include_str!("../../Cargo.lock"),
+            "DON'T I'LL we'Re it'S '\u{17F} '\u{212A} <|endoftext|><|im_start|>\u{85}\u{2028}\u{3000} x",
+            "今天天气很好，我们去公园散步吧。お誕生日おめでとう 안녕하세요 1234567 ٣٤٥½ 👩‍👩‍👧‍👦🇩🇪e\u{301}",
+        ];
+        for text in texts {
+            assert_eq!(count(text), reference(text), "{:.80}", text);
+            for line in text.split_inclusive('\n') {
+                assert_eq!(count(line), reference(line), "{line:?}");
+            }
+        }
+        for unit in [" ", "\n", "\r\n", " \t", "a", "-", "好", "\u{301}", "7"] {
+            for times in [1, 2, 3, 4, 96, 97, 500] {
+                let run = unit.repeat(times);
+                assert_eq!(count(&run), reference(&run), "{unit:?} {times} times");
+                let within = format!("a{run}b {run}");
+                assert_eq!(count(&within), reference(&within), "{within:?}");
+            }
+        }
+    }
+
+    /// Text of everything where the patterns branch: scripts, spaces, digits, contractions, marks, any scalar.
+    fn mixed() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            "[a-zA-Z]{1,12}",
+            "[ \\t\\r\\n\u{A0}\u{3000}\u{85}\u{2028}]{1,6}",
+            "['’](?:[sdmtSDMT]|ll|LL|lL|ve|Ve|re|RE|\u{17F}|\u{212A})",
+            "\\PC{1,8}",
+            "[0-9٠-٩½]{1,9}",
+            "[\u{4E00}-\u{9FFF}\u{3040}-\u{30FF}\u{AC00}-\u{D7A3}，。]{1,16}",
+            "[\u{300}-\u{36F}\u{1F300}-\u{1FAFF}\u{200D}\u{FE0F}]{1,6}",
+            "[!-/:-@]{1,8}",
+            proptest::collection::vec(any::<char>(), 1..8)
+                .prop_map(|chars| chars.into_iter().collect()),
+        ];
+        proptest::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+    }
+
     proptest! {
+        #[test]
+        fn any_count_is_that_of_the_reference(text in mixed()) {
+            prop_assert_eq!(count(&text), reference(&text));
+        }
+
         #[test]
         fn a_kept_count_is_the_count(text in "\\PC{0,40}") {
             let counter = Counter::new();
