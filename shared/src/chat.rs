@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -188,6 +188,8 @@ struct Inner {
     characters: Characters,
     llm: Llm,
     counter: Arc<Counter>,
+    /// Held by who counts.
+    counting: Arc<Semaphore>,
     limits: Limits,
     write_timeout: Duration,
     /// The turns that run.
@@ -204,6 +206,7 @@ impl Chat {
                 memory,
                 llm,
                 counter: Arc::new(Counter::new()),
+                counting: Arc::new(Semaphore::new(1)),
                 limits: Limits {
                     max_messages: context.max_messages,
                     max_tokens: context.max_tokens,

@@ -195,9 +195,9 @@ impl Memory {
         most: usize,
     ) -> Result<History, Error> {
         let keys = self.keys(user, character);
-        let call = Call::script(&scripts::LOAD, [&keys.messages]).arg(most);
+        let call = load(keys.messages, most);
         let answer = self.redis.run(self.config.read_timeout, &call).await?;
-        let (seconds, microseconds, elements, stored): (u64, u64, Vec<Vec<u8>>, usize) =
+        let ((seconds, microseconds), elements, stored): ((u64, u64), Vec<Vec<u8>>, usize) =
             parse(answer)?;
         let read = elements.len();
         let messages: Vec<Message> = elements
@@ -416,6 +416,28 @@ impl Memory {
     fn keys(&self, user: &UserId, character: &CharacterId) -> SessionKeys {
         SessionKeys::new(self.layout, user, character)
     }
+}
+
+/// The time comes first: a clear between the commands is then one that came after the turn began, and the turn is not stored
+/// after it.
+fn load(messages: String, most: usize) -> Call {
+    let (first, last) = match most.checked_sub(1) {
+        Some(last) => (0, last),
+        None => (1, 0),
+    };
+    let mut commands = redis::pipe();
+    commands
+        .cmd("TIME")
+        .cmd("LRANGE")
+        .arg(&messages)
+        .arg(first)
+        .arg(last)
+        .cmd("LLEN")
+        .arg(&messages);
+    Call::script(&scripts::LOAD, [&messages])
+        .arg(first)
+        .arg(last)
+        .or_plain(commands)
 }
 
 fn parse<T: FromRedisValue>(answer: Value) -> Result<T, Error> {

@@ -290,6 +290,16 @@ impl Function {
         self.output()
     }
 
+    /// Takes the platform away, upon which it ends by itself, and waits for that.
+    ///
+    /// # Panics
+    /// If it runs on.
+    pub async fn lose_platform(mut self) {
+        self.server.stop();
+        let status = self.process.wait(PATIENCE).await;
+        assert!(status.is_some(), "it runs on:\n{}", self.output());
+    }
+
     /// Its process.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -73,10 +73,15 @@ impl HttpServer {
         });
         Self { address, accept }
     }
+
+    /// Ends it and its connections, as a drop does.
+    pub(crate) fn stop(&self) {
+        self.accept.abort();
+    }
 }
 
 impl Drop for HttpServer {
     fn drop(&mut self) {
-        self.accept.abort();
+        self.stop();
     }
 }

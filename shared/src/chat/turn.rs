@@ -193,28 +193,43 @@ impl Task {
             Ending::Complete { usage: None, .. } | Ending::Failed(_)
                 if !generated.text.is_empty() =>
             {
-                let counter = Arc::clone(&self.service.counter);
-                let (message, reply) = (self.ask.message.clone(), generated.text.clone());
-                let exact = tokio::task::spawn_blocking(move || {
-                    let assistant = counter.count(&reply);
-                    Counts {
-                        user: counter.count(&message),
-                        assistant,
-                        usage: Usage {
-                            prompt_tokens: counter.count_prompt(&prompt),
-                            completion_tokens: assistant,
-                        },
-                    }
-                });
-                match timeout_at(self.count_until(), exact).await {
-                    Ok(Ok(counts)) => counts,
-                    Ok(Err(_)) | Err(_) => estimated,
+                let until = self.count_until();
+                if until <= Instant::now() {
+                    return estimated;
                 }
+                let exact = self.count_exactly(prompt, generated.text.clone());
+                timeout_at(until, exact)
+                    .await
+                    .ok()
+                    .flatten()
+                    .unwrap_or(estimated)
             }
             Ending::Complete { usage: None, .. } | Ending::Failed(_) | Ending::OutOfTime => {
                 estimated
             }
         }
+    }
+
+    /// On a thread that may block. One text at a time is counted: a count that was given up runs on to its end, and others must
+    /// not pile up behind it, each with tables of its own.
+    async fn count_exactly(&self, prompt: Vec<PromptMessage>, reply: String) -> Option<Counts> {
+        let counting = Arc::clone(&self.service.counting);
+        let permit = counting.acquire_owned().await.ok()?;
+        let counter = Arc::clone(&self.service.counter);
+        let message = self.ask.message.clone();
+        let exact = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let assistant = counter.count(&reply);
+            Counts {
+                user: counter.count(&message),
+                assistant,
+                usage: Usage {
+                    prompt_tokens: counter.count_prompt(&prompt),
+                    completion_tokens: assistant,
+                },
+            }
+        });
+        exact.await.ok()
     }
 
     fn count_until(&self) -> Instant {

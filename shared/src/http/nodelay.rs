@@ -6,11 +6,11 @@
 //! nothing happens and nothing breaks. To be deleted when the runtime sets the option itself.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
-use std::io;
+use std::ffi::CString;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{Dir, Mode, OFlags, open, readlinkat};
 use rustix::net::sockopt::set_tcp_nodelay;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
@@ -29,7 +29,7 @@ pub(super) struct NoDelay {
 #[derive(Debug)]
 struct Seen {
     /// By descriptor, what it was: the kernel names a socket by its inode, so a descriptor that was used again is told apart.
-    sockets: HashMap<i32, OsString>,
+    sockets: HashMap<i32, CString>,
     at: SystemTime,
 }
 
@@ -59,20 +59,22 @@ impl NoDelay {
 }
 
 /// On all that are new, because every other TCP socket of this process has the option already.
-fn set_on_new_sockets(before: &HashMap<i32, OsString>) -> io::Result<HashMap<i32, OsString>> {
+fn set_on_new_sockets(before: &HashMap<i32, CString>) -> rustix::io::Result<HashMap<i32, CString>> {
+    let directory = open(
+        c"/proc/self/fd",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let mut own = None;
     let mut sockets = HashMap::with_capacity(before.len() + 1);
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let path = entry?.path();
-        let number = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.parse().ok());
-        let (Some(number), Ok(target)) = (number, std::fs::read_link(&path)) else {
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name.to_str().ok().and_then(|name| name.parse().ok());
+        let (Some(number), Ok(target)) = (number, readlinkat(&directory, name, Vec::new())) else {
             continue;
         };
-        let target = target.into_os_string();
-        if !target.as_encoded_bytes().starts_with(b"socket:") {
+        if !target.as_bytes().starts_with(b"socket:") {
             continue;
         }
         if before.get(&number) != Some(&target) {

@@ -70,7 +70,6 @@ where
 {
     let no_delay = Arc::new(NoDelay::default());
     let service = service_fn(move |request: Request| {
-        no_delay.ensure();
         let grant = Grant::of(&cors, request.headers());
         let (answer, no_delay) = (handle(request), Arc::clone(&no_delay));
         Box::pin(async move {
@@ -88,14 +87,12 @@ where
         .await
 }
 
-/// The connection that carries an answer may be made for it, after the handler was called: so the first frames look again.
+/// The connection that carries an answer may be made for it, after the handler was called. By the first frame it is there: the
+/// runtime sends the answer's head first, and asks for a frame once the connection has taken that.
 fn sent_at_once(body: StreamingBody, no_delay: Arc<NoDelay>) -> StreamingBody {
-    /// The first event, and the first text.
-    const FRAMES: usize = 2;
-    let mut seen = 0;
+    let mut unseen = true;
     body.map_frame(move |frame| {
-        if seen < FRAMES {
-            seen += 1;
+        if std::mem::take(&mut unseen) {
             no_delay.ensure();
         }
         frame

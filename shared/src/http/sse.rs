@@ -99,7 +99,6 @@ struct Failed<'a> {
 }
 
 fn encode(turn: TurnId, frame: &Frame) -> Bytes {
-    let turn_id = turn.to_string();
     match frame {
         Frame::Start {
             memory,
@@ -107,7 +106,7 @@ fn encode(turn: TurnId, frame: &Frame) -> Bytes {
         } => event(
             "start",
             &Start {
-                turn_id: &turn_id,
+                turn_id: &turn.to_string(),
                 memory: memory.as_str(),
                 history_messages: *history_messages,
             },
@@ -129,7 +128,7 @@ fn encode(turn: TurnId, frame: &Frame) -> Bytes {
             &Done {
                 content: "",
                 done: true,
-                turn_id: &turn_id,
+                turn_id: &turn.to_string(),
                 msg_id,
                 finish_reason: finish_reason.as_str(),
                 saved: *saved,
@@ -144,7 +143,7 @@ fn encode(turn: TurnId, frame: &Frame) -> Bytes {
             &Failed {
                 error: "服务暂时不可用，请稍后重试",
                 code: code.as_str(),
-                turn_id: &turn_id,
+                turn_id: &turn.to_string(),
                 saved: *saved,
             },
         ),

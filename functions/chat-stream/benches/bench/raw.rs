@@ -28,38 +28,49 @@ impl Raw {
         token: &str,
         body: &str,
     ) -> (Duration, Duration) {
+        let begun = Instant::now();
+        let times = self.post_noting(path, token, body).await;
+        let first = times.first().expect("the answer has text");
+        (*first - begun, begun.elapsed())
+    }
+
+    /// Posts JSON and reads a chunked answer to its end; gives when each read that brought text came.
+    pub(crate) async fn post_noting(
+        &mut self,
+        path: &str,
+        token: &str,
+        body: &str,
+    ) -> Vec<Instant> {
         let request = format!(
             "POST {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n{body}",
             self.host,
             body.len()
         );
-        let begun = Instant::now();
         self.stream
             .write_all(request.as_bytes())
             .await
             .expect("the server reads");
-        let mut answer = Vec::new();
-        let mut first = None;
+        let mut times = Vec::new();
         let mut buffer = vec![0; 16 * 1024];
+        let mut seen = Vec::new();
         loop {
             let length = self
                 .stream
                 .read(&mut buffer)
                 .await
                 .expect("the server answers");
+            let bytes = buffer.get(..length).unwrap_or_default();
+            seen.extend_from_slice(bytes);
             assert!(
                 length > 0,
                 "the server left: {}",
-                String::from_utf8_lossy(&answer)
+                String::from_utf8_lossy(&seen)
             );
-            answer.extend_from_slice(buffer.get(..length).unwrap_or_default());
-            if first.is_none()
-                && contains(&answer, b"\"content\":\"x") | contains(&answer, b"\"content\": \"x")
-            {
-                first = Some(begun.elapsed());
+            if contains(bytes, b"\"content\":\"x") || contains(bytes, b"\"content\": \"x") {
+                times.push(Instant::now());
             }
-            if answer.ends_with(b"0\r\n\r\n") {
-                return (first.expect("the answer has text"), begun.elapsed());
+            if seen.ends_with(b"0\r\n\r\n") {
+                return times;
             }
         }
     }

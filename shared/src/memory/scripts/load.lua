@@ -1,14 +1,11 @@
 -- Reads the newest messages, and the time at which that is what there was.
 --
 -- KEYS  messages
--- ARGV  most messages
--- Gives seconds, microseconds, the elements, newest first, and how many there are in all.
+-- ARGV  first and last of the messages, as LRANGE takes them
+-- Gives the time as TIME does, the elements, newest first, and how many there are in all.
 --
--- A script and not a transaction, because a full server refuses every transaction, and reading must go on.
+-- A script and not a transaction, because a full server refuses every transaction, and reading must go on. Where one server
+-- has everything, the same three commands are sent as they are: see `load` in memory.rs.
 
 local time = redis.call('TIME')
-local elements = {}
-if tonumber(ARGV[1]) > 0 then
-  elements = redis.call('LRANGE', KEYS[1], 0, ARGV[1] - 1)
-end
-return {time[1], time[2], elements, redis.call('LLEN', KEYS[1])}
+return {time, redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2]), redis.call('LLEN', KEYS[1])}

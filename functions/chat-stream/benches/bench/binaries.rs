@@ -1,0 +1,92 @@
+//! Binaries: their sizes, and what takes the room.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use testkit::binary::binary;
+
+use super::report::{Report, heading};
+
+/// Crates that are told by name; the others are summed.
+const TOLD: usize = 12;
+
+pub(crate) fn binaries(report: &mut Report) {
+    heading("Binaries, stripped as they are deployed");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for name in ["chat-stream", "clear-history", "session-meta"] {
+        let path = stripped(&binary(name), folder.path());
+        let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        report.single("binary", name, "MB", size as f64 / 1e6);
+        let zipped = Command::new("gzip").args(["-9", "-c"]).arg(&path).output();
+        if let Ok(zipped) = zipped {
+            let size = zipped.stdout.len() as f64 / 1e6;
+            report.single("binary", &format!("{name}, zipped"), "MB", size);
+        }
+    }
+    room(report, &binary("chat-stream"));
+}
+
+/// A copy without symbols, or the file itself where there is no `strip`.
+fn stripped(path: &Path, folder: &Path) -> PathBuf {
+    let copy = folder.join(path.file_name().unwrap_or_default());
+    let done = Command::new("strip")
+        .arg("-o")
+        .arg(&copy)
+        .arg(path)
+        .status();
+    match done {
+        Ok(status) if status.success() => copy,
+        _ => path.to_owned(),
+    }
+}
+
+/// By crate, from the names of the symbols; only a binary that kept them can tell (`make bench` builds such).
+fn room(report: &mut Report, path: &Path) {
+    let listed = Command::new("nm")
+        .args(["--print-size", "--demangle"])
+        .arg(path)
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
+    let mut crates: BTreeMap<&str, u64> = BTreeMap::new();
+    for line in listed.lines() {
+        let mut fields = line.splitn(4, ' ').skip(1);
+        let (Some(size), Some(_), Some(name)) = (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        if let Ok(size) = u64::from_str_radix(size, 16) {
+            *crates.entry(crate_of(name)).or_default() += size;
+        }
+    }
+    let mut crates: Vec<_> = crates.into_iter().collect();
+    crates.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+    for (name, size) in crates.iter().take(TOLD) {
+        report.single(
+            "binary",
+            &format!("of that, {name}"),
+            "MB",
+            *size as f64 / 1e6,
+        );
+    }
+    let others: u64 = crates.iter().skip(TOLD).map(|(_, size)| size).sum();
+    report.single("binary", "of that, all others", "MB", others as f64 / 1e6);
+}
+
+/// The crate that a symbol belongs to: the first name of its path; C has no paths.
+fn crate_of(symbol: &str) -> &str {
+    let path = symbol.trim_start_matches(['<', '&', '*', '(', '[']);
+    let path = path.strip_prefix("dyn ").unwrap_or(path);
+    match path.split_once("::") {
+        Some((name, _))
+            if name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') =>
+        {
+            name
+        }
+        _ if symbol.starts_with("aws_lc") => "aws-lc",
+        _ => "C and others",
+    }
+}

@@ -1,0 +1,174 @@
+//! Instructions and allocations of a turn, by callgrind: the same again on any machine of the kind, however busy it is.
+//!
+//! The real binary runs under valgrind behind the stand-ins. What so many turns take more than fewer is what a turn takes: starting
+//! and warming up cancel out. The upstream is slow enough for each delta to come by itself.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testkit::binary::binary;
+use testkit::events;
+use testkit::redis::Server;
+use testkit::runtime::Function;
+use testkit::tokens::token;
+use testkit::upstream::{Script, Upstream};
+
+use super::report::{Report, heading};
+use super::{DELTAS, settings, store};
+
+const FEW: usize = 3;
+const MANY: usize = 8;
+const PACE: Duration = Duration::from_millis(20);
+/// A turn may take so much more than was accepted. What moves it without a change of the code is how the kernel cuts the bytes
+/// that it delivers, and that is under 2%.
+const MARGIN: f64 = 0.05;
+
+/// What a turn takes.
+struct Turn {
+    instructions: f64,
+    allocations: f64,
+}
+
+/// For the report.
+pub(crate) async fn measure(report: &mut Report) {
+    heading("A warm turn by callgrind: 50 deltas, 50 messages stored");
+    match turn().await {
+        Some(turn) => {
+            report.single(
+                "instructions",
+                "instructions a turn",
+                "M",
+                turn.instructions / 1e6,
+            );
+            report.single("instructions", "allocations a turn", "", turn.allocations);
+        }
+        None => println!("  not measured: there is no valgrind"),
+    }
+}
+
+/// Against what was accepted. `BENCH_INSTRUCTIONS=accept` accepts what is measured now.
+///
+/// # Panics
+/// If a turn takes more.
+pub(crate) async fn check() {
+    let turn = turn().await.expect("valgrind runs");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
+    let measured = json!({
+        "instructions": turn.instructions.round(), "allocations": turn.allocations.round(),
+    });
+    if std::env::var("BENCH_INSTRUCTIONS").is_ok_and(|value| value == "accept") {
+        std::fs::write(path, format!("{measured:#}\n")).expect("the file can be written");
+        println!("accepted: {measured}");
+        return;
+    }
+    let accepted: Value = serde_json::from_slice(&std::fs::read(path).expect("accepted figures"))
+        .expect("accepted figures are JSON");
+    let mut more = false;
+    for name in ["instructions", "allocations"] {
+        let (now, before) = (
+            measured[name].as_f64().expect("a number"),
+            accepted[name].as_f64().expect("a number"),
+        );
+        let change = now / before - 1.0;
+        println!(
+            "{name} a turn: {now:.0}, {:+.1}% of the {before:.0} accepted",
+            change * 100.0
+        );
+        more |= change > MARGIN;
+    }
+    assert!(
+        !more,
+        "a turn takes over {:.0}% more than was accepted; `make instructions ACCEPT=1` accepts it",
+        MARGIN * 100.0
+    );
+}
+
+async fn turn() -> Option<Turn> {
+    let valgrind = PathBuf::from("/usr/bin/valgrind");
+    if !valgrind.exists() {
+        return None;
+    }
+    let few = run(&valgrind, FEW).await;
+    let many = run(&valgrind, MANY).await;
+    let each = |many: f64, few: f64| (many - few) / (MANY - FEW) as f64;
+    Some(Turn {
+        instructions: each(many.instructions, few.instructions),
+        allocations: each(many.allocations, few.allocations),
+    })
+}
+
+async fn run(valgrind: &Path, turns: usize) -> Turn {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("callgrind.out");
+    let redis = Server::start().await;
+    let script = Script::deltas(&["x"; DELTAS])
+        .paced(PACE)
+        .finish("stop")
+        .usage(1, DELTAS)
+        .done();
+    let upstream = Upstream::start(script).await;
+    let arguments = [
+        "--tool=callgrind".to_owned(),
+        format!("--callgrind-out-file={}", out.display()),
+        binary("chat-stream").display().to_string(),
+    ];
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let builder = Function::builder_of(valgrind.to_owned()).arguments(&arguments);
+    let chat = settings(builder, &redis, &upstream).start().await;
+    for _ in 0..turns {
+        store(&redis, "u50", 50).await;
+        let answer = chat
+            .invoke(&events::chat(&token("u50"), "luna", "你好"))
+            .await;
+        assert_eq!(answer.last()["saved"], true);
+        chat.wait_idle().await;
+    }
+    chat.lose_platform().await;
+    let profile = std::fs::read_to_string(&out).expect("callgrind wrote its profile");
+    parse(&profile)
+}
+
+/// The totals of a profile, and the calls of what allocates. Names are given once, with a number, and then by the number.
+fn parse(profile: &str) -> Turn {
+    const ALLOCATE: [&str; 5] = [
+        "malloc",
+        "calloc",
+        "realloc",
+        "aligned_alloc",
+        "posix_memalign",
+    ];
+    let mut allocating = Vec::new();
+    let (mut instructions, mut allocations, mut called) = (0.0, 0.0, false);
+    for line in profile.lines() {
+        let number = |text: &str| {
+            text.split_whitespace()
+                .next()
+                .and_then(|word| word.parse::<f64>().ok())
+        };
+        if let Some(totals) = line
+            .strip_prefix("totals:")
+            .or_else(|| line.strip_prefix("summary:"))
+        {
+            instructions = number(totals).unwrap_or(instructions);
+        } else if let Some(name) = line
+            .strip_prefix("cfn=")
+            .or_else(|| line.strip_prefix("fn="))
+        {
+            let (id, name) = name.split_once(' ').unwrap_or((name, ""));
+            if ALLOCATE.contains(&name) {
+                allocating.push(id);
+            }
+            called = line.starts_with("cfn=") && allocating.contains(&id);
+        } else if let Some(calls) = line.strip_prefix("calls=")
+            && called
+        {
+            allocations += number(calls).unwrap_or_default();
+        }
+    }
+    assert!(instructions > 0.0, "a profile without a total");
+    Turn {
+        instructions,
+        allocations,
+    }
+}

@@ -1,0 +1,180 @@
+//! Load and commit against the bare commands by the same client, and how they grow with what is stored.
+
+use std::time::Instant;
+
+use redis::aio::MultiplexedConnection;
+use shared::config::{MemoryConfig, RedisConfig, Section};
+use shared::ids::{CharacterId, TurnId, UserId};
+use shared::memory::{Commit, Memory, Turn};
+use shared::message::{Message, Role};
+use shared::secrets::Secrets;
+use testkit::redis::Server;
+
+use super::Effort;
+use super::report::{Report, Series, heading};
+
+const BARE: &str = "chat:bare:luna";
+
+/// Our memory and a bare connection, to one server.
+pub(crate) struct Subject {
+    memory: Memory,
+    bare: MultiplexedConnection,
+    user: UserId,
+    character: CharacterId,
+}
+
+/// Times of the four operations that are compared.
+#[derive(Default)]
+pub(crate) struct Times {
+    pub(crate) load: Series,
+    pub(crate) commit: Series,
+    lrange: Series,
+    transaction: Series,
+}
+
+impl Subject {
+    pub(crate) async fn new(url: &str) -> Self {
+        let lookup = |name: &str| (name == "REDIS_URL").then(|| url.to_owned());
+        let redis = RedisConfig::from_lookup(&lookup).expect("valid");
+        let memory = MemoryConfig::from_lookup(&lookup).expect("valid");
+        let client = redis::Client::open(url).expect("valid");
+        let settings = redis::AsyncConnectionConfig::new();
+        Self {
+            memory: Memory::new(&redis, &memory, &Secrets::new()).expect("valid"),
+            bare: client
+                .get_multiplexed_async_connection_with_config(&settings)
+                .await
+                .expect("Redis answers"),
+            user: UserId::parse("measured").expect("valid"),
+            character: CharacterId::parse("luna").expect("valid"),
+        }
+    }
+
+    /// Leaves two sessions of so many messages, ours made by our commits and the bare one by the bare commands.
+    async fn restore(&mut self, messages: usize) {
+        self.memory
+            .clear(&self.user, &self.character)
+            .await
+            .expect("Redis is up");
+        let delete = [format!("{BARE}:messages"), format!("{BARE}:meta")];
+        let _: i64 = redis::cmd("DEL")
+            .arg(&delete)
+            .query_async(&mut self.bare)
+            .await
+            .expect("answers");
+        for _ in 0..messages / 2 {
+            self.commit(&mut Times::default()).await;
+        }
+    }
+
+    /// Loads and stores a turn, both ways, each once.
+    async fn round(&mut self, times: &mut Times, messages: usize) {
+        let asked = Instant::now();
+        let elements: Vec<Vec<u8>> = redis::cmd("LRANGE")
+            .arg(&[&format!("{BARE}:messages"), "0", "49"])
+            .query_async(&mut self.bare)
+            .await
+            .expect("answers");
+        times.lrange.push_time(asked.elapsed());
+        assert_eq!(elements.len(), messages.min(50));
+
+        let asked = Instant::now();
+        let history = self
+            .memory
+            .load(&self.user, &self.character, 50)
+            .await
+            .expect("Redis is up");
+        times.load.push_time(asked.elapsed());
+        assert_eq!(history.messages.len(), messages.min(50));
+        self.commit(times).await;
+    }
+
+    async fn commit(&mut self, times: &mut Times) {
+        let history = self
+            .memory
+            .load(&self.user, &self.character, 0)
+            .await
+            .expect("Redis is up");
+        let turn = Turn {
+            id: TurnId::new(),
+            began: history.read_at,
+            user: Message::new(Role::User, "今天过得怎么样？".into(), 1_732_430_000, 8),
+            assistant: Message::new(
+                Role::Assistant,
+                "还不错，刚刚在海边散步，风很轻。你呢？".into(),
+                1_732_430_002,
+                20,
+            ),
+        };
+        // What the Python service sends: one transaction of a push for each message, trim, expiry and figures.
+        let (messages, meta) = (format!("{BARE}:messages"), format!("{BARE}:meta"));
+        let mut transaction = redis::pipe();
+        transaction.atomic();
+        for message in [&turn.user, &turn.assistant] {
+            transaction
+                .cmd("LPUSH")
+                .arg(&messages)
+                .arg(message.to_json());
+        }
+        transaction.cmd("LTRIM").arg(&[&messages, "0", "99"]);
+        transaction.cmd("EXPIRE").arg(&[&messages, "86400"]);
+        transaction
+            .cmd("HSET")
+            .arg(&[&meta, "state", "ACTIVE", "last_active_at", "1732430000"]);
+        transaction
+            .cmd("HINCRBY")
+            .arg(&[&meta, "message_count", "2"]);
+        transaction
+            .cmd("HINCRBY")
+            .arg(&[&meta, "total_tokens", "28"]);
+        transaction.cmd("EXPIRE").arg(&[&meta, "86400"]);
+        let asked = Instant::now();
+        let _: redis::Value = transaction
+            .query_async(&mut self.bare)
+            .await
+            .expect("answers");
+        times.transaction.push_time(asked.elapsed());
+
+        let asked = Instant::now();
+        let commit = self
+            .memory
+            .commit_turn(&self.user, &self.character, &turn)
+            .await
+            .expect("Redis is up");
+        times.commit.push_time(asked.elapsed());
+        assert_eq!(commit, Commit::Saved);
+    }
+
+    /// So many rounds on sessions of so many messages.
+    pub(crate) async fn measure(&mut self, rounds: usize, messages: usize) -> Times {
+        let mut times = Times::default();
+        for _ in 0..rounds {
+            self.restore(messages).await;
+            self.round(&mut times, messages).await;
+        }
+        times
+    }
+}
+
+/// Load and commit at several sizes.
+pub(crate) async fn operations(report: &mut Report, effort: Effort) {
+    const GROUP: &str = "memory";
+    let server = Server::start().await;
+    let mut subject = Subject::new(&server.url()).await;
+    for messages in [0, 10, 50, 100] {
+        heading(&format!(
+            "Memory operations against the bare commands, {messages} messages stored"
+        ));
+        let times = subject.measure(effort.turns, messages).await;
+        let figure = |name: &str| format!("{name}, {messages} messages stored");
+        report.measured(GROUP, &figure("load"), "µs", &times.load);
+        report.measured(GROUP, &figure("a bare LRANGE"), "µs", &times.lrange);
+        let ratio = times.load.median() / times.lrange.median();
+        report.single(GROUP, &figure("load / LRANGE"), "x", ratio);
+        report.measured(GROUP, &figure("commit of a turn"), "µs", &times.commit);
+        let name = figure("the Python service's transaction");
+        report.measured(GROUP, &name, "µs", &times.transaction);
+        let ratio = times.commit.median() / times.transaction.median();
+        report.single(GROUP, &figure("commit / transaction"), "x", ratio);
+    }
+}

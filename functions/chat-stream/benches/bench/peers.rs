@@ -1,0 +1,247 @@
+//! What people would use instead, by the same work: another service of the same shape, and libraries for the memory.
+//!
+//! `PEER=http://…` measures any endpoint; `PEER_DIR=…` starts the Python service in that folder against the same Redis and
+//! upstream and takes turns with ours. The libraries come from PyPI (`scripts/bench_peers.py`).
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use testkit::events;
+use testkit::redis::Server;
+use testkit::tokens::token;
+use testkit::upstream::Upstream;
+
+use super::memory::Subject;
+use super::raw::Raw;
+use super::report::{Report, Series, heading};
+use super::{Effort, chat_stream, first_text, process, reply, store};
+
+const MESSAGES: usize = 50;
+const PATH: &str = "/api/v1/chat/stream";
+
+/// All that was asked for and is present.
+pub(crate) async fn peers(report: &mut Report, effort: Effort) {
+    if let Some(url) = setting("PEER") {
+        endpoint(report, &url, effort).await;
+    }
+    if let Some(folder) = setting("PEER_DIR") {
+        python_service(report, &folder, effort).await;
+    }
+    libraries(report, effort).await;
+}
+
+fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn chat_body() -> String {
+    json!({ "character_id": "luna", "message": "你好" }).to_string()
+}
+
+fn host(url: &str) -> &str {
+    url.trim_start_matches("http://").trim_end_matches('/')
+}
+
+async fn endpoint(report: &mut Report, url: &str, effort: Effort) {
+    heading(&format!("The peer at {url}"));
+    let mut client = Raw::connect(host(url)).await;
+    let (mut first, mut whole) = (Series::default(), Series::default());
+    for _ in 0..effort.turns {
+        let (begun, ended) = client.post(PATH, &token("peer"), &chat_body()).await;
+        first.push_time(begun);
+        whole.push_time(ended);
+    }
+    report.measured("peer", "first text", "µs", &first);
+    report.measured("peer", "whole turn", "µs", &whole);
+}
+
+/// The Python service and ours, by turns.
+async fn python_service(report: &mut Report, folder: &str, effort: Effort) {
+    heading("The Python service, and ours in the same minutes");
+    let redis = Server::start().await;
+    let upstream = Upstream::start(reply()).await;
+    let (redis_url, upstream_url) = (redis.url(), upstream.base_url());
+    let arguments = [
+        "service",
+        "--dir",
+        folder,
+        "--redis-url",
+        &redis_url,
+        "--llm-base-url",
+        &upstream_url,
+    ];
+    let mut python = Command::new("python3");
+    let Some(service) = Script::start(python.arg(script()).args(arguments)) else {
+        println!("  not measured: it does not start");
+        return;
+    };
+    let url = service.told["url"].as_str().expect("a URL");
+    let pid = service.told["pid"]
+        .as_u64()
+        .and_then(|pid| u32::try_from(pid).ok())
+        .expect("a pid");
+    let mut client = Raw::connect(host(url)).await;
+    let chat = chat_stream(&redis, &upstream).start().await;
+    let mut alone = Raw::connect(&format!("127.0.0.1:{}", upstream.port())).await;
+    let mut upstream_first = Series::default();
+    let mut theirs: [Series; 3] = Default::default();
+    let mut ours = theirs.clone();
+    let body = json!({ "messages": [{ "role": "user", "content": "你好" }] }).to_string();
+    for round in 0..effort.turns {
+        let (begun, _) = alone.post("/v1/chat/completions", "x", &body).await;
+
+        // Its user id is the text of the token.
+        store(&redis, "peer", MESSAGES).await;
+        let before = process::cpu_time(pid);
+        let (their_first, their_whole) = client.post(PATH, "peer", &chat_body()).await;
+        let their_cpu = process::cpu_time(pid).saturating_sub(before);
+
+        store(&redis, "ours", MESSAGES).await;
+        let before = process::cpu_time(chat.pid());
+        let answer = chat
+            .invoke(&events::chat(&token("ours"), "luna", "你好"))
+            .await;
+        chat.wait_idle().await;
+        let our_cpu = process::cpu_time(chat.pid()).saturating_sub(before);
+        if round < effort.turns / 10 {
+            continue;
+        }
+        upstream_first.push_time(begun);
+        for (series, time) in theirs.iter_mut().zip([their_first, their_whole, their_cpu]) {
+            series.push_time(time);
+        }
+        let whole = answer.ended - answer.handed_over;
+        for (series, time) in ours.iter_mut().zip([first_text(&answer), whole, our_cpu]) {
+            series.push_time(time);
+        }
+    }
+    let names = ["first text", "whole turn", "CPU a turn"];
+    for (name, (theirs, ours)) in names.iter().zip(theirs.iter().zip(&ours)) {
+        report.measured("peer", &format!("the Python service: {name}"), "µs", theirs);
+        report.measured("peer", &format!("ours: {name}"), "µs", ours);
+        report.single(
+            "peer",
+            &format!("{name}: the Python service's over ours"),
+            "x",
+            theirs.median() / ours.median(),
+        );
+    }
+    let over = |series: &Series| series.median() - upstream_first.median();
+    report.single(
+        "peer",
+        "first text over the upstream's own: the Python service's over ours",
+        "x",
+        over(&theirs[0]) / over(&ours[0]),
+    );
+    report.single(
+        "peer",
+        "the Python service: peak resident memory",
+        "MB",
+        process::memory(pid, "VmHWM") / 1024.0,
+    );
+}
+
+/// LangChain's and redisvl's histories, and ours on the same server.
+async fn libraries(report: &mut Report, effort: Effort) {
+    heading("Libraries for the memory, 50 messages stored");
+    let prepared = Command::new("python3")
+        .arg(script())
+        .arg("setup")
+        .stdin(Stdio::null())
+        .status();
+    if !prepared.is_ok_and(|status| status.success()) {
+        println!("  not measured: the libraries cannot be installed");
+        return;
+    }
+    let python = root().join(".tools/bench-venv/bin/python");
+    let Some(server) = Script::start(Command::new(&python).arg(script()).arg("server")) else {
+        println!("  not measured: their server does not start");
+        return;
+    };
+    let url = server.told["url"].as_str().expect("a URL");
+    let output = Command::new(&python)
+        .arg(script())
+        .args([
+            "run",
+            "--rounds",
+            &effort.turns.to_string(),
+            "--redis-url",
+            url,
+        ])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("python runs");
+    let ours = Subject::new(url)
+        .await
+        .measure(effort.turns, MESSAGES)
+        .await;
+    report.measured("libraries", "companion-chat: load", "µs", &ours.load);
+    report.measured("libraries", "companion-chat: commit", "µs", &ours.commit);
+    for line in output.stdout.split(|byte| *byte == b'\n') {
+        let Ok(row) = serde_json::from_slice::<Value>(line) else {
+            continue;
+        };
+        let peer = row["peer"].as_str().unwrap_or_default();
+        let Some(operation) = row["operation"].as_str() else {
+            println!("  {peer}: not measured: {}", row["not_measured"]);
+            continue;
+        };
+        let median = row["median_us"].as_f64().unwrap_or(f64::NAN);
+        let own = if operation == "load" {
+            &ours.load
+        } else {
+            &ours.commit
+        };
+        report.single("libraries", &format!("{peer}: {operation}"), "µs", median);
+        report.single(
+            "libraries",
+            &format!("{peer}: {operation}, over ours"),
+            "x",
+            median / own.median(),
+        );
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn script() -> PathBuf {
+    root().join("scripts/bench_peers.py")
+}
+
+/// A script that serves until its standard input is closed, and what it told when it was ready.
+struct Script {
+    child: Child,
+    told: Value,
+}
+
+impl Script {
+    fn start(command: &mut Command) -> Option<Self> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .ok()?;
+        let mut line = String::new();
+        let output = child.stdout.take()?;
+        let _ = BufReader::new(output).read_line(&mut line);
+        match serde_json::from_str(&line) {
+            Ok(told) => Some(Self { child, told }),
+            Err(_) => {
+                let _ = child.wait();
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,171 @@
+//! One turn on a warm process: first byte, whole turn, gap, CPU, memory.
+
+use std::time::Instant;
+
+use serde_json::json;
+use testkit::events;
+use testkit::redis::Server;
+use testkit::runtime::Function;
+use testkit::tokens::{secret, token};
+use testkit::upstream::{Script, Upstream};
+
+use super::raw::Raw;
+use super::report::{Report, Series, heading};
+use super::{DELTAS, Effort, chat_stream, first_text, process, reply, store};
+
+/// First byte, whole turn, CPU and memory; against the upstream and Redis alone.
+pub(crate) async fn turns(report: &mut Report, effort: Effort) {
+    heading(&format!(
+        "A warm turn: {DELTAS} deltas, an upstream that answers at once"
+    ));
+    let redis = Server::start().await;
+    let upstream = Upstream::start(reply()).await;
+    let chat = chat_stream(&redis, &upstream).start().await;
+    let address = format!("127.0.0.1:{}", upstream.port());
+    let mut alone = Raw::connect(&address).await;
+    let mut redis_alone = redis.connection().await;
+    let stored = [0, 50, 100];
+    let mut first = vec![Series::default(); stored.len()];
+    let mut whole = first.clone();
+    let (mut upstream_first, mut upstream_whole, mut lrange) =
+        (Series::default(), Series::default(), Series::default());
+    let (mut cpu, mut gap) = (Series::default(), Series::default());
+    for round in 0..effort.turns {
+        for (number, messages) in stored.into_iter().enumerate() {
+            let user = format!("u{messages}");
+            store(&redis, &user, messages).await;
+            let before = process::cpu_time(chat.pid());
+            upstream.note_sent();
+            let answer = chat
+                .invoke(&events::chat(&token(&user), "luna", "你好"))
+                .await;
+            chat.wait_idle().await;
+            // What the first rounds warm up is not a warm turn.
+            if round < effort.turns / 10 {
+                continue;
+            }
+            first[number].push_time(first_text(&answer));
+            whole[number].push_time(answer.ended - answer.handed_over);
+            if messages == 50 {
+                cpu.push_time(process::cpu_time(chat.pid()).saturating_sub(before));
+                for (event, sent) in answer
+                    .events()
+                    .iter()
+                    .skip(1)
+                    .zip(upstream.sent_at().iter().skip(1))
+                {
+                    gap.push_time(event.at.saturating_duration_since(*sent));
+                }
+            }
+        }
+        let body = json!({ "messages": [{ "role": "user", "content": "你好" }] }).to_string();
+        let (begun, ended) = alone.post("/v1/chat/completions", "x", &body).await;
+        upstream_first.push_time(begun);
+        upstream_whole.push_time(ended);
+        let asked = Instant::now();
+        let elements: Vec<Vec<u8>> = redis::cmd("LRANGE")
+            .arg(&["chat:u50:luna:messages", "0", "49"])
+            .query_async(&mut redis_alone)
+            .await
+            .expect("Redis answers");
+        assert!(elements.len() >= 50);
+        lrange.push_time(asked.elapsed());
+    }
+    for (number, messages) in stored.into_iter().enumerate() {
+        report.measured(
+            "turn",
+            &format!("first text, {messages} messages stored"),
+            "µs",
+            &first[number],
+        );
+        report.measured(
+            "turn",
+            &format!("whole turn, {messages} messages stored"),
+            "µs",
+            &whole[number],
+        );
+    }
+    report.measured(
+        "turn",
+        "the upstream alone, first text",
+        "µs",
+        &upstream_first,
+    );
+    report.measured(
+        "turn",
+        "the upstream alone, whole reply",
+        "µs",
+        &upstream_whole,
+    );
+    report.measured("turn", "a bare LRANGE of 50 messages", "µs", &lrange);
+    report.measured(
+        "turn",
+        "a delta, from the upstream's write to the platform",
+        "µs",
+        &gap,
+    );
+    report.measured("turn", "CPU a turn, 50 messages stored", "µs", &cpu);
+    let over = first[1].median() - upstream_first.median();
+    report.single(
+        "turn",
+        "first text over the upstream's own, 50 messages",
+        "µs",
+        over,
+    );
+    let bare = lrange.median() + upstream_first.median();
+    report.single(
+        "turn",
+        "… over (a bare LRANGE + a bare upstream round trip)",
+        "x",
+        over / bare,
+    );
+}
+
+/// Peak resident memory after many requests, with the tokenizer where a reply needs it.
+pub(crate) async fn peaks(report: &mut Report, effort: Effort) {
+    heading("Peak resident memory");
+    let redis = Server::start().await;
+    for (name, script) in [
+        ("chat-stream", reply()),
+        (
+            "chat-stream, the tokenizer included",
+            Script::deltas(&["今天天气很好"; DELTAS])
+                .finish("stop")
+                .done(),
+        ),
+    ] {
+        let upstream = Upstream::start(script).await;
+        let chat = chat_stream(&redis, &upstream).start().await;
+        for _ in 0..effort.turns.min(50) {
+            let answer = chat
+                .invoke(&events::chat(&token("peak"), "luna", "你好"))
+                .await;
+            assert_eq!(answer.last()["saved"], true);
+        }
+        report.single(
+            "peak",
+            name,
+            "MB",
+            process::memory(chat.pid(), "VmHWM") / 1024.0,
+        );
+    }
+    for (name, event) in [
+        ("session-meta", events::session(&token("peak"), "luna")),
+        ("clear-history", events::clear(&token("peak"), "luna")),
+    ] {
+        let function = Function::builder(name)
+            .env("REDIS_URL", redis.url())
+            .env("JWT_SECRET", secret())
+            .start()
+            .await;
+        for _ in 0..effort.turns.min(50) {
+            assert_eq!(function.invoke(&event).await.status, 200);
+        }
+        report.single(
+            "peak",
+            name,
+            "MB",
+            process::memory(function.pid(), "VmHWM") / 1024.0,
+        );
+    }
+}
