@@ -82,6 +82,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         wait_for_functions(servers, url)
         turns = [take_turn(chat, FIRST_MESSAGE), take_turn(chat, SECOND_MESSAGE)]
         problems = check_turns(turns, echo=settings["LLM_PROVIDER"] == "echo")
+        problems += check_log(FUNCTIONS_LOG.read_text(encoding="utf-8", errors="replace"), run, turns)
         if problems:
             raise Failure("the conversation differed: " + "; ".join(problems), FUNCTIONS_LOG)
         show_session(chat)
@@ -131,6 +132,8 @@ def function_settings(environ: Mapping[str, str]) -> Dict[str, str]:
     settings = dict(environ)
     settings.setdefault("LOG_LEVEL", "warn")
     settings.setdefault("LOG_FORMAT", "text")
+    # For CloudWatch, which does not read this log.
+    settings.setdefault("METRICS", "off")
     if not settings.get("JWT_SECRET"):
         settings["JWT_SECRET"] = secrets.token_urlsafe(32)
     if not settings.get("LLM_PROVIDER"):
@@ -487,6 +490,15 @@ def check_turns(turns: Sequence[Turn], echo: bool) -> List[str]:
     if echo and first.message not in second.reply:
         problems.append("the second reply does not show the first message")
     return problems
+
+
+def check_log(log: str, run: Mapping[str, str], turns: Sequence[Turn]) -> List[str]:
+    """What stands in the log and must not, in words that do not repeat it."""
+    unspeakable = {"the secret": run["JWT_SECRET"], "the user's id": run["CHAT_USER"]}
+    for number, turn in enumerate(turns, 1):
+        unspeakable[f"message {number}"] = turn.message
+        unspeakable[f"reply {number}"] = turn.reply
+    return [f"{name} is in the log" for name, text in unspeakable.items() if text and text in log]
 
 
 def show_session(chat: Chat) -> None:

@@ -148,6 +148,7 @@ class RunTest(unittest.TestCase):
         settings = run.function_settings({"LOG_LEVEL": "debug", "CONTEXT_MAX_MESSAGES": "9"})
         self.assertEqual(settings["LLM_PROVIDER"], "echo")
         self.assertEqual((settings["LOG_LEVEL"], settings["LOG_FORMAT"]), ("debug", "text"))
+        self.assertEqual((settings["METRICS"], run.function_settings({"METRICS": "emf"})["METRICS"]), ("off", "emf"))
         self.assertEqual(settings["CONTEXT_MAX_MESSAGES"], "9")
         self.assertNotEqual(settings["JWT_SECRET"], run.function_settings({})["JWT_SECRET"])
 
@@ -166,6 +167,16 @@ class RunTest(unittest.TestCase):
             ],
         )
         self.assertEqual(len(run.check_turns([first, forgetful], echo=False)), 3)
+
+    def test_what_stands_in_the_log_and_must_not_is_said_and_not_repeated(self) -> None:
+        turns = [run.Turn("我叫小雨。", "你好", "empty", 0, True, 1.0), run.Turn("？", "", "ok", 2, True, 1.0)]
+        described = {"JWT_SECRET": "a-secret", "CHAT_USER": "demo-1"}
+        self.assertEqual(run.check_log("WARN memory could not be read", described, turns), [])
+        log = "DEBUG got 我叫小雨。 from demo-1 by a-secret"
+        self.assertEqual(
+            run.check_log(log, described, turns),
+            ["the secret is in the log", "the user's id is in the log", "message 1 is in the log"],
+        )
 
     def run_script(self, **environ: str) -> Tuple[int, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "PORT"))}

@@ -25,6 +25,7 @@ use crate::ids::{CharacterId, TurnId, UserId};
 use crate::llm::{FinishReason, Llm, Prompt};
 use crate::memory::{self, Began, History, Memory};
 use crate::message::{Message, PromptMessage};
+use crate::telemetry::{Event, TurnFigures};
 use crate::tokens::Counter;
 
 /// A message to a character.
@@ -213,22 +214,23 @@ impl Chat {
         }
     }
 
-    /// Looks up the character, reads the history at the same time, and lets the turn run.
+    /// Looks up the character, reads the history at the same time, and lets the turn run. Everything is noted in `event`, which
+    /// the turn lets go of before its last frame.
     ///
     /// # Errors
     /// The turn did not begin, and nothing is stored.
-    pub async fn begin(&self, ask: Ask) -> Result<Turn, Refusal> {
-        let began_at = Instant::now();
+    pub async fn begin(&self, ask: Ask, event: Event) -> Result<Turn, Refusal> {
         let began_at_unix = SystemTime::now();
         let id = TurnId::new();
         let inner = &self.inner;
+        let memory = inner.memory.observed(&event);
+        event.note_character(&ask.character);
         let (history, character) = tokio::join!(
-            inner
-                .memory
-                .load(&ask.user, &ask.character, inner.limits.max_messages),
-            inner.characters.find(&ask.character),
+            memory.load(&ask.user, &ask.character, inner.limits.max_messages),
+            inner.characters.find(&ask.character, &event),
         );
         let character = character?;
+        let unavailable = history.as_ref().err().map(memory::Error::reason);
         let (status, began, history) = remembered(history, began_at_unix);
         let Context {
             messages,
@@ -240,6 +242,20 @@ impl Chat {
             inner.limits,
         )?;
 
+        event.note(|figures| {
+            figures.degradation = unavailable;
+            figures.turn = Some(TurnFigures {
+                id,
+                memory: status.as_str(),
+                history_messages,
+                // Unless it says otherwise when it ends, it ended by a defect.
+                outcome: FailureCode::Internal.as_str(),
+                upstream_error: None,
+                first_delta: None,
+                reply: None,
+                tokens: None,
+            });
+        });
         let (relay, frames) = Relay::new(Frame::Start {
             memory: status,
             history_messages,
@@ -248,12 +264,10 @@ impl Chat {
             service: Arc::clone(inner),
             id,
             began,
-            began_at,
             began_at_unix,
-            status,
-            history_messages,
             prompt: prompt(&character, messages),
             ask,
+            event,
             relay,
         };
         // It outlives the connection and ends by itself: every wait in it has a limit, except the one for a client that

@@ -4,12 +4,14 @@
 //! set to nothing counts as not set, because deployment templates cannot leave one out. Secrets are [`SecretString`]s, and
 //! no error repeats a value.
 
+mod metrics;
 mod read;
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use self::metrics::MetricsConfig;
 use self::read::{choice, count, header_safe, http_url, milliseconds, number, secret, small, text};
 
 /// A variable that keeps the process from starting.

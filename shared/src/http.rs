@@ -1,7 +1,8 @@
 //! HTTP in, HTTP out: what handlers share. The only room that knows `lambda_http`.
 //!
 //! A request is parsed once, here, into types that cannot be wrong; whatever is wrong with it becomes a [`Problem`] that
-//! names it. Order of the checks: method, caller, then the body or the query.
+//! names it. Order of the checks: method, caller, then the body or the query. What can be told of a request is noted in the
+//! invocation's event as it becomes known.
 
 mod error;
 #[cfg(target_os = "linux")]
@@ -24,10 +25,11 @@ use serde::Serialize;
 
 use crate::ids::CharacterId;
 use crate::session::Session;
+use crate::telemetry::Event;
 
 pub use self::error::Problem;
 pub use self::request::{
-    ChatBody, StateBody, authenticate, character_of_query, deadline, expect_method,
+    ChatBody, StateBody, authenticate, begin, character_of_query, deadline, expect_method,
 };
 pub use self::serve::{serve_buffered, serve_streaming};
 
@@ -84,18 +86,21 @@ fn json_answer(
 }
 
 /// Makes any outcome of a handler, a panic included, an answer: the runtime must never see an error, because it would
-/// answer with an empty 502.
+/// answer with an empty 502. The answer's status is noted in `event`.
 ///
 /// # Errors
 /// None; the type is what the runtime asks for.
 pub async fn respond<T>(
+    event: &Event,
     outcome: impl Future<Output = Result<Response<T>, Problem>>,
     refuse: impl FnOnce(Answer) -> Response<T>,
 ) -> Result<Response<T>, Infallible> {
     // A handler shares nothing with its caller that a panic could leave half done.
     let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
-    Ok(match outcome.unwrap_or(Err(Problem::Internal)) {
+    let response = match outcome.unwrap_or(Err(Problem::Internal)) {
         Ok(response) => response,
         Err(problem) => refuse(problem.into_answer()),
-    })
+    };
+    event.note(|figures| figures.status = Some(response.status().as_u16()));
+    Ok(response)
 }

@@ -14,7 +14,7 @@
 //! | [`tokens`] | counting tokens |
 //! | [`memory`] | short-term memory; the only room that knows the `redis` crate |
 //! | [`message`], [`session`] | the stored forms |
-//! | [`telemetry`] | logs |
+//! | [`telemetry`] | logs and metrics |
 //! | [`ids`], [`config`] | identifiers and settings, parsed once at the edge |
 
 pub mod auth;

@@ -7,6 +7,7 @@ mod breaker;
 mod call;
 mod connection;
 mod keys;
+mod observed;
 mod scripts;
 mod topology;
 
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use self::call::{Call, Replicas};
 use self::connection::Redis;
 use self::keys::SessionKeys;
+pub use self::observed::Observed;
 use crate::config::{ConfigError, KeyLayout, MemoryConfig, RedisConfig};
 use crate::ids::{CharacterId, TurnId, UserId};
 use crate::message::Message;
@@ -105,6 +107,8 @@ pub struct History {
     pub messages: Vec<Message>,
     /// Elements that could not be read as messages and were left out.
     pub skipped: usize,
+    /// Elements stored in all, those that were not asked for included.
+    pub stored: usize,
     /// When it was read.
     pub read_at: Began,
 }
@@ -187,15 +191,17 @@ impl Memory {
         let keys = self.keys(user, character);
         let call = Call::script(&scripts::LOAD, [&keys.messages]).arg(most);
         let answer = self.redis.run(self.config.read_timeout, &call).await?;
-        let (seconds, microseconds, elements): (u64, u64, Vec<Vec<u8>>) = parse(answer)?;
-        let stored = elements.len();
+        let (seconds, microseconds, elements, stored): (u64, u64, Vec<Vec<u8>>, usize) =
+            parse(answer)?;
+        let read = elements.len();
         let messages: Vec<Message> = elements
             .iter()
             .rev()
             .filter_map(|element| Message::from_json(element).ok())
             .collect();
         Ok(History {
-            skipped: stored - messages.len(),
+            skipped: read - messages.len(),
+            stored,
             messages,
             read_at: Began {
                 redis_microseconds: seconds
@@ -393,6 +399,12 @@ impl Memory {
     pub(crate) async fn character_json(&self, id: &CharacterId) -> Result<Option<Vec<u8>>, Error> {
         let call = Call::command("GET", keys::character(id));
         parse(self.redis.run(self.config.read_timeout, &call).await?)
+    }
+
+    /// Whether Redis is known to be down, as far as this session is concerned.
+    fn breaker_is_open(&self, user: &UserId, character: &CharacterId) -> bool {
+        self.redis
+            .is_known_down(&self.keys(user, character).messages)
     }
 
     fn keys(&self, user: &UserId, character: &CharacterId) -> SessionKeys {

@@ -1,80 +1,54 @@
-//! Logs: one JSON object a line on standard output, where the platform collects them.
+//! Logs and metrics: one event an invocation, told twice when it ends, as a log line and as metrics.
 //!
-//! Never logged at any level: what anybody said, prompts, tokens, secrets. The Lambda runtime logs whole events at TRACE,
-//! and HTTP and TLS libraries log what they carry, so all code but this project's own is held to INFO.
+//! Whoever works on an invocation notes in its [`Event`] what only they know; [`Figures`] holds all that can be noted. The
+//! event is closed when the last of them lets go of it, before the invocation's answer ends, however it ends: nothing is
+//! left to be written after it, because the platform may freeze the process then. Both forms go to standard output, where
+//! the platform collects them.
+//!
+//! Never told in either form, at any level: what anybody said, prompts, tokens, secrets. A user's id is told as a hash. That
+//! is a pseudonym and no more: who has the id can find its lines.
 
-use std::error::Error;
-use std::fmt::Write as _;
-use std::process::ExitCode;
+mod event;
+mod figures;
+mod logs;
+mod metrics;
+mod request_line;
 
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use crate::config::{LogConfig, LogFormat, LogLevel};
+pub use self::event::Event;
+pub use self::figures::{
+    CommitResult, Done, Figures, Operation, Status, TurnFigures, UpstreamTokens,
+};
+pub use self::logs::{platform_lost, start_failed};
+use self::metrics::Metrics;
+use crate::config::{LogConfig, MetricsConfig};
 
-/// Crates of this project, as they name themselves in logs.
-const OWN: [&str; 4] = ["shared", "chat_stream", "clear_history", "session_meta"];
-
-/// Starts logging, once, at start.
-pub fn init(config: LogConfig) {
-    let level = match config.level {
-        LogLevel::Trace => LevelFilter::TRACE,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Error => LevelFilter::ERROR,
-    };
-    let filter = Targets::new()
-        .with_default(level.min(LevelFilter::INFO))
-        .with_targets(OWN.map(|name| (name, level)));
-    let registry = tracing_subscriber::registry().with(filter);
-    // A second start in one process, as in tests, keeps the first.
-    let _ = match config.format {
-        LogFormat::Json => registry
-            .with(fmt::layer().json().flatten_event(true))
-            .try_init(),
-        LogFormat::Text => registry.with(fmt::layer().with_ansi(false)).try_init(),
-    };
-    // The standard hook prints the message of a panic, and such a message can quote the text that it failed on.
-    std::panic::set_hook(Box::new(|panic| {
-        let at = panic
-            .location()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        tracing::error!(target: "shared", at, "panic");
-    }));
+/// What one process tells of itself. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Telemetry {
+    process: Arc<Process>,
 }
 
-/// Says why a process does not start, and gives its exit status.
-pub fn start_failed(error: &dyn Error) -> ExitCode {
-    report("start failed", error)
+struct Process {
+    function: &'static str,
+    /// Whether it has had an invocation.
+    warm: AtomicBool,
+    metrics: Option<Metrics>,
 }
 
-/// Says that there is nobody left to serve, and gives the exit status.
-pub fn platform_lost(error: &dyn Error) -> ExitCode {
-    report("the platform is gone", error)
-}
-
-fn report(message: &str, error: &dyn Error) -> ExitCode {
-    let mut reason = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Writing to a string cannot fail.
-        let _ = write!(reason, ": {cause}");
-        source = cause.source();
+impl Telemetry {
+    /// Starts logging, once, at start. `function` is the name that logs and metrics call it by.
+    #[must_use]
+    pub fn start(function: &'static str, log: LogConfig, metrics: MetricsConfig) -> Self {
+        logs::init(log);
+        Self {
+            process: Arc::new(Process {
+                function,
+                warm: AtomicBool::new(false),
+                metrics: metrics.namespace.map(Metrics::new),
+            }),
+        }
     }
-    #[expect(
-        clippy::print_stderr,
-        reason = "logging may be what could not be started"
-    )]
-    {
-        eprintln!(
-            "{}",
-            serde_json::json!({ "level": "ERROR", "message": message, "reason": reason })
-        );
-    }
-    ExitCode::FAILURE
 }

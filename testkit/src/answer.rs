@@ -210,6 +210,12 @@ impl Head {
         headers
     }
 
+    pub(crate) fn is_event_stream(&self) -> bool {
+        self.headers()
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+    }
+
     pub(crate) fn body(&self) -> Bytes {
         let body = self.body.clone().unwrap_or_default();
         if self.is_base64_encoded {

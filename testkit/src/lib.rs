@@ -11,6 +11,7 @@
 //! | [`jwks`] | a publisher of keys |
 //! | [`tokens`] | bearer tokens, good and bad, with keys made at run time |
 //! | [`events`] | API Gateway events |
+//! | [`emf`] | metric events, as CloudWatch would read them |
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,6 +22,7 @@
 pub mod answer;
 pub mod binary;
 pub mod cluster;
+pub mod emf;
 pub mod events;
 pub mod jwks;
 mod process;
@@ -31,4 +33,5 @@ pub mod sentinel;
 mod server;
 pub mod tls;
 pub mod tokens;
+mod unspeakable;
 pub mod upstream;

@@ -1,22 +1,25 @@
 //! A child process whose output is collected and which ends with its owner.
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::net::{getpeername, getsockname, sockopt};
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open,
 };
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
-use tokio::task::JoinHandle;
 
 pub(crate) struct Process {
     child: Child,
     pid: u32,
     output: Arc<Mutex<String>>,
+    held: Arc<Held>,
+    /// Threads and not tasks, so that what a process printed last can be waited for where nothing can be awaited.
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -29,15 +32,25 @@ impl Process {
             .kill_on_drop(true)
             .spawn()?;
         let output = Arc::new(Mutex::new(String::new()));
+        let held = Arc::new(Held::default());
         let readers = vec![
-            collect(child.stdout.take().expect("piped"), Arc::clone(&output)),
-            collect(child.stderr.take().expect("piped"), Arc::clone(&output)),
+            collect(
+                child.stdout.take().expect("piped").into_owned_fd()?,
+                &output,
+                &held,
+            ),
+            collect(
+                child.stderr.take().expect("piped").into_owned_fd()?,
+                &output,
+                &held,
+            ),
         ];
         let pid = child.id().expect("just started");
         Ok(Self {
             child,
             pid,
             output,
+            held,
             readers,
         })
     }
@@ -48,6 +61,12 @@ impl Process {
 
     pub(crate) fn output(&self) -> String {
         self.output.lock().expect("not poisoned").clone()
+    }
+
+    /// Reads no more of its output, so that it blocks once the pipe is full; or goes on reading.
+    pub(crate) fn hold_output(&self, held: bool) {
+        *self.held.held.lock().expect("not poisoned") = held;
+        self.held.changed.notify_all();
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -136,34 +155,63 @@ impl Process {
             .await
             .ok()?
             .ok()?;
-        for reader in self.readers.drain(..) {
-            let _ = reader.await;
-        }
+        self.read_to_end();
         Some(status)
     }
-}
 
-impl Drop for Process {
-    fn drop(&mut self) {
+    /// Ends it at once, and waits until it is gone and all its output is collected.
+    pub(crate) fn end(&mut self) {
+        self.hold_output(false);
         self.signal(Signal::CONT);
         let _ = self.child.start_kill();
-        // Wait, so that nothing of it is left when its owner is gone; it has been killed, so this is short.
+        // It has been killed, so this is short.
         while let Ok(None) = self.child.try_wait() {
             std::thread::yield_now();
         }
+        self.read_to_end();
+    }
+
+    fn read_to_end(&mut self) {
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
     }
 }
 
-fn collect(
-    stream: impl AsyncRead + Unpin + Send + 'static,
-    into: Arc<Mutex<String>>,
-) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let mut lines = BufReader::new(stream).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            let mut output = into.lock().expect("not poisoned");
-            output.push_str(&line);
-            output.push('\n');
+/// Whether output is left unread.
+#[derive(Default)]
+struct Held {
+    held: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Held {
+    fn wait(&self) {
+        let held = self.held.lock().expect("not poisoned");
+        let _released = self.changed.wait_while(held, |held| *held);
+    }
+}
+
+/// Nothing of it is left when its owner is gone.
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn collect(stream: OwnedFd, into: &Arc<Mutex<String>>, held: &Arc<Held>) -> JoinHandle<()> {
+    let (into, held) = (Arc::clone(into), Arc::clone(held));
+    std::thread::spawn(move || {
+        let mut stream = BufReader::new(std::fs::File::from(stream));
+        let mut line = Vec::new();
+        while stream
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|read| read > 0)
+        {
+            let text = String::from_utf8_lossy(&line);
+            into.lock().expect("not poisoned").push_str(&text);
+            line.clear();
+            held.wait();
         }
     })
 }

@@ -23,6 +23,7 @@ use crate::answer::Answer;
 use crate::binary::binary;
 use crate::process::Process;
 use crate::server::HttpServer;
+use crate::unspeakable::Unspeakable;
 
 /// How long a test waits for something that should come at once.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -150,7 +151,11 @@ impl FunctionBuilder {
 
     async fn launch(self) -> (Function, mpsc::Receiver<()>) {
         let (asked, ready) = mpsc::channel(1);
-        let api = Api::new(self.deadline, self.trace_id, asked);
+        let mut unspeakable = Unspeakable::default();
+        for (name, value) in &self.env {
+            unspeakable.variable(name, value);
+        }
+        let api = Api::new(self.deadline, self.trace_id, asked, unspeakable);
         let serving = Arc::clone(&api);
         let server = HttpServer::start(move |received| {
             Arc::clone(&serving).serve(received.request, received.peer_port)
@@ -207,7 +212,7 @@ pub struct Exit {
     pub duration: Duration,
 }
 
-/// A running function.
+/// A running function. When it ends, what it printed is searched for what was said through it, tokens and secrets.
 pub struct Function {
     process: Process,
     api: Arc<Api>,
@@ -253,12 +258,13 @@ impl Function {
         let (parts, received) = mpsc::channel(1_024);
         let id = uuid::Uuid::now_v7().to_string();
         let handed_over = Arc::new(Mutex::new(None));
-        self.api.hand_over(Invocation {
+        let invocation = Invocation {
             id: id.clone(),
             event: event.to_string().into(),
             parts,
             handed_over: Arc::clone(&handed_over),
-        });
+        };
+        self.api.hand_over(event, invocation);
         let mut streaming = Streaming::new(id, received);
         let begun = tokio::time::timeout(ANSWER_WITHIN, streaming.begin());
         assert!(begun.await.is_ok(), "no answer:\n{}", self.output());
@@ -285,6 +291,18 @@ impl Function {
     #[must_use]
     pub fn output(&self) -> String {
         self.process.output()
+    }
+
+    /// Reads no more of its output, so that it blocks once the pipe is full; or goes on reading.
+    pub fn hold_output(&self, held: bool) {
+        self.process.hold_output(held);
+    }
+
+    /// Ends it, and gives all that it printed.
+    #[must_use]
+    pub fn stop(mut self) -> String {
+        self.process.end();
+        self.output()
     }
 
     /// Its process.
@@ -335,5 +353,22 @@ impl Function {
     /// Lets it go on.
     pub fn resume(&self) {
         self.process.signal(Signal::CONT);
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        self.process.end();
+        // A second panic would hide the first, and end the process.
+        if std::thread::panicking() {
+            return;
+        }
+        let output = self.output();
+        let found = self.api.unspeakable_in(&output);
+        assert!(
+            found.is_none(),
+            "a function printed {:?}, which it was given in confidence:\n{output}",
+            found.unwrap_or_default()
+        );
     }
 }

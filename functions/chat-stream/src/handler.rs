@@ -9,17 +9,20 @@ use shared::auth::Authenticator;
 use shared::chat::{Ask, Chat};
 use shared::http::sse::{self, StreamingBody};
 use shared::http::{self, ChatBody, Problem};
+use shared::telemetry::{Event, Telemetry};
 
 /// Serves the route. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub(crate) struct Handler {
+    telemetry: Telemetry,
     authenticator: Arc<Authenticator>,
     chat: Chat,
 }
 
 impl Handler {
-    pub(crate) fn new(authenticator: Authenticator, chat: Chat) -> Self {
+    pub(crate) fn new(telemetry: Telemetry, authenticator: Authenticator, chat: Chat) -> Self {
         Self {
+            telemetry,
             authenticator: Arc::new(authenticator),
             chat,
         }
@@ -34,12 +37,17 @@ impl Handler {
         self,
         request: Request,
     ) -> Result<Response<StreamingBody>, Infallible> {
-        http::respond(self.stream(&request), sse::whole).await
+        let event = http::begin(&self.telemetry, &request);
+        http::respond(&event, self.stream(&request, &event), sse::whole).await
     }
 
-    async fn stream(&self, request: &Request) -> Result<Response<StreamingBody>, Problem> {
+    async fn stream(
+        &self,
+        request: &Request,
+        event: &Event,
+    ) -> Result<Response<StreamingBody>, Problem> {
         http::expect_method(request, &[Method::POST], "POST")?;
-        let user = http::authenticate(&self.authenticator, request).await?;
+        let user = http::authenticate(&self.authenticator, request, event).await?;
         let ChatBody {
             character,
             message,
@@ -48,13 +56,16 @@ impl Handler {
         let deadline = http::deadline(request);
         let turn = self
             .chat
-            .begin(Ask {
-                user,
-                character,
-                message,
-                metadata,
-                deadline,
-            })
+            .begin(
+                Ask {
+                    user,
+                    character,
+                    message,
+                    metadata,
+                    deadline,
+                },
+                event.clone(),
+            )
             .await?;
         Ok(sse::stream(turn))
     }

@@ -6,9 +6,13 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use shared::config::{
-    AuthConfig, ContextConfig, LlmConfig, LogConfig, MemoryConfig, RedisConfig, Section,
+    AuthConfig, ContextConfig, LlmConfig, LogConfig, MemoryConfig, MetricsConfig, RedisConfig,
+    Section,
 };
-use shared::{auth::Authenticator, chat::Chat, http, llm::Llm, memory::Memory, telemetry};
+use shared::{
+    auth::Authenticator, chat::Chat, http, llm::Llm, memory::Memory, telemetry,
+    telemetry::Telemetry,
+};
 
 use self::handler::Handler;
 
@@ -28,12 +32,17 @@ async fn main() -> ExitCode {
 }
 
 fn start() -> Result<Handler, Box<dyn Error>> {
-    telemetry::init(LogConfig::from_env()?);
+    let telemetry = Telemetry::start(
+        env!("CARGO_PKG_NAME"),
+        LogConfig::from_env()?,
+        MetricsConfig::from_env()?,
+    );
     let memory = MemoryConfig::from_env()?;
     let authenticator = Authenticator::new(&AuthConfig::from_env()?)?;
     let llm = Llm::new(&LlmConfig::from_env()?)?;
     let redis = Memory::new(&RedisConfig::from_env()?, &memory)?;
     Ok(Handler::new(
+        telemetry,
         authenticator,
         Chat::new(redis, llm, ContextConfig::from_env()?, &memory),
     ))

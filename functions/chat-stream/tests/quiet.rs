@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use testkit::events::{self, Event};
+use testkit::events::Event;
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
 use testkit::tokens::{KeyPair, Token, secret, token};
@@ -195,9 +195,18 @@ async fn clearing_and_sessions_are_logged_without_who_and_by_which_token() {
             functions.push((name, good, locked_out));
         }
     }
-    let requests = |name: &str, token: &str| match name {
-        "clear-history" => events::clear(token, SAID),
-        _ => events::set_state(token, SAID, "ENDED"),
+    let requests = |name: &str, token: &str| {
+        let event = match name {
+            "clear-history" => Event::clear(),
+            _ => Event::set_state().json(&json!({
+                "character_id": "lamp", "state": "ENDED", "note": NOTE,
+            })),
+        };
+        event
+            .token(token)
+            .query("character_id", "lamp")
+            .query("note", SAID)
+            .http()
     };
     for (name, good, locked_out) in &functions {
         let status = if *name == "clear-history" { 200 } else { 404 };

@@ -61,6 +61,8 @@ async fn a_bad_setting_is_named_and_its_value_is_not_repeated() {
     for (variable, value) in [
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "yaml-ish"),
+        ("METRICS", "statsd"),
+        ("METRICS_NAMESPACE", "AWS/Lambda"),
         ("AUTH_TRUST_AUTHORIZER", "yes-please"),
         ("JWT_JWKS_URL", "ftp://keys.invalid/"),
         ("JWT_JWKS_URL", "keys.invalid"),

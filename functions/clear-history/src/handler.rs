@@ -8,31 +8,37 @@ use lambda_http::http::Method;
 use shared::auth::Authenticator;
 use shared::http::{self, Answer, Problem};
 use shared::memory::Memory;
+use shared::telemetry::{Event, Telemetry};
 
 /// Serves the route. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub(crate) struct Handler {
+    telemetry: Telemetry,
     authenticator: Arc<Authenticator>,
     memory: Memory,
 }
 
 impl Handler {
-    pub(crate) fn new(authenticator: Authenticator, memory: Memory) -> Self {
+    pub(crate) fn new(telemetry: Telemetry, authenticator: Authenticator, memory: Memory) -> Self {
         Self {
+            telemetry,
             authenticator: Arc::new(authenticator),
             memory,
         }
     }
 
     pub(crate) async fn handle(self, request: Request) -> Result<Answer, Infallible> {
-        http::respond(self.clear(&request), std::convert::identity).await
+        let event = http::begin(&self.telemetry, &request);
+        http::respond(&event, self.clear(&request, &event), std::convert::identity).await
     }
 
-    async fn clear(&self, request: &Request) -> Result<Answer, Problem> {
+    async fn clear(&self, request: &Request, event: &Event) -> Result<Answer, Problem> {
         http::expect_method(request, &[Method::DELETE], "DELETE")?;
-        let user = http::authenticate(&self.authenticator, request).await?;
+        let user = http::authenticate(&self.authenticator, request, event).await?;
         let character = http::character_of_query(request)?;
+        event.note_character(&character);
         self.memory
+            .observed(event)
             .clear(&user, &character)
             .await
             .map_err(Problem::clear_failed)?;

@@ -8,36 +8,48 @@ use lambda_http::http::Method;
 use shared::auth::Authenticator;
 use shared::http::{self, Answer, Problem, StateBody};
 use shared::memory::Memory;
+use shared::telemetry::{Event, Telemetry};
 
 /// Serves the route. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub(crate) struct Handler {
+    telemetry: Telemetry,
     authenticator: Arc<Authenticator>,
     memory: Memory,
 }
 
 impl Handler {
-    pub(crate) fn new(authenticator: Authenticator, memory: Memory) -> Self {
+    pub(crate) fn new(telemetry: Telemetry, authenticator: Authenticator, memory: Memory) -> Self {
         Self {
+            telemetry,
             authenticator: Arc::new(authenticator),
             memory,
         }
     }
 
     pub(crate) async fn handle(self, request: Request) -> Result<Answer, Infallible> {
-        http::respond(self.session(&request), std::convert::identity).await
+        let event = http::begin(&self.telemetry, &request);
+        http::respond(
+            &event,
+            self.session(&request, &event),
+            std::convert::identity,
+        )
+        .await
     }
 
-    async fn session(&self, request: &Request) -> Result<Answer, Problem> {
+    async fn session(&self, request: &Request, event: &Event) -> Result<Answer, Problem> {
         http::expect_method(request, &[Method::GET, Method::PATCH], "GET, PATCH")?;
-        let user = http::authenticate(&self.authenticator, request).await?;
+        let user = http::authenticate(&self.authenticator, request, event).await?;
+        let memory = self.memory.observed(event);
         let (character, session) = if request.method() == Method::PATCH {
             let StateBody { character, state } = StateBody::parse(request)?;
-            let session = self.memory.set_state(&user, &character, state).await;
+            event.note_character(&character);
+            let session = memory.set_state(&user, &character, state).await;
             (character, session)
         } else {
             let character = http::character_of_query(request)?;
-            let session = self.memory.session(&user, &character).await;
+            event.note_character(&character);
+            let session = memory.session(&user, &character).await;
             (character, session)
         };
         let session = session.map_err(Problem::session_unavailable)?;

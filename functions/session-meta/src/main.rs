@@ -5,8 +5,8 @@ mod handler;
 use std::error::Error;
 use std::process::ExitCode;
 
-use shared::config::{AuthConfig, LogConfig, MemoryConfig, RedisConfig, Section};
-use shared::{auth::Authenticator, http, memory::Memory, telemetry};
+use shared::config::{AuthConfig, LogConfig, MemoryConfig, MetricsConfig, RedisConfig, Section};
+use shared::{auth::Authenticator, http, memory::Memory, telemetry, telemetry::Telemetry};
 
 use self::handler::Handler;
 
@@ -24,8 +24,12 @@ async fn main() -> ExitCode {
 }
 
 fn start() -> Result<Handler, Box<dyn Error>> {
-    telemetry::init(LogConfig::from_env()?);
+    let telemetry = Telemetry::start(
+        env!("CARGO_PKG_NAME"),
+        LogConfig::from_env()?,
+        MetricsConfig::from_env()?,
+    );
     let authenticator = Authenticator::new(&AuthConfig::from_env()?)?;
     let memory = Memory::new(&RedisConfig::from_env()?, &MemoryConfig::from_env()?)?;
-    Ok(Handler::new(authenticator, memory))
+    Ok(Handler::new(telemetry, authenticator, memory))
 }

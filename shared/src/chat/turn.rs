@@ -1,4 +1,5 @@
-//! A turn that runs: it generates, counts, commits and says how it ended, in this order.
+//! A turn that runs: it generates, counts, commits and says how it ended, in this order. Its figures are told before the last
+//! frame goes.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,11 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, timeout_at};
 
 use super::relay::Relay;
-use super::{Ask, FailureCode, Frame, Inner, MemoryStatus, Usage};
+use super::{Ask, FailureCode, Frame, Inner, Usage};
 use crate::ids::TurnId;
 use crate::llm::{self, Event, FinishReason, Llm, Prompt};
 use crate::memory::{self, Began, Commit};
 use crate::message::{Message, PromptMessage, Role};
+use crate::telemetry::{Event as Telling, UpstreamTokens};
 use crate::tokens;
 
 /// The longest reply that is kept, in bytes. A longer one ends there, as if it had reached its token limit.
@@ -27,12 +29,11 @@ pub(super) struct Task {
     pub(super) service: Arc<Inner>,
     pub(super) id: TurnId,
     pub(super) began: Began,
-    pub(super) began_at: Instant,
     pub(super) began_at_unix: SystemTime,
-    pub(super) status: MemoryStatus,
-    pub(super) history_messages: usize,
     pub(super) prompt: Prompt,
     pub(super) ask: Ask,
+    /// Before the relay, so that it is let go of first when a panic takes the turn: with the relay the answer ends.
+    pub(super) event: Telling,
     pub(super) relay: Relay,
 }
 
@@ -50,7 +51,7 @@ enum Ending {
 /// What the user was shown, and how it ended.
 struct Generated {
     text: String,
-    first_delta_after: Option<Duration>,
+    first_delta: Option<Duration>,
     ending: Ending,
 }
 
@@ -82,14 +83,16 @@ impl Task {
                 saved,
             },
         };
-        self.log(&generated, &counts, saved);
-        self.relay.finish(last).await;
+        self.note(&generated, &counts);
+        let Self { event, relay, .. } = self;
+        drop(event);
+        relay.finish(last).await;
     }
 
     async fn generate(&mut self) -> Generated {
         let mut generated = Generated {
             text: String::new(),
-            first_delta_after: None,
+            first_delta: None,
             ending: Ending::OutOfTime,
         };
         let margin = self.service.write_timeout + LAST_WORDS;
@@ -97,7 +100,7 @@ impl Task {
             &self.service.llm,
             &self.prompt,
             &mut self.relay,
-            self.began_at,
+            &self.event,
             &mut generated,
         );
         match self
@@ -119,7 +122,7 @@ impl Task {
         llm: &Llm,
         prompt: &Prompt,
         relay: &mut Relay,
-        began_at: Instant,
+        telling: &Telling,
         generated: &mut Generated,
     ) {
         let mut reply = match llm.reply(prompt).await {
@@ -146,8 +149,8 @@ impl Task {
                 Ok(Event::Delta(delta)) => {
                     generated.text.push_str(&delta);
                     relay.send(delta);
-                    if generated.first_delta_after.is_none() {
-                        generated.first_delta_after = Some(began_at.elapsed());
+                    if generated.first_delta.is_none() {
+                        generated.first_delta = Some(telling.elapsed());
                     }
                 }
                 Ok(Event::End {
@@ -263,6 +266,7 @@ impl Task {
         let committed = self
             .service
             .memory
+            .observed(&self.event)
             .commit_turn(&self.ask.user, &self.ask.character, &turn)
             .await;
         let saved = match committed {
@@ -274,36 +278,43 @@ impl Task {
             }
             Err(error) => {
                 tracing::warn!(reason = error.reason(), "the turn could not be stored");
+                self.event.note(|figures| {
+                    // A turn counts once, by what came first.
+                    figures.degradation.get_or_insert(error.reason());
+                });
                 false
             }
         };
         (saved, msg_id)
     }
 
-    /// One line a turn: figures and words of this service, nothing that anybody said.
-    fn log(&self, generated: &Generated, counts: &Counts, saved: bool) {
-        let outcome = match &generated.ending {
-            Ending::Complete { finish_reason, .. } => finish_reason.as_str(),
+    /// Figures and words of this service, nothing that anybody said.
+    fn note(&self, generated: &Generated, counts: &Counts) {
+        let (outcome, upstream_error) = match &generated.ending {
+            Ending::Complete { finish_reason, .. } => (finish_reason.as_str(), None),
             Ending::Failed(error) => {
                 tracing::warn!(turn_id = %self.id, %error, "the upstream failed");
-                code(error).as_str()
+                let code = code(error).as_str();
+                (code, Some(code))
             }
-            Ending::OutOfTime => "out_of_time",
+            Ending::OutOfTime => ("out_of_time", Some(FailureCode::UpstreamTimeout.as_str())),
         };
-        let milliseconds =
-            |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(
-            turn_id = %self.id,
-            outcome,
-            saved,
-            memory = self.status.as_str(),
-            history_messages = self.history_messages,
-            prompt_tokens = counts.usage.prompt_tokens,
-            completion_tokens = counts.usage.completion_tokens,
-            first_delta_ms = generated.first_delta_after.map(milliseconds),
-            turn_ms = milliseconds(self.began_at.elapsed()),
-            "turn"
-        );
+        let replied =
+            matches!(generated.ending, Ending::Complete { .. }) || !generated.text.is_empty();
+        let reply = self.event.elapsed();
+        self.event.note(|figures| {
+            let Some(turn) = &mut figures.turn else {
+                return;
+            };
+            turn.outcome = outcome;
+            turn.upstream_error = upstream_error;
+            turn.first_delta = generated.first_delta;
+            turn.reply = Some(reply);
+            turn.tokens = replied.then_some(UpstreamTokens {
+                prompt: counts.usage.prompt_tokens,
+                completion: counts.usage.completion_tokens,
+            });
+        });
     }
 }
 

@@ -42,6 +42,22 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(llm.max_retries, 2);
     let log: LogConfig = read(&[]).expect("valid");
     assert_eq!((log.level, log.format), (LogLevel::Info, LogFormat::Json));
+    let metrics: MetricsConfig = read(&[]).expect("valid");
+    assert_eq!(metrics.namespace.as_deref(), Some("CompanionChat"));
+}
+
+#[test]
+fn metrics_are_off_or_have_a_name_that_cloudwatch_takes() {
+    let off: MetricsConfig = read(&[("METRICS", "off")]).expect("valid");
+    assert_eq!(off.namespace, None);
+    let named: MetricsConfig =
+        read(&[("METRICS_NAMESPACE", "Prod/Companion Chat")]).expect("valid");
+    assert_eq!(named.namespace.as_deref(), Some("Prod/Companion Chat"));
+    assert!(refused::<MetricsConfig>(&[("METRICS", "on")]).starts_with("METRICS: "));
+    for name in ["AWS/Lambda", " ", "中", &"x".repeat(256)] {
+        let refusal = refused::<MetricsConfig>(&[("METRICS_NAMESPACE", name)]);
+        assert!(refusal.starts_with("METRICS_NAMESPACE: "), "{refusal}");
+    }
 }
 
 #[test]

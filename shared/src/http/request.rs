@@ -16,10 +16,37 @@ use super::Problem;
 use crate::auth::{Authenticator, Credentials};
 use crate::ids::{CharacterId, UserId};
 use crate::session::State;
+use crate::telemetry::{Event, Telemetry};
 
 const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_MESSAGE_CHARACTERS: usize = 2_000;
 const MAX_METADATA_BYTES: usize = 2 * 1024;
+
+/// Opens the event of the invocation that brought a request.
+#[must_use]
+pub fn begin(telemetry: &Telemetry, request: &Request) -> Event {
+    let context = request.lambda_context_ref();
+    let request_id = context.map(|context| context.request_id.clone());
+    let trace_id = context
+        .and_then(|context| context.xray_trace_id.as_deref())
+        .and_then(root)
+        .map(str::to_owned);
+    let method = match *request.method() {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    };
+    telemetry.event(method, request_id.unwrap_or_default(), trace_id)
+}
+
+/// The trace of a tracing header: `Root=1-…;Parent=…;Sampled=1`.
+fn root(header: &str) -> Option<&str> {
+    header
+        .split(';')
+        .find_map(|part| part.trim().strip_prefix("Root="))
+}
 
 /// Refuses methods that a route does not have. `allow` lists those that it has, as the `Allow` header does.
 ///
@@ -37,20 +64,23 @@ pub fn expect_method(
     }
 }
 
-/// Finds out who calls.
+/// Finds out who calls, and notes a hash of it.
 ///
 /// # Errors
 /// [`Problem::Unauthorized`], or [`Problem::Internal`] if published keys cannot be fetched.
 pub async fn authenticate(
     authenticator: &Authenticator,
     request: &Request,
+    event: &Event,
 ) -> Result<UserId, Problem> {
     let context = request.request_context_ref();
     let credentials = Credentials {
         bearer: bearer(request),
         authorizer_subject: context.and_then(authorizer_subject),
     };
-    Ok(authenticator.authenticate(credentials).await?)
+    let user = authenticator.authenticate(credentials).await?;
+    event.note_user(&user);
+    Ok(user)
 }
 
 fn bearer(request: &Request) -> Option<&str> {

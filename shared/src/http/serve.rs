@@ -3,6 +3,8 @@
 //! When the connection to the runtime API breaks while an answer is sent, the runtime would end: the process, or one of
 //! its workers for good. Every turn that still runs in it would be lost with the process. A broken answer is nothing but a
 //! broken answer here; only a platform that cannot be asked for events any longer is the end.
+//!
+//! Every invocation is in a span of the runtime's, which puts its id on all that is logged in it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use http::Response;
 use http_body_util::BodyExt;
 use lambda_http::{Request, runtime_concurrent, service_fn, streaming_runtime_concurrent};
 use lambda_runtime::Error;
+use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::MapResultLayer;
 
 use super::Answer;
@@ -39,6 +42,7 @@ where
     });
     streaming_runtime_concurrent(service)
         .layer(MapResultLayer::new(broken_answer))
+        .layer(TracingLayer::new())
         .run_concurrent()
         .await
 }
@@ -70,6 +74,7 @@ where
     let service = service_fn(handle);
     runtime_concurrent(service)
         .layer(MapResultLayer::new(broken_answer))
+        .layer(TracingLayer::new())
         .run_concurrent()
         .await
 }

@@ -219,6 +219,11 @@ impl Redis {
         }
     }
 
+    /// Whether nobody waits for the server of `key`.
+    pub(super) fn is_known_down(&self, key: &str) -> bool {
+        !self.inner.gate(key).breaker.is_closed()
+    }
+
     /// Passes at once while Redis is thought to be up. Otherwise sees to it that somebody asks, and waits a moment for the
     /// answer, so that the first turn after an outage has its memory.
     async fn admit(&self, key: &str) -> Result<(), Error> {

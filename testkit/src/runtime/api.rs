@@ -11,8 +11,9 @@ use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::answer::{Chunk, Head};
+use crate::answer::{Chunk, EventParser, Head};
 use crate::server::Body;
+use crate::unspeakable::Unspeakable;
 
 /// What comes back from a function, in the order in which it comes. The channel closes at the end.
 pub(super) enum Part {
@@ -44,6 +45,8 @@ pub(super) struct Api {
     /// Polls that wait for an event, and invocations without an end.
     load: watch::Sender<Load>,
     asked: mpsc::Sender<()>,
+    /// What the function was told and what it replied.
+    unspeakable: Mutex<Unspeakable>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,7 +59,12 @@ struct Load {
 const DELIMITER: [u8; 8] = [0; 8];
 
 impl Api {
-    pub(super) fn new(deadline: Duration, trace_id: String, asked: mpsc::Sender<()>) -> Arc<Self> {
+    pub(super) fn new(
+        deadline: Duration,
+        trace_id: String,
+        asked: mpsc::Sender<()>,
+        unspeakable: Unspeakable,
+    ) -> Arc<Self> {
         Arc::new(Self {
             deadline,
             trace_id,
@@ -65,10 +73,18 @@ impl Api {
             running: Mutex::default(),
             load: watch::Sender::new(Load::default()),
             asked,
+            unspeakable: Mutex::new(unspeakable),
         })
     }
 
-    pub(super) fn hand_over(&self, invocation: Invocation) {
+    /// What of all that the function must not print is in an output, if anything.
+    pub(super) fn unspeakable_in(&self, output: &str) -> Option<String> {
+        let unspeakable = self.unspeakable.lock().unwrap();
+        unspeakable.found_in(output).map(str::to_owned)
+    }
+
+    pub(super) fn hand_over(&self, event: &Value, invocation: Invocation) {
+        self.unspeakable.lock().unwrap().event(event);
         self.load.send_modify(|load| load.invocations += 1);
         self.waiting.lock().unwrap().push_back(invocation);
         self.arrived.notify_one();
@@ -175,6 +191,7 @@ impl Api {
             return answer(StatusCode::ACCEPTED);
         }
         let mut prelude = Some(BytesMut::new());
+        let mut heard = None;
         loop {
             let frame = tokio::select! {
                 frame = body.frame() => frame,
@@ -199,6 +216,7 @@ impl Api {
                     let head =
                         serde_json::from_slice(&collected[..end]).expect("a prelude is JSON");
                     prelude = None;
+                    heard = Heard::of(&head, &self.unspeakable);
                     let _ = running
                         .parts
                         .send(Part::Head {
@@ -211,7 +229,11 @@ impl Api {
                 }
             };
             if !bytes.is_empty() {
-                let _ = running.parts.send(Part::Chunk(Chunk { bytes, at })).await;
+                let chunk = Chunk { bytes, at };
+                if let Some(heard) = &mut heard {
+                    heard.more(&chunk);
+                }
+                let _ = running.parts.send(Part::Chunk(chunk)).await;
             }
         }
     }
@@ -241,6 +263,39 @@ impl Api {
             parts,
             load: &self.load,
         })
+    }
+}
+
+/// A reply that comes in, which is unspeakable whole and in its parts, however far it comes.
+struct Heard<'a> {
+    parser: EventParser,
+    reply: String,
+    unspeakable: &'a Mutex<Unspeakable>,
+}
+
+impl<'a> Heard<'a> {
+    fn of(head: &Head, unspeakable: &'a Mutex<Unspeakable>) -> Option<Self> {
+        head.is_event_stream().then(|| Self {
+            parser: EventParser::default(),
+            reply: String::new(),
+            unspeakable,
+        })
+    }
+
+    fn more(&mut self, chunk: &Chunk) {
+        for event in self.parser.push(chunk) {
+            let content = event.data["content"].as_str().unwrap_or_default();
+            self.reply.push_str(content);
+            self.unspeakable.lock().unwrap().reply(content);
+        }
+    }
+}
+
+impl Drop for Heard<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut unspeakable) = self.unspeakable.lock() {
+            unspeakable.reply(&self.reply);
+        }
     }
 }
 

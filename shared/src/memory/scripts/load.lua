@@ -2,7 +2,7 @@
 --
 -- KEYS  messages
 -- ARGV  most messages
--- Gives seconds, microseconds and the elements, newest first.
+-- Gives seconds, microseconds, the elements, newest first, and how many there are in all.
 --
 -- A script and not a transaction, because a full server refuses every transaction, and reading must go on.
 
@@ -11,4 +11,4 @@ local elements = {}
 if tonumber(ARGV[1]) > 0 then
   elements = redis.call('LRANGE', KEYS[1], 0, ARGV[1] - 1)
 end
-return {time[1], time[2], elements}
+return {time[1], time[2], elements, redis.call('LLEN', KEYS[1])}

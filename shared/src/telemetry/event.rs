@@ -1,0 +1,146 @@
+//! The event of one invocation, while it is open.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use tracing::Span;
+
+use super::{Done, Figures, Operation, Process, Status, Telemetry, request_line};
+use crate::ids::{CharacterId, UserId};
+
+/// The event of one invocation. Whoever works on the invocation holds one; clones are the same event. It is closed and told,
+/// once, when the last is dropped, which a panic does too.
+#[derive(Clone)]
+pub struct Event {
+    open: Arc<Open>,
+}
+
+struct Open {
+    process: Arc<Process>,
+    /// The invocation's, wherever the last holder is.
+    span: Span,
+    began: Instant,
+    /// Held for an assignment and never across an await.
+    figures: Mutex<Figures>,
+}
+
+impl Telemetry {
+    /// Opens the event of an invocation that begins now, in its span.
+    #[must_use]
+    pub fn event(
+        &self,
+        method: &'static str,
+        request_id: String,
+        trace_id: Option<String>,
+    ) -> Event {
+        let process = Arc::clone(&self.process);
+        let figures = Figures {
+            function: process.function,
+            request_id,
+            trace_id,
+            method,
+            cold_start: !process.warm.swap(true, Ordering::Relaxed),
+            ..Figures::default()
+        };
+        Event {
+            open: Arc::new(Open {
+                process,
+                span: Span::current(),
+                began: Instant::now(),
+                figures: Mutex::new(figures),
+            }),
+        }
+    }
+}
+
+impl Event {
+    /// Notes what its holder knows.
+    pub fn note(&self, note: impl FnOnce(&mut Figures)) {
+        let mut figures = self
+            .open
+            .figures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        note(&mut figures);
+    }
+
+    /// Notes who calls, as a hash.
+    pub fn note_user(&self, user: &UserId) {
+        let user = pseudonym(user);
+        self.note(|figures| figures.user = Some(user));
+    }
+
+    /// Notes the character that the request names.
+    pub fn note_character(&self, character: &CharacterId) {
+        self.note(|figures| figures.character = Some(character.clone()));
+    }
+
+    /// Notes an operation of memory and how long it took. `status` tells how it failed.
+    pub async fn timed<T, E>(
+        &self,
+        operation: Operation,
+        status: impl FnOnce(&E) -> Status,
+        run: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let began = Instant::now();
+        let outcome = run.await;
+        let done = Done {
+            operation,
+            status: outcome.as_ref().err().map_or(Status::Success, status),
+            duration: began.elapsed(),
+        };
+        self.note(|figures| figures.operations.push(done));
+        outcome
+    }
+
+    /// How long the invocation runs.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.open.began.elapsed()
+    }
+}
+
+/// Figures are told when they are complete, and not by accident before.
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Event(…)")
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let figures = self
+            .figures
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        figures.duration = self.began.elapsed();
+        let _in_span = self.span.enter();
+        if let Some(metrics) = &self.process.metrics {
+            metrics.write(figures);
+        }
+        request_line::write(figures);
+    }
+}
+
+/// The first 16 hex digits of the SHA-256 of the id: enough to tell users apart, and no way back for who does not have the
+/// id already.
+fn pseudonym(user: &UserId) -> String {
+    const BYTES: usize = 8;
+    let digest = digest(&SHA256, user.as_str().as_bytes());
+    let hash = digest.as_ref().iter().take(BYTES);
+    hash.map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_told_by_the_first_sixteen_digits_of_the_hash() {
+        let user = UserId::parse("abc").expect("valid");
+        assert_eq!(pseudonym(&user), "ba7816bf8f01cfea");
+    }
+}
