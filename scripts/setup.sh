@@ -3,11 +3,16 @@
 #
 # From the system's package manager: redis-server, a C compiler and make (aws-lc is C), python3 with venv.
 # From PyPI, into .tools/venv: cargo-lambda, in the one version that the tests run with, whatever is on the PATH.
+#
+# `setup.sh sam` brings what deploying and its checks need besides: the SAM CLI from PyPI, into .tools/sam, where its many
+# dependencies meet nobody's; and where this machine is no arm64, the package manager's emulator of one, with a C library.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 CARGO_LAMBDA_VERSION=1.9.2
 VENV=.tools/venv
+SAM_VERSION=1.170.0
+SAM=.tools/sam
 
 main() {
     has cargo || fail "Rust is missing; install it with rustup (https://rustup.rs) and run this again"
@@ -26,6 +31,11 @@ main() {
     has python3 || fail "python3 is missing; install Python 3.9 or later"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || fail "python3 is too old; install Python 3.9 or later"
     install_cargo_lambda
+    if [ "${1:-}" = sam ]; then
+        install_sam
+        runs_arm64 || install_packages emulator
+        runs_arm64 || fail "arm64 programs do not run here; install qemu-aarch64, and an arm64 C library in /usr/aarch64-linux-gnu"
+    fi
 }
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -58,6 +68,8 @@ install_packages() {
             apt-get:python) packages+=(python3 python3-venv) ;;
             *:python) packages+=(python3) ;;
             apt-get:venv) packages+=(python3-venv) ;;
+            apt-get:emulator) packages+=(qemu-user libc6-arm64-cross) ;;
+            *:emulator) return 0 ;; # Others have no arm64 C library to go with it; what to install is said by who asked.
             *:venv) fail "python3 has no venv module; install a Python 3.9 or later that has one" ;;
         esac
     done
@@ -137,6 +149,25 @@ install_cargo_lambda() {
     # A virtual environment breaks when its Python is upgraded or the folder moves: make it anew.
     "$VENV/bin/python3" -m pip --version >/dev/null 2>&1 || quietly python3 -m venv --clear "$VENV"
     quietly "$VENV/bin/python3" -m pip install --disable-pip-version-check "cargo-lambda==$CARGO_LAMBDA_VERSION"
+}
+
+# --- the SAM CLI ------------------------------------------------------------------------------------------------
+
+install_sam() {
+    local version
+    version=$("$SAM/bin/sam" --version 2>/dev/null || true)
+    [ "$version" != "SAM CLI, version $SAM_VERSION" ] || return 0
+
+    echo "setup: installing the SAM CLI $SAM_VERSION into $SAM"
+    "$SAM/bin/python3" -m pip --version >/dev/null 2>&1 || quietly python3 -m venv --clear "$SAM"
+    quietly "$SAM/bin/python3" -m pip install --disable-pip-version-check "aws-sam-cli==$SAM_VERSION"
+}
+
+runs_arm64() {
+    case "$(uname -m)" in
+        aarch64 | arm64) return 0 ;;
+        *) has qemu-aarch64 && [ -e /usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1 ] ;;
+    esac
 }
 
 main "$@"
