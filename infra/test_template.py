@@ -4,6 +4,8 @@ import json
 import re
 import unittest
 
+import airspeed
+
 from effective import ROOT, SECRET, SMALLEST, SOURCE, VPC, Effective
 
 FUNCTIONS = ("ChatStreamFunction", "ClearHistoryFunction", "SessionMetaFunction")
@@ -98,6 +100,33 @@ class Gateway(unittest.TestCase):
             declared = {"method.response.header." + name for name in methods["options"]["responses"]["204"]["headers"]}
             self.assertLessEqual(set(answer["responseParameters"]), declared)
             self.assertIn("method.response.header.Access-Control-Allow-Origin", declared)
+
+    def test_an_origin_on_the_list_gets_itself_back_and_any_other_gets_nothing(self) -> None:
+        stack = Effective()
+        integration = body(stack)["paths"]["/api/v1/chat/stream"]["options"]["x-amazon-apigateway-integration"]
+        template = integration["responses"]["default"]["responseTemplates"]["application/json"]
+        name = "Access-Control-Allow-Origin"
+        # The interpreter here takes no hyphens in names; the gateway's does.
+        template = template.replace(name, "allowed_origin")
+        several = "https://a.example,https://b.example"
+        for origin, header, variable, expected in (
+            ("https://a.example", "origin", several, "https://a.example"),
+            ("https://b.example", "Origin", several, "https://b.example"),
+            ("https://c.example", "origin", several, None),
+            ("https://a.example.c.example", "origin", several, None),
+            (several, "origin", several, None),
+            ("", "origin", several, None),
+            ("https://a.example", "origin", "any", "*"),
+            ("https://a.example", "origin", None, None),
+        ):
+            given = {}
+            answer = airspeed.Template(template).merge({
+                "input": {"params": lambda asked: origin if asked == header else ""},
+                "context": {"responseOverride": {"header": given}},
+                "stageVariables": {"corsAllowedOrigins": variable} if variable else {},
+            })
+            self.assertEqual(answer.strip(), "")
+            self.assertEqual(given.get("allowed_origin"), expected, (origin, variable))
 
     def test_the_gateways_own_refusals_carry_the_origin_too(self) -> None:
         several = "https://a.example,https://b.example"

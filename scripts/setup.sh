@@ -5,13 +5,14 @@
 # From PyPI, into .tools/venv: cargo-lambda, in the one version that the tests run with, whatever is on the PATH.
 #
 # `setup.sh sam` brings what deploying and its checks need besides: the SAM CLI from PyPI, into .tools/sam, where its many
-# dependencies meet nobody's; and where this machine is no arm64, the package manager's emulator of one, with a C library.
+# dependencies meet nobody's, with airspeed, which runs the gateway's mapping templates; and where this machine is no arm64, the package manager's emulator of one, with a C library.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 CARGO_LAMBDA_VERSION=1.9.2
 VENV=.tools/venv
 SAM_VERSION=1.170.0
+AIRSPEED_VERSION=0.6.9
 SAM=.tools/sam
 
 main() {
@@ -156,11 +157,13 @@ install_cargo_lambda() {
 install_sam() {
     local version
     version=$("$SAM/bin/sam" --version 2>/dev/null || true)
-    [ "$version" != "SAM CLI, version $SAM_VERSION" ] || return 0
+    if [ "$version" = "SAM CLI, version $SAM_VERSION" ] && "$SAM/bin/python3" -c 'import airspeed' 2>/dev/null; then
+        return 0
+    fi
 
     echo "setup: installing the SAM CLI $SAM_VERSION into $SAM"
     "$SAM/bin/python3" -m pip --version >/dev/null 2>&1 || quietly python3 -m venv --clear "$SAM"
-    quietly "$SAM/bin/python3" -m pip install --disable-pip-version-check "aws-sam-cli==$SAM_VERSION"
+    quietly "$SAM/bin/python3" -m pip install --disable-pip-version-check "aws-sam-cli==$SAM_VERSION" "airspeed-ext==$AIRSPEED_VERSION"
 }
 
 runs_arm64() {
