@@ -1,10 +1,18 @@
 .DEFAULT_GOAL := help
-.PHONY: run chat test chaos bench fmt lint clean help
+.PHONY: run chat test chaos bench instructions package template-check build deploy-check fmt lint clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
 SEED ?=
 PEER ?=
+PEER_DIR ?=
+ACCEPT ?=
+ARCH ?= arm64
+
+# The versions that scripts/setup.sh brought. cargo-lambda finds zig by the first Python, so its own comes first.
+TOOLS := PATH="$(CURDIR)/.tools/venv/bin:$(CURDIR)/.tools/sam/bin:$$PATH"
+# Neither needs an account; SAM asks for a region, and phones home unless told not to.
+SAM := $(TOOLS) AWS_DEFAULT_REGION=eu-west-1 SAM_CLI_TELEMETRY=0 sam
 
 run: ## start everything on this machine and talk to it (PORT=9100, LLM_BASE_URL=… for a real model)
 	@scripts/setup.sh
@@ -14,19 +22,45 @@ chat: ## talk to what `make run` serves, in another terminal (CHARACTER=kai)
 	@python3 scripts/chat.py
 
 test: ## run all tests
-	@scripts/setup.sh
+	@scripts/setup.sh test
 	cargo test --workspace --locked
 	python3 -m unittest discover --start-directory scripts
 
 chaos: ## many clients under random faults (TOPOLOGY=standalone|sentinel|cluster SECONDS=120 SEED=7)
-	@scripts/setup.sh
+	@scripts/setup.sh test
 	CHAOS_TOPOLOGY=$(TOPOLOGY) CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
 		cargo test -p chat-stream --test chaos --locked under_faults -- --nocapture
 
-bench: ## what a turn costs (PEER=http://… to measure another service too)
+# The benchmark's binaries keep their symbols, by which it tells what takes the room in them.
+BENCH := CARGO_PROFILE_RELEASE_STRIP=none
+
+bench: ## what a turn costs (PEER=http://… or PEER_DIR=… to measure another service too, BENCH_QUICK=1)
+	@scripts/setup.sh bench
+	$(BENCH) cargo build --release --locked --package testkit --example empty
+	$(BENCH) cargo build --release --locked --package chat-stream --no-default-features --target-dir target/without-sdk
+	$(BENCH) BENCH_WITHOUT_SDK=$(CURDIR)/target/without-sdk/release/chat-stream PEER=$(PEER) PEER_DIR=$(PEER_DIR) \
+		cargo bench --locked --package chat-stream --bench bench
+
+instructions: ## a turn must not take more instructions than was accepted (ACCEPT=1 accepts what it takes now)
+	@scripts/setup.sh bench
+	$(BENCH) BENCH_INSTRUCTIONS=$(if $(ACCEPT),accept,check) cargo bench --locked --package chat-stream --bench bench
+
+package: ## three zips for Lambda, in target/lambda (ARCH=arm64|x86_64)
 	@scripts/setup.sh
-	cargo build --release --locked --package testkit --example empty
-	PEER=$(PEER) cargo bench --locked --package chat-stream --bench bench
+	$(TOOLS) cargo lambda build --release --$(subst _,-,$(ARCH)) --locked --bins --output-format zip
+	@wc -c target/lambda/*/bootstrap.zip | awk '$$2 != "total" { printf "  %s  %.1f MB\n", $$2, $$1 / 1e6 }'
+
+template-check: ## lint template.yaml and test what it deploys, alarms included; no account
+	@scripts/setup.sh sam
+	$(SAM) validate --lint
+	.tools/sam/bin/python3 -m unittest discover --start-directory infra
+
+build: ## what `sam deploy` deploys, in .aws-sam
+	@scripts/setup.sh sam
+	$(SAM) build
+
+deploy-check: template-check build ## the same, build, and run what was built behind a Runtime API
+	cargo run --quiet --locked --package testkit --example bootstraps -- .aws-sam/build template.yaml
 
 fmt: ## format the code
 	cargo fmt --all
@@ -37,7 +71,7 @@ lint: ## check format, lints and docs; warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 clean: ## remove everything that was built or installed here
-	rm -rf target .tools .run scripts/__pycache__
+	rm -rf target .tools .run .aws-sam scripts/__pycache__ infra/__pycache__
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -2,8 +2,16 @@
 # Brings what `make run` and `make test` need and this machine lacks; says nothing when that is nothing.
 #
 # From the system's package manager: redis-server, a C compiler and make (aws-lc is C), python3 with venv.
-# From PyPI, into .tools/venv: cargo-lambda, in the one version that the tests run with, whatever is on the PATH; and into
-# .tools/aws-venv: moto, which the tests have in AWS's place, with the two packages that its server needs of all its extras.
+# From PyPI, into .tools/venv: cargo-lambda, in the one version that the tests run with, whatever is on the PATH.
+#
+# `setup.sh test` brings what the tests need besides: moto from PyPI, into .tools/aws-venv, which they have in AWS's place, with
+# the two packages that its server needs of all its extras.
+#
+# `setup.sh sam` brings what deploying and its checks need besides: the SAM CLI from PyPI, into .tools/sam, where its many
+# dependencies meet nobody's, with airspeed, which runs the gateway's mapping templates; and where this machine is no arm64,
+# the package manager's emulator of one, with a C library.
+#
+# `setup.sh bench` brings valgrind, which counts instructions, and binutils.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,6 +19,9 @@ CARGO_LAMBDA_VERSION=1.9.2
 VENV=.tools/venv
 MOTO_VERSION=5.2.5
 AWS_VENV=.tools/aws-venv
+SAM_VERSION=1.170.0
+AIRSPEED_VERSION=0.6.9
+SAM=.tools/sam
 
 main() {
     has cargo || fail "Rust is missing; install it with rustup (https://rustup.rs) and run this again"
@@ -29,7 +40,18 @@ main() {
     has python3 || fail "python3 is missing; install Python 3.9 or later"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || fail "python3 is too old; install Python 3.9 or later"
     install_cargo_lambda
-    install_moto
+    case "${1:-}" in
+        test) install_moto ;;
+        bench)
+            has valgrind || install_packages valgrind
+            has nm && has strip || install_packages binutils
+            ;;
+        sam)
+            install_sam
+            runs_arm64 || install_packages emulator
+            runs_arm64 || fail "arm64 programs do not run here; install qemu-aarch64, and an arm64 C library in /usr/aarch64-linux-gnu"
+            ;;
+    esac
 }
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -62,6 +84,11 @@ install_packages() {
             apt-get:python) packages+=(python3 python3-venv) ;;
             *:python) packages+=(python3) ;;
             apt-get:venv) packages+=(python3-venv) ;;
+            brew:valgrind | brew:binutils) return 0 ;; # The benchmark does without what they tell.
+            *:valgrind) packages+=(valgrind) ;;
+            *:binutils) packages+=(binutils) ;;
+            apt-get:emulator) packages+=(qemu-user libc6-arm64-cross) ;;
+            *:emulator) return 0 ;; # Others have no arm64 C library to go with it; what to install is said by who asked.
             *:venv) fail "python3 has no venv module; install a Python 3.9 or later that has one" ;;
         esac
     done
@@ -154,6 +181,27 @@ install_moto() {
     quietly python3 -m venv --clear "$AWS_VENV"
     quietly "$AWS_VENV/bin/python3" -m pip install --disable-pip-version-check \
         "moto==$MOTO_VERSION" flask==3.1.3 flask-cors==6.0.5
+}
+
+# --- the SAM CLI ------------------------------------------------------------------------------------------------
+
+install_sam() {
+    local version
+    version=$("$SAM/bin/sam" --version 2>/dev/null || true)
+    if [ "$version" = "SAM CLI, version $SAM_VERSION" ] && "$SAM/bin/python3" -c 'import airspeed' 2>/dev/null; then
+        return 0
+    fi
+
+    echo "setup: installing the SAM CLI $SAM_VERSION into $SAM"
+    "$SAM/bin/python3" -m pip --version >/dev/null 2>&1 || quietly python3 -m venv --clear "$SAM"
+    quietly "$SAM/bin/python3" -m pip install --disable-pip-version-check "aws-sam-cli==$SAM_VERSION" "airspeed-ext==$AIRSPEED_VERSION"
+}
+
+runs_arm64() {
+    case "$(uname -m)" in
+        aarch64 | arm64) return 0 ;;
+        *) has qemu-aarch64 && [ -e /usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1 ] ;;
+    esac
 }
 
 main "$@"

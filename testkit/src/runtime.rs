@@ -33,6 +33,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 /// How a function is started.
 pub struct FunctionBuilder {
     path: PathBuf,
+    runner: Vec<String>,
     arguments: Vec<String>,
     env: HashMap<String, String>,
     deadline: Duration,
@@ -45,6 +46,13 @@ impl FunctionBuilder {
     #[must_use]
     pub fn cgroup(mut self, processes: PathBuf) -> Self {
         self.cgroup = Some(processes);
+        self
+    }
+
+    /// Starts it by a program that can run it, with that program's arguments: an emulator of another processor.
+    #[must_use]
+    pub fn runner(mut self, program: &[&str]) -> Self {
+        self.runner = program.iter().map(|&part| part.to_owned()).collect();
         self
     }
 
@@ -153,14 +161,20 @@ impl FunctionBuilder {
             Arc::clone(&serving).serve(received.request, received.peer_port)
         })
         .await;
-        let mut command = match &self.cgroup {
-            None => Command::new(&self.path),
-            Some(processes) => {
+        let mut command = match (&self.cgroup, self.runner.split_first()) {
+            (None, None) => Command::new(&self.path),
+            (None, Some((program, arguments))) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.path);
+                command
+            }
+            (Some(processes), _) => {
                 // The shell moves itself and then becomes the function, which so never runs outside.
                 let mut shell = Command::new("/bin/sh");
                 shell
                     .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
                     .arg(processes)
+                    .args(&self.runner)
                     .arg(&self.path);
                 shell
             }
@@ -219,6 +233,7 @@ impl Function {
     pub fn builder_of(path: PathBuf) -> FunctionBuilder {
         FunctionBuilder {
             path,
+            runner: Vec::new(),
             arguments: Vec::new(),
             env: HashMap::new(),
             deadline: Duration::from_secs(60),

@@ -1,0 +1,398 @@
+"""The template as it would be deployed: what streams, how long things take, what each function may do, what can be set."""
+
+import json
+import re
+import unittest
+
+import airspeed
+
+from effective import ROOT, SECRET, SMALLEST, SOURCE, VPC, Effective
+
+FUNCTIONS = ("ChatStreamFunction", "ClearHistoryFunction", "SessionMetaFunction")
+ROUTES = {
+    ("/api/v1/chat/stream", "post"): "ChatStreamFunction",
+    ("/api/v1/chat/history", "delete"): "ClearHistoryFunction",
+    ("/api/v1/chat/session", "get"): "SessionMetaFunction",
+    ("/api/v1/chat/session", "patch"): "SessionMetaFunction",
+}
+CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "shared/src").rglob("*.rs")))
+
+# What an operator of a deployment does not set, and why.
+NOT_HERE = {
+    "REDIS_PASSWORD": "a secret is named by its ARN",
+    "LLM_API_KEY": "a secret is named by its ARN",
+    "JWT_SECRET": "a secret is named by its ARN",
+    "REDIS_SENTINEL_USERNAME": "only with a password",
+    "REDIS_SENTINEL_PASSWORD": "would be a secret in the environment",
+    "LOG_FORMAT": "text is for people at a terminal",
+}
+# Settings that the template has ahead of the code of this commit.
+AHEAD = {
+    "REDIS_AUTH", "REDIS_IAM_CACHE_NAME", "REDIS_IAM_SERVERLESS", "REDIS_PASSWORD_SECRET_ARN", "LLM_API_KEY_SECRET_ARN",
+    "JWT_SECRET_SECRET_ARN", "CORS_ALLOWED_ORIGINS",
+}
+
+
+def body(stack: Effective) -> dict:
+    return stack.properties("Api")["Body"]
+
+
+class Gateway(unittest.TestCase):
+    def test_the_stream_route_streams_and_no_other_does(self) -> None:
+        paths = body(Effective())["paths"]
+        self.assertEqual(
+            {(path, method) for path, methods in paths.items() for method in methods if method != "options"}, set(ROUTES)
+        )
+        for (path, method), function in ROUTES.items():
+            integration = paths[path][method]["x-amazon-apigateway-integration"]
+            self.assertEqual((integration["type"], integration["httpMethod"]), ("aws_proxy", "POST"))
+            prefix = "arn:aws:apigateway:eu-west-1:lambda:path/"
+            if path.endswith("/stream"):
+                self.assertEqual(integration["responseTransferMode"], "STREAM")
+                self.assertEqual(integration["timeoutInMillis"], 900_000)
+                uri = prefix + "2021-11-15/functions/${%sAliaslive}/response-streaming-invocations" % function
+            else:
+                self.assertNotIn("responseTransferMode", integration)
+                uri = prefix + "2015-03-31/functions/${%sAliaslive}/invocations" % function
+            self.assertEqual(integration["uri"], uri)
+
+    def test_the_gateway_may_call_what_it_calls(self) -> None:
+        stack = Effective()
+        allowed = {
+            (permission["FunctionName"], permission["SourceArn"].split("/", 2)[2])
+            for permission in stack.of_type("AWS::Lambda::Permission").values()
+        }
+        expected = {("${%sAliaslive}" % function, method.upper() + path) for (path, method), function in ROUTES.items()}
+        self.assertEqual(allowed, expected)
+
+    def test_the_stage_is_regional_throttled_and_served_as_it_was_deployed_last(self) -> None:
+        stack = Effective({"ThrottleRate": 7, "ThrottleBurst": 9})
+        self.assertEqual(stack.properties("Api")["EndpointConfiguration"], {"Types": ["REGIONAL"]})
+        (stage,) = stack.of_type("AWS::ApiGateway::Stage").values()
+        (settings,) = stage["MethodSettings"]
+        self.assertEqual((settings["ResourcePath"], settings["HttpMethod"]), ("/*", "*"))
+        self.assertEqual((settings["ThrottlingRateLimit"], settings["ThrottlingBurstLimit"]), ("7", "9"))
+        self.assertEqual((settings["LoggingLevel"], settings["DataTraceEnabled"]), ("OFF", False))
+        self.assertIs(SOURCE["Resources"]["Api"]["Properties"]["AlwaysDeploy"], True)
+
+    def test_access_logs_hold_no_token_no_query_and_nobodys_address(self) -> None:
+        (stage,) = Effective().of_type("AWS::ApiGateway::Stage").values()
+        line = json.loads(stage["AccessLogSetting"]["Format"])
+        # `$context.error.message` and `.messageString` quote an Authorization header; `$context.path` and `$input` are the caller's.
+        self.assertEqual(
+            {value.removeprefix("$context.") for value in line.values()},
+            {
+                "requestId", "xrayTraceId", "requestTime", "httpMethod", "resourcePath", "status", "error.responseType",
+                "integration.status", "integration.latency", "responseLatency", "responseLength",
+                "integration.responseTransferMode", "integration.timeToAllHeaders", "integration.timeToFirstContent",
+            },
+        )
+
+    def test_only_the_gateway_answers_options(self) -> None:
+        paths = body(Effective())["paths"]
+        for path, methods in paths.items():
+            integration = methods["options"]["x-amazon-apigateway-integration"]
+            self.assertEqual(integration["type"], "mock")
+            self.assertNotIn("security", methods["options"])
+            answer = integration["responses"]["default"]
+            allowed = answer["responseParameters"]["method.response.header.Access-Control-Allow-Methods"].strip("'").split(",")
+            self.assertEqual(set(allowed), {method.upper() for of, method in ROUTES if of == path})
+            declared = {"method.response.header." + name for name in methods["options"]["responses"]["204"]["headers"]}
+            self.assertLessEqual(set(answer["responseParameters"]), declared)
+            self.assertIn("method.response.header.Access-Control-Allow-Origin", declared)
+
+    def test_an_origin_on_the_list_gets_itself_back_and_any_other_gets_nothing(self) -> None:
+        stack = Effective()
+        integration = body(stack)["paths"]["/api/v1/chat/stream"]["options"]["x-amazon-apigateway-integration"]
+        template = integration["responses"]["default"]["responseTemplates"]["application/json"]
+        name = "Access-Control-Allow-Origin"
+        # The interpreter here takes no hyphens in names; the gateway's does.
+        template = template.replace(name, "allowed_origin")
+        several = "https://a.example,https://b.example"
+        for origin, header, variable, expected in (
+            ("https://a.example", "origin", several, "https://a.example"),
+            ("https://b.example", "Origin", several, "https://b.example"),
+            ("https://c.example", "origin", several, None),
+            ("https://a.example.c.example", "origin", several, None),
+            (several, "origin", several, None),
+            ("", "origin", several, None),
+            ("https://a.example", "origin", "any", "*"),
+            ("https://a.example", "origin", None, None),
+        ):
+            given = {}
+            answer = airspeed.Template(template).merge({
+                "input": {"params": lambda asked: origin if asked == header else ""},
+                "context": {"responseOverride": {"header": given}},
+                "stageVariables": {"corsAllowedOrigins": variable} if variable else {},
+            })
+            self.assertEqual(answer.strip(), "")
+            self.assertEqual(given.get("allowed_origin"), expected, (origin, variable))
+
+    def test_the_gateways_own_refusals_carry_the_origin_too(self) -> None:
+        several = "https://a.example,https://b.example"
+        for given, variable, header in (
+            ("", None, None),
+            ("*", "any", "'*'"),
+            ("https://a.example", "https://a.example", "'https://a.example'"),
+            (several, several, "method.request.header.Origin"),
+        ):
+            stack = Effective({"CorsAllowedOrigins": given})
+            (stage,) = stack.of_type("AWS::ApiGateway::Stage").values()
+            self.assertEqual(stage.get("Variables", {}).get("corsAllowedOrigins"), variable)
+            self.assertRegex(variable or "a", r"^[A-Za-z0-9-._~:/?#&=,]+$")  # What a stage variable may hold.
+            refusals = body(stack).get("x-amazon-apigateway-gateway-responses", {})
+            self.assertEqual(set(refusals), {"DEFAULT_4XX", "DEFAULT_5XX"} if given else set())
+            for refusal in refusals.values():
+                self.assertEqual(refusal["responseParameters"]["gatewayresponse.header.Access-Control-Allow-Origin"], header)
+            for function in FUNCTIONS:
+                self.assertEqual(stack.environment(function)["CORS_ALLOWED_ORIGINS"], given)
+
+    def test_a_user_pool_is_an_authorizer_of_every_route(self) -> None:
+        pool = "arn:aws:cognito-idp:eu-west-1:111122223333:userpool/eu-west-1_a"
+        for given, security, trust in (("", [], "false"), (pool, [{"caller": []}], "true")):
+            stack = Effective({"CognitoUserPoolArn": given, "JwtSecretSecretArn": "" if given else SMALLEST["JwtSecretSecretArn"]})
+            self.assertEqual(stack.refused(), [])
+            for path, method in ROUTES:
+                self.assertEqual(body(stack)["paths"][path][method]["security"], security)
+            for function in FUNCTIONS:
+                self.assertEqual(stack.environment(function)["AUTH_TRUST_AUTHORIZER"], trust)
+            self.assertEqual("components" in body(stack), bool(given))
+
+
+class Functions(unittest.TestCase):
+    def test_they_are_what_was_built_and_a_tenth_of_the_callers_try_a_new_one(self) -> None:
+        stack = Effective()
+        for function in FUNCTIONS:
+            properties = stack.properties(function)
+            self.assertEqual((properties["Runtime"], properties["Architectures"]), ("provided.al2023", ["arm64"]))
+            self.assertEqual(properties["TracingConfig"], {"Mode": "Active"})
+            self.assertNotIn("ReservedConcurrentExecutions", properties)
+            self.assertNotIn("VpcConfig", properties)
+            logging = properties["LoggingConfig"]
+            self.assertEqual((logging["LogFormat"], logging["ApplicationLogLevel"]), ("JSON", "TRACE"))
+            group = logging["LogGroup"].strip("${}")
+            self.assertEqual(stack.properties(group)["RetentionInDays"], "30")
+            deployment = stack.properties(function + "DeploymentGroup")
+            self.assertEqual(deployment["DeploymentConfigName"], "CodeDeployDefault.LambdaCanary10Percent10Minutes")
+            self.assertTrue(deployment["AutoRollbackConfiguration"]["Enabled"])
+            own = "${%sNewVersionAlarm}" % function.removesuffix("Function")
+            alarms = [alarm["Name"] for alarm in deployment["AlarmConfiguration"]["Alarms"]]
+            self.assertIn(own, alarms)
+            for alarm in alarms:
+                self.assertIn(alarm.strip("${}"), stack.resources)
+        binaries = {SOURCE["Resources"][function]["Metadata"]["BuildProperties"]["Binary"] for function in FUNCTIONS}
+        self.assertEqual(binaries, {path.name for path in (ROOT / "functions").iterdir()})
+        once = Effective({"DeploymentType": "AllAtOnce", "ChatReservedConcurrency": 5})
+        group = once.properties("ChatStreamFunctionDeploymentGroup")
+        self.assertEqual(group["DeploymentConfigName"], "CodeDeployDefault.LambdaAllAtOnce")
+        self.assertEqual(once.properties("ChatStreamFunction")["ReservedConcurrentExecutions"], "5")
+
+    def test_a_release_is_a_version_even_if_only_settings_changed(self) -> None:
+        for release in ("1", "2"):
+            versions = Effective({"Release": release}).of_type("AWS::Lambda::Version")
+            self.assertEqual([version["Description"] for version in versions.values()], [release] * 3)
+
+    def test_the_gateway_waits_longer_than_a_function_and_a_function_longer_than_what_it_waits_for(self) -> None:
+        def most(*names: str) -> float:
+            return sum(float(SOURCE["Parameters"][name]["MaxValue"]) for name in names) / 1000
+
+        stack = Effective()
+        # Before the first token a turn reads; after the last it writes. Secrets and published keys take 3 seconds each at most.
+        waits = {
+            "ChatStreamFunction": 6 + most("MemoryReadTimeoutMs", "LlmFirstTokenTimeoutMs", "LlmIdleTimeoutMs", "MemoryWriteTimeoutMs"),
+            "ClearHistoryFunction": 6 + most("MemoryWriteTimeoutMs"),
+            "SessionMetaFunction": 6 + most("MemoryReadTimeoutMs", "MemoryWriteTimeoutMs"),
+        }
+        for (path, method), function in ROUTES.items():
+            gateway = body(stack)["paths"][path][method]["x-amazon-apigateway-integration"]["timeoutInMillis"] / 1000
+            timeout = stack.properties(function)["Timeout"]
+            self.assertGreater(gateway, timeout)
+            self.assertGreater(timeout, waits[function])
+        self.assertGreater(most("LlmFirstTokenTimeoutMs"), most("LlmConnectTimeoutMs"))
+
+    def test_a_vpc_brings_a_security_group_that_nothing_comes_in_by(self) -> None:
+        stack = Effective({**VPC, "SecurityGroupIds": "sg-1,sg-2"})
+        for function in FUNCTIONS:
+            self.assertEqual(
+                stack.properties(function)["VpcConfig"],
+                {"SubnetIds": ["subnet-1a", "subnet-1b"], "SecurityGroupIds": ["${FunctionSecurityGroup}", "sg-1", "sg-2"]},
+            )
+        self.assertNotIn("SecurityGroupIngress", stack.properties("FunctionSecurityGroup"))
+        self.assertNotIn("FunctionSecurityGroup", Effective().resources)
+
+
+class Permissions(unittest.TestCase):
+    def statements(self, stack: Effective, function: str) -> dict:
+        role = stack.properties(stack.properties(function)["Role"].strip("${}").removesuffix(".Arn"))
+        found = [one for policy in role["Policies"] for one in policy["PolicyDocument"]["Statement"]]
+        for managed in role["ManagedPolicyArns"]:
+            found += stack.properties(managed.strip("${}"))["PolicyDocument"]["Statement"]
+        by_name = {}
+        for one in found:
+            many = lambda value: value if isinstance(value, list) else [value]  # noqa: E731
+            by_name[one["Sid"]] = (one["Effect"], sorted(many(one["Action"])), sorted(many(one["Resource"])), one.get("Condition"))
+        self.assertEqual(len(by_name), len(found))
+        return by_name
+
+    def basic(self, function: str) -> dict:
+        group = function.removesuffix("Function") + "LogGroup"
+        return {
+            "Logs": ("Allow", ["logs:CreateLogStream", "logs:PutLogEvents"], ["${%s.Arn}" % group], None),
+            "Traces": ("Allow", ["xray:PutTelemetryRecords", "xray:PutTraceSegments"], ["*"], None),
+        }
+
+    def secrets(self, *names: str) -> dict:
+        return {"Secrets": ("Allow", ["secretsmanager:GetSecretValue"], sorted(SECRET + name for name in names), None)}
+
+    def test_a_function_reads_the_secrets_that_it_needs(self) -> None:
+        stack = Effective({"RedisPasswordSecretArn": SECRET + "redis-AbCdEf#password"})
+        self.assertEqual(
+            self.statements(stack, "ChatStreamFunction"),
+            {**self.basic("ChatStreamFunction"), **self.secrets("redis-AbCdEf", "jwt-AbCdEf", "model-AbCdEf")},
+        )
+        for function in FUNCTIONS[1:]:
+            self.assertEqual(
+                self.statements(stack, function), {**self.basic(function), **self.secrets("redis-AbCdEf", "jwt-AbCdEf")}
+            )
+            self.assertNotIn("LLM_API_KEY_SECRET_ARN", stack.environment(function))
+        self.assertEqual(stack.environment("ChatStreamFunction")["LLM_API_KEY_SECRET_ARN"], SECRET + "model-AbCdEf#api_key")
+
+    def test_a_function_without_secrets_may_read_none(self) -> None:
+        stack = Effective({"JwtSecretSecretArn": "", "JwtJwksUrl": "https://keys.example.com", "LlmProvider": "echo"})
+        for function in FUNCTIONS:
+            self.assertEqual(self.statements(stack, function), self.basic(function))
+            for name, value in stack.environment(function).items():
+                self.assertFalse(name.endswith("_SECRET_ARN") and value, name)
+
+    def test_secrets_under_a_key_of_ones_own_may_be_decrypted_by_their_keeper_alone(self) -> None:
+        key = "arn:aws:kms:eu-west-1:111122223333:key/k"
+        condition = {"StringEquals": {"kms:ViaService": "secretsmanager.eu-west-1.amazonaws.com"}}
+        stack = Effective({"SecretsKmsKeyArn": key})
+        for function in FUNCTIONS:
+            self.assertEqual(self.statements(stack, function)["SecretsKey"], ("Allow", ["kms:Decrypt"], [key], condition))
+        stack = Effective({"SecretsKmsKeyArn": key, "JwtSecretSecretArn": "", "JwtJwksUrl": "https://keys.example.com"})
+        self.assertIn("SecretsKey", self.statements(stack, "ChatStreamFunction"))
+        self.assertNotIn("SecretsKey", self.statements(stack, "ClearHistoryFunction"))
+
+    def test_a_function_is_its_own_user_of_the_stacks_cache(self) -> None:
+        unused = SECRET + "redis-AbCdEf"
+        stack = Effective({**VPC, "CreateCache": "true", "CacheName": "memory", "RedisUrl": "", "RedisPasswordSecretArn": unused})
+        self.assertEqual(stack.refused(), [])
+        for function, user in zip(FUNCTIONS, ("turns", "clear", "session")):
+            resource = f"Cache{user.capitalize()}User"
+            statements = self.statements(stack, function)
+            expected = ("Allow", ["elasticache:Connect"], ["${Cache.ARN}", "${%s.Arn}" % resource], None)
+            self.assertEqual(statements.pop("Cache"), expected)
+            self.assertEqual(
+                set(statements), {"Logs", "Traces", "Secrets", "NetworkInterfaces", "NotFromTheCode"}, "and nothing else"
+            )
+            self.assertNotIn(unused, statements["Secrets"][2])
+            properties = stack.properties(resource)
+            self.assertEqual((properties["UserId"], properties["UserName"]), (f"memory-{user}",) * 2)
+            self.assertEqual(properties["AuthenticationMode"], {"Type": "iam"})
+            self.assertRegex(properties["AccessString"], r"^on ~chat:\* (~character:\* )?-@all \+")
+            environment = stack.environment(function)
+            self.assertEqual(environment["REDIS_USERNAME"], f"memory-{user}")
+            self.assertEqual(environment["REDIS_URL"], "rediss://${Cache.Endpoint.Address}:${Cache.Endpoint.Port}")
+            expected = {"MODE": "cluster", "AUTH": "iam", "IAM_CACHE_NAME": "memory", "IAM_SERVERLESS": "true", "PASSWORD_SECRET_ARN": ""}
+            self.assertEqual({name: environment["REDIS_" + name] for name in expected}, expected)
+        (ingress,) = stack.properties("CacheSecurityGroup")["SecurityGroupIngress"]
+        self.assertEqual(ingress["SourceSecurityGroupId"], "${FunctionSecurityGroup.GroupId}")
+        self.assertEqual((ingress["FromPort"], ingress["ToPort"]), (6379, 6380))
+        self.assertEqual(stack.properties("Cache")["SecurityGroupIds"], ["${CacheSecurityGroup.GroupId}"])
+        self.assertEqual(stack.properties("Cache")["UserGroupId"], "${CacheUsers}")
+
+    def test_a_cache_of_ones_own_is_reached_as_one_user(self) -> None:
+        for serverless, kind in (("true", "serverlesscache"), ("false", "replicationgroup")):
+            stack = Effective(
+                {"RedisAuth": "iam", "RedisUsername": "u", "RedisIamCacheName": "c", "RedisIamServerless": serverless}
+            )
+            self.assertEqual(stack.refused(), [])
+            prefix = "arn:aws:elasticache:eu-west-1:111122223333:"
+            for function in FUNCTIONS:
+                self.assertEqual(
+                    self.statements(stack, function)["CacheElsewhere"],
+                    ("Allow", ["elasticache:Connect"], [f"{prefix}{kind}:c", f"{prefix}user:u"], None),
+                )
+
+    def test_nothing_else_in_the_stack_may_do_anything_unexpected(self) -> None:
+        roles = set(Effective({**VPC, "CreateCache": "true"}).of_type("AWS::IAM::Role"))
+        self.assertEqual(roles, {"ChatStreamRole", "ClearHistoryRole", "SessionMetaRole", "GatewayLogRole", "CodeDeployServiceRole"})
+
+
+class Settings(unittest.TestCase):
+    @staticmethod
+    def parameter_of(setting: str) -> str:
+        return "".join(part.capitalize() for part in setting.split("_"))
+
+    def test_every_setting_is_one_that_the_code_reads_and_an_operator_can_reach_all_of_them(self) -> None:
+        read = set(re.findall(r'"((?:REDIS|MEMORY|CONTEXT|LLM|JWT|AUTH|CORS|LOG|METRICS)(?:_[A-Z]+)*)"', CODE)) - {"AUTH"}
+        environment = {name for function in FUNCTIONS for name in Effective().environment(function)}
+        self.assertEqual(environment, (read | AHEAD) - set(NOT_HERE))
+        by_value = {"AUTH_TRUST_AUTHORIZER"}  # Follows from CognitoUserPoolArn.
+        for name in environment - by_value:
+            self.assertIn(self.parameter_of(name), SOURCE["Parameters"])
+
+    def test_a_parameter_reaches_its_setting(self) -> None:
+        given = {}
+        for name, what in SOURCE["Parameters"].items():
+            if what["Type"] == "Number" and "AllowedValues" not in what:
+                given[name] = int(what["Default"]) + 1
+        stack = Effective(given)
+        for function in FUNCTIONS:
+            for name, value in stack.environment(function).items():
+                if self.parameter_of(name) in given:
+                    self.assertEqual(value, str(given[self.parameter_of(name)]), name)
+
+    def test_numbers_default_to_what_the_code_defaults_to(self) -> None:
+        defaults = dict(re.findall(r'\(\s*lookup,\s*"([A-Z_]+)",\s*([0-9_]+)\s*[,)]', CODE))
+        checked = 0
+        for name, value in defaults.items():
+            if self.parameter_of(name) in SOURCE["Parameters"]:
+                self.assertEqual(int(SOURCE["Parameters"][self.parameter_of(name)]["Default"]), int(value), name)
+                checked += 1
+        self.assertEqual(checked, 13)
+
+    def test_parameters_are_grouped_described_and_used(self) -> None:
+        groups = SOURCE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+        grouped = [name for group in groups for name in group["Parameters"]]
+        self.assertEqual(sorted(grouped), sorted(SOURCE["Parameters"]))
+        rest = json.dumps({key: value for key, value in SOURCE.items() if key not in ("Parameters", "Metadata")})
+        for name, what in SOURCE["Parameters"].items():
+            self.assertGreater(len(what["Description"]), 20, name)
+            self.assertLess(len(what["Description"]), 4000, name)
+            self.assertTrue(f'"Ref": "{name}"' in rest or "${%s}" % name in rest, f"{name} is not used")
+
+    def test_no_secret_is_a_default_or_in_an_environment(self) -> None:
+        stack = Effective({"RedisPasswordSecretArn": SECRET + "redis-AbCdEf"})
+        for function in FUNCTIONS:
+            for name, value in stack.environment(function).items():
+                if re.search("SECRET|PASSWORD|KEY", name) and name != "REDIS_KEY_LAYOUT":
+                    self.assertTrue(name.endswith("_SECRET_ARN") and value.startswith("arn:"), f"{name}={value}")
+        for name, what in SOURCE["Parameters"].items():
+            if re.search("Secret|Password|ApiKey", name):
+                self.assertEqual(what["Default"], "", name)
+                if name.endswith("SecretArn"):
+                    self.assertIsNone(re.match(what["AllowedPattern"], "hunter2"), name)
+        for given in ("redis://user:hunter2@host", "rediss://:hunter2@host:6379"):
+            self.assertIsNone(re.match(SOURCE["Parameters"]["RedisUrl"]["AllowedPattern"], given))
+
+    def test_what_cannot_work_is_refused_before_anything_is_made(self) -> None:
+        self.assertEqual(Effective().refused(), [])
+        self.assertEqual(len(Effective(smallest=False).refused()), 3, "nobody is let in, no model, no Redis")
+        for given in (
+            {"JwtSecretSecretArn": ""},
+            {"CognitoUserPoolArn": "arn:aws:cognito-idp:eu-west-1:111122223333:userpool/a"},
+            {"LlmModel": ""},
+            {"RedisUrl": ""},
+            {"RedisAuth": "iam"},
+            {"CreateCache": "true"},
+            {**VPC, "CreateCache": "true", "RedisWaitReplicas": 1},
+            {"VpcId": VPC["VpcId"]},
+            {"SecurityGroupIds": "sg-1"},
+        ):
+            self.assertTrue(Effective(given).refused(), given)
+
+
+if __name__ == "__main__":
+    unittest.main()

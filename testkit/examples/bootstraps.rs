@@ -1,0 +1,126 @@
+//! Whether what was built for deployment runs: each function's `bootstrap`, on the processor it was built for or an emulator of it,
+//! behind the Runtime API, with a Redis cluster in which it has the rights of template.yaml's cache user and no others.
+//!
+//! ```text
+//! cargo run --package testkit --example bootstraps -- .aws-sam/build template.yaml
+//! ```
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test that takes arguments"
+)]
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use testkit::cluster::Cluster;
+use testkit::events::{chat, clear, session, set_state};
+use testkit::runtime::{Function, FunctionBuilder};
+use testkit::tokens::{secret, token};
+
+const PASSWORD: &str = "of-a-test";
+/// Where Debian puts the libraries of an arm64 machine.
+const ARM64_LIBRARIES: &str = "/usr/aarch64-linux-gnu";
+
+#[tokio::main]
+async fn main() {
+    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
+    let mut argument = |name: &str| {
+        arguments
+            .next()
+            .unwrap_or_else(|| panic!("{name} is missing"))
+    };
+    let builds = argument("the directory of the builds");
+    let template = argument("the template");
+    let template = std::fs::read_to_string(&template).expect("a template");
+
+    let cluster = Cluster::start().await;
+    for user in ["Turns", "Clear", "Session"] {
+        let rights = access_string(&template, user);
+        let password = format!(">{PASSWORD}");
+        let mut command = vec!["ACL", "SETUSER", user, &password];
+        command.extend(rights.split_whitespace());
+        for port in cluster.masters().await {
+            cluster.node(port).command::<String>(&command).await;
+        }
+    }
+    let start = |logical_id: &str, user: &str| {
+        function(&builds.join(logical_id).join("bootstrap"))
+            .envs(cluster.env())
+            .env("REDIS_USERNAME", user)
+            .env("REDIS_PASSWORD", PASSWORD)
+            // An emulator is slow, and whether the rights suffice is not a question of time.
+            .env("MEMORY_READ_TIMEOUT_MS", "5000")
+            .env("MEMORY_WRITE_TIMEOUT_MS", "5000")
+            .env("JWT_SECRET", secret())
+            .env("LLM_PROVIDER", "echo")
+    };
+    let token = token("alice");
+
+    let began = Instant::now();
+    let chats = start("ChatStreamFunction", "Turns").start().await;
+    for turn in 0..2 {
+        let answer = chats.invoke(&chat(&token, "luna", "你好")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let memory = if turn == 0 { "empty" } else { "ok" };
+        assert_eq!(answer.start()["memory"], memory, "{}", chats.output());
+        assert_eq!(answer.last()["saved"], true, "{}", chats.output());
+        assert!(answer.chunks.len() > 2, "a stream comes in pieces");
+    }
+    println!("chat-stream remembers, after {:?}", began.elapsed());
+
+    let began = Instant::now();
+    let sessions = start("SessionMetaFunction", "Session").start().await;
+    for event in [
+        session(&token, "luna"),
+        set_state(&token, "luna", "INACTIVE"),
+    ] {
+        let answer = sessions.invoke(&event).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.json()["stored_messages"], 4, "{}", answer.text());
+    }
+    println!("session-meta sees it, after {:?}", began.elapsed());
+
+    let began = Instant::now();
+    let clears = start("ClearHistoryFunction", "Clear").start().await;
+    let answer = clears.invoke(&clear(&token, "luna")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let answer = sessions.invoke(&session(&token, "luna")).await;
+    assert_eq!(answer.status, 404, "{}", answer.text());
+    println!("clear-history forgets it, after {:?}", began.elapsed());
+}
+
+/// The function, by an emulator where this machine's processor is another.
+fn function(bootstrap: &Path) -> FunctionBuilder {
+    let builder = Function::builder_of(bootstrap.to_owned());
+    match machine(bootstrap) {
+        architecture if architecture == std::env::consts::ARCH => builder,
+        "aarch64" => builder.runner(&["qemu-aarch64", "-L", ARM64_LIBRARIES]),
+        other => panic!("{}: no emulator for {other}", bootstrap.display()),
+    }
+}
+
+/// The processor that an ELF file is for.
+fn machine(file: &Path) -> &'static str {
+    let bytes = std::fs::read(file).unwrap_or_else(|error| panic!("{error}: {}", file.display()));
+    assert_eq!(bytes[..4], *b"\x7fELF", "{}", file.display());
+    match (bytes[18], bytes[19]) {
+        (0x3e, 0) => "x86_64",
+        (0xb7, 0) => "aarch64",
+        other => panic!("{}: made for {other:?}", file.display()),
+    }
+}
+
+/// What the template lets a user of its cache do.
+fn access_string(template: &str, user: &str) -> String {
+    let resource = format!("\n  Cache{user}User:\n");
+    let (_, after) = template
+        .split_once(&resource)
+        .unwrap_or_else(|| panic!("the template has no {}", resource.trim()));
+    let (_, rights) = after
+        .split_once("AccessString:")
+        .expect("a user with rights");
+    let rights = rights.split("\n\n").next().expect("a paragraph");
+    rights.trim_start_matches(" >-").trim().to_owned()
+}
