@@ -26,11 +26,6 @@ NOT_HERE = {
     "REDIS_SENTINEL_PASSWORD": "would be a secret in the environment",
     "LOG_FORMAT": "text is for people at a terminal",
 }
-# Settings that the template has ahead of the code of this commit.
-AHEAD = {
-    "REDIS_AUTH", "REDIS_IAM_CACHE_NAME", "REDIS_IAM_SERVERLESS", "REDIS_PASSWORD_SECRET_ARN", "LLM_API_KEY_SECRET_ARN",
-    "JWT_SECRET_SECRET_ARN", "CORS_ALLOWED_ORIGINS",
-}
 
 
 def body(stack: Effective) -> dict:
@@ -328,7 +323,7 @@ class Settings(unittest.TestCase):
     def test_every_setting_is_one_that_the_code_reads_and_an_operator_can_reach_all_of_them(self) -> None:
         read = set(re.findall(r'"((?:REDIS|MEMORY|CONTEXT|LLM|JWT|AUTH|CORS|LOG|METRICS)(?:_[A-Z]+)*)"', CODE)) - {"AUTH"}
         environment = {name for function in FUNCTIONS for name in Effective().environment(function)}
-        self.assertEqual(environment, (read | AHEAD) - set(NOT_HERE))
+        self.assertEqual(environment, read - set(NOT_HERE))
         by_value = {"AUTH_TRUST_AUTHORIZER"}  # Follows from CognitoUserPoolArn.
         for name in environment - by_value:
             self.assertIn(self.parameter_of(name), SOURCE["Parameters"])
