@@ -20,14 +20,15 @@ mod checker;
 mod target;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use testkit::events;
 use testkit::runtime::Function;
 use testkit::tokens::{secret, token};
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
 use self::checker::{Clear, Session, Stored, Turn, Verdict, check};
 use self::target::Target;
@@ -35,6 +36,8 @@ use self::target::Target;
 const PROCESSES: usize = 3;
 const CLIENTS: usize = 18;
 const USERS: usize = 6;
+/// Replicas and sentinels take seconds to find one another, and more on a busy machine.
+const FIRST_SAVED_WITHIN: Duration = Duration::from_secs(60);
 const CHARACTERS: [&str; 3] = ["luna", "kai", "mei"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,6 +104,15 @@ async fn run_named(topology: &str, seconds: u64) {
     assert!(verdict.acknowledged > 0, "nothing was ever saved");
 }
 
+/// How long clients talk.
+#[derive(Default)]
+struct Period {
+    /// Told at each turn that was saved.
+    first_saved: Notify,
+    /// Not known before that.
+    until: OnceLock<Instant>,
+}
+
 /// What one client saw.
 #[derive(Default)]
 struct Diary {
@@ -130,13 +142,19 @@ async fn run(topology: &str, length: Duration, seed: u64, env: Vec<(String, Stri
     }
     let clear = start("clear-history").await;
 
-    let until = Instant::now() + length;
+    let period = Arc::new(Period::default());
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
             let rng = Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(client as u64));
-            tokio::spawn(talk(client, rng, until, chats.clone(), Arc::clone(&clear)))
+            let (period, clear) = (Arc::clone(&period), Arc::clone(&clear));
+            tokio::spawn(talk(client, rng, period, chats.clone(), clear))
         })
         .collect();
+    // Faults strike what works: servers that have only just found one another would prove nothing.
+    let works = timeout(FIRST_SAVED_WITHIN, period.first_saved.notified()).await;
+    assert!(works.is_ok(), "nothing was saved before the first fault");
+    let until = Instant::now() + length;
+    period.until.get_or_init(|| until);
 
     let mut rng = Rng::with_seed(seed);
     let mut faults: BTreeMap<&str, usize> = BTreeMap::new();
@@ -189,13 +207,17 @@ async fn run(topology: &str, length: Duration, seed: u64, env: Vec<(String, Stri
 async fn talk(
     client: usize,
     mut rng: Rng,
-    until: Instant,
+    period: Arc<Period>,
     chats: Vec<Arc<Function>>,
     clear: Arc<Function>,
 ) -> Diary {
     let mut diary = Diary::default();
     let mut number = 0;
-    while Instant::now() < until {
+    while period
+        .until
+        .get()
+        .is_none_or(|until| Instant::now() < *until)
+    {
         let user = if rng.bool() {
             client % USERS
         } else {
@@ -238,6 +260,9 @@ async fn talk(
         diary.longest_wait = diary
             .longest_wait
             .max(first.at.saturating_duration_since(answer.handed_over));
+        if last.data["saved"] == true {
+            period.first_saved.notify_one();
+        }
         diary.turns.push(Turn {
             session,
             client,
