@@ -34,10 +34,12 @@ chaos: ## many clients under random faults (TOPOLOGY=standalone|sentinel|cluster
 # The benchmark's binaries keep their symbols, by which it tells what takes the room in them.
 BENCH := CARGO_PROFILE_RELEASE_STRIP=none
 
-bench: ## what a turn costs (PEER=http://… or PEER_DIR=… to measure another service too, BENCH_QUICK=1)
+bench: ## what a turn costs (PEER=http://… or PEER_DIR=… to measure another service too; BENCH_QUICK=1 for a short run)
 	@scripts/setup.sh bench
 	$(BENCH) cargo build --release --locked --package testkit --example empty
+ifndef BENCH_QUICK
 	$(BENCH) cargo build --release --locked --package chat-stream --no-default-features --target-dir target/without-sdk
+endif
 	$(BENCH) BENCH_WITHOUT_SDK=$(CURDIR)/target/without-sdk/release/chat-stream PEER=$(PEER) PEER_DIR=$(PEER_DIR) \
 		cargo bench --locked --package chat-stream --bench bench
 

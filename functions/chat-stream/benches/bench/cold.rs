@@ -17,7 +17,9 @@ pub(crate) async fn starts(report: &mut Report, effort: Effort) {
     let redis = Server::start().await;
     let upstream = Upstream::start(reply()).await;
     let empty = empty_function();
-    let without_sdk = std::env::var_os("BENCH_WITHOUT_SDK").map(PathBuf::from);
+    let without_sdk = std::env::var_os("BENCH_WITHOUT_SDK")
+        .map(PathBuf::from)
+        .filter(|path| path.exists());
     let event = events::chat(&token("u50"), "luna", "你好");
     for (name, share) in [
         ("full speed", 1.0),

@@ -76,8 +76,11 @@ async fn main() {
     streams::many_at_once(&mut report, effort).await;
     binaries::binaries(&mut report);
     tokenizer::tokenizer(&mut report, effort.starts);
-    instructions::measure(&mut report).await;
-    peers::peers(&mut report, effort).await;
+    if !quick {
+        // Valgrind and packages from PyPI take minutes.
+        instructions::measure(&mut report).await;
+        peers::peers(&mut report, effort).await;
+    }
     let path = std::env::var("BENCH_JSON")
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench.json").into());
     std::fs::write(&path, report.json()).expect("the file can be written");
