@@ -252,7 +252,8 @@ class Servers:
         self._servers.pop()
         return status
 
-    def start(self, name: str, command: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
+    def start(self, name: str, command: Sequence[str], log: Path, env: Mapping[str, str]) -> int:
+        """Its process id."""
         log.parent.mkdir(exist_ok=True)
         # A run that still writes to the old file keeps it to itself.
         log.unlink() if log.exists() else None
@@ -268,6 +269,7 @@ class Servers:
                 preexec_fn=end_with_parent if sys.platform == "linux" else None,
             )
             self._servers.append(Server(name, process, log))
+        return process.pid
 
     def read_functions_log(self) -> None:
         """From here on a function that dies is noticed too."""
