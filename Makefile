@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: run chat test chaos bench fmt lint clean help
+.PHONY: run chat test chaos bench capacity fmt lint clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
@@ -28,6 +28,11 @@ bench: ## what a turn costs (PEER=http://… to measure another service too)
 	cargo build --release --locked --package testkit --example empty
 	PEER=$(PEER) cargo bench --locked --package chat-stream --bench bench
 
+# Every variable of the command line is an option, so that a misspelt one is refused.
+capacity: ## memory of Redis and cost of Lambda, from measured sessions (USERS=100000 ACTIVE_PERCENT=20 MESSAGES=50 BYTES=500 …)
+	@scripts/setup.sh
+	@cargo run --quiet --locked --package chat-stream --example capacity -- $(MAKEOVERRIDES)
+
 fmt: ## format the code
 	cargo fmt --all
 
@@ -40,4 +45,4 @@ clean: ## remove everything that was built or installed here
 	rm -rf target .tools .run scripts/__pycache__
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
