@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: run chat test chaos bench instructions package template-check build deploy-check fmt lint clean help
+.PHONY: run chat test chaos bench-build bench instructions capacity package template-check build deploy-check fmt lint clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
@@ -31,21 +31,26 @@ chaos: ## many clients under random faults (TOPOLOGY=standalone|sentinel|cluster
 	CHAOS_TOPOLOGY=$(TOPOLOGY) CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
 		cargo test -p chat-stream --test chaos --locked under_faults -- --nocapture
 
-# The benchmark's binaries keep their symbols, by which it tells what takes the room in them.
-BENCH := CARGO_PROFILE_RELEASE_STRIP=none
+# The benchmark's binaries keep their symbols, by which it tells what takes the room in them. They are built as they are deployed, and
+# the benchmark apart from them, because what only it depends on would change what they are.
+BENCH := CARGO_PROFILE_RELEASE_STRIP=none COMPANION_CHAT_BIN_DIR=$(CURDIR)/target/release
+BENCH_TARGETS := --release --locked --package chat-stream --package testkit --bench bench --example empty
 
-bench: ## what a turn costs (PEER=http://… or PEER_DIR=… to measure another service too; BENCH_QUICK=1 for a short run)
+bench-build:
 	@scripts/setup.sh bench
-	$(BENCH) cargo build --release --locked --package testkit --example empty
+	$(BENCH) cargo build --release --locked --workspace --bins
+	$(BENCH) cargo build $(BENCH_TARGETS)
+
+bench: bench-build ## what a turn costs (PEER=http://… or PEER_DIR=… to measure another service too; BENCH_QUICK=1 for a short run)
 ifndef BENCH_QUICK
 	$(BENCH) cargo build --release --locked --package chat-stream --no-default-features --target-dir target/without-sdk
 endif
 	$(BENCH) BENCH_WITHOUT_SDK=$(CURDIR)/target/without-sdk/release/chat-stream PEER=$(PEER) PEER_DIR=$(PEER_DIR) \
-		cargo bench --locked --package chat-stream --bench bench
+		cargo bench --locked --package chat-stream --package testkit --bench bench
 
-instructions: ## a turn must not take more instructions than was accepted (ACCEPT=1 accepts what it takes now)
-	@scripts/setup.sh bench
-	$(BENCH) BENCH_INSTRUCTIONS=$(if $(ACCEPT),accept,check) cargo bench --locked --package chat-stream --bench bench
+instructions: bench-build ## a turn must not take more instructions than was accepted (ACCEPT=1 accepts what it takes now)
+	$(BENCH) BENCH_INSTRUCTIONS=$(if $(ACCEPT),accept,check) \
+		cargo bench --locked --package chat-stream --package testkit --bench bench
 
 package: ## three zips for Lambda, in target/lambda (ARCH=arm64|x86_64)
 	@scripts/setup.sh
@@ -64,6 +69,11 @@ build: ## what `sam deploy` deploys, in .aws-sam
 deploy-check: template-check build ## the same, build, and run what was built behind a Runtime API
 	cargo run --quiet --locked --package testkit --example bootstraps -- .aws-sam/build template.yaml
 
+# Every variable of the command line is an option, so that a misspelt one is refused.
+capacity: ## memory of Redis and cost of Lambda, from measured sessions (USERS=100000 ACTIVE_PERCENT=20 MESSAGES=50 BYTES=500 …)
+	@scripts/setup.sh
+	@cargo run --quiet --locked --package chat-stream --example capacity -- $(MAKEOVERRIDES)
+
 fmt: ## format the code
 	cargo fmt --all
 
@@ -76,4 +86,4 @@ clean: ## remove everything that was built or installed here
 	rm -rf target .tools .run .aws-sam scripts/__pycache__ infra/__pycache__
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+.PHONY: run chat test chaos bench-build bench instructions capacity package template-check build deploy-check fmt lint clean help

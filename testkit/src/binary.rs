@@ -17,17 +17,39 @@ pub fn binary(name: &str) -> PathBuf {
     DIRECTORY.get_or_init(directory).join(name)
 }
 
+/// The path of a package's example, built from the tree as it is: with `--test` cargo builds none.
+///
+/// # Panics
+/// If the build fails.
+#[must_use]
+pub fn example(package: &str, name: &str) -> PathBuf {
+    let profile = profile();
+    build(&profile, &["--package", package, "--example", name]);
+    profile.join("examples").join(name)
+}
+
 fn directory() -> PathBuf {
     if let Some(directory) = std::env::var_os(OVERRIDE) {
         return directory.into();
     }
+    let profile = profile();
+    build(&profile, &["--bins", "--workspace"]);
+    profile
+}
+
+/// Where cargo puts what it builds as it built what runs now.
+fn profile() -> PathBuf {
     // …/target/debug/deps/some_test-0123 or …/target/debug/some_bench
     let executable = std::env::current_exe().expect("a running test has an executable");
-    let profile = executable
+    executable
         .ancestors()
         .skip(1)
         .find(|directory| !directory.ends_with("deps") && !directory.ends_with("examples"))
-        .expect("a profile's directory");
+        .expect("a profile's directory")
+        .to_owned()
+}
+
+fn build(profile: &Path, what: &[&str]) {
     let target = profile.parent().expect("a target directory");
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build
@@ -36,19 +58,12 @@ fn directory() -> PathBuf {
                 .parent()
                 .expect("the workspace"),
         )
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--bins",
-            "--workspace",
-            "--target-dir",
-        ])
-        .arg(target);
+        .args(["build", "--quiet", "--locked", "--target-dir"])
+        .arg(target)
+        .args(what);
     if profile.ends_with("release") {
         build.arg("--release");
     }
     let status = build.status().expect("cargo can be run");
-    assert!(status.success(), "the functions do not build");
-    profile.to_owned()
+    assert!(status.success(), "{} does not build", what.join(" "));
 }

@@ -1,0 +1,280 @@
+//! Sessions, written to a real Redis by the code that writes them in production, and what Redis says they take.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::{StreamExt, stream};
+use redis::aio::MultiplexedConnection;
+use shared::config::{KeyLayout, MemoryConfig, RedisConfig, Section};
+use shared::ids::{CharacterId, TurnId, UserId};
+use shared::memory::{Began, Commit, Memory, Turn};
+use shared::message::{Message, Role};
+use shared::secrets::Secrets;
+use shared::tokens::estimate;
+use testkit::redis::Server;
+
+use crate::text::conversation;
+
+/// Commits that are on their way at the same time: sessions grow next to each other, as they do in production, and that decides
+/// how their memory is laid out.
+const AT_ONCE: usize = 32;
+
+/// Keys that are asked about in one round trip.
+const KEYS_AT_ONCE: usize = 100;
+
+/// Processes that connect to find out what a connection takes.
+const PROCESSES: u64 = 20;
+
+/// How long the server may take to notice that a connection was closed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a session holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+    pub(crate) layout: KeyLayout,
+}
+
+/// Sessions in a server of their own.
+pub(crate) struct Sample {
+    server: Server,
+    shape: Shape,
+    /// How many were written.
+    pub(crate) sessions: u64,
+    /// `used_memory` before and after.
+    before: u64,
+    after: u64,
+}
+
+/// Where the bytes of one session are, on average over a sample.
+#[derive(Debug)]
+pub(crate) struct Anatomy {
+    /// What was said.
+    pub(crate) content: f64,
+    /// What JSON puts around it: field names, ids, timestamps, counts.
+    pub(crate) envelope: f64,
+    /// The list without its elements: its key, its nodes, the lengths in them, what the allocator rounds up.
+    pub(crate) list: f64,
+    /// The ids by which a commit finds out that it was done already.
+    pub(crate) recent_turns: f64,
+    /// The hash without these: its key, fields, figures, table.
+    pub(crate) meta: f64,
+    /// What `MEMORY USAGE` leaves out: the tables of all keys and of all expiries.
+    pub(crate) tables: f64,
+}
+
+impl Sample {
+    /// Writes so many sessions.
+    pub(crate) async fn write(sessions: u64, shape: Shape) -> Self {
+        let server = Server::start().await;
+        // Before the first look: the script is loaded, and every command was used once, for the server keeps 25 kB of latencies
+        // for each (INFO included).
+        write_sessions(&server, 1, shape).await;
+        used_memory_alone(&server).await;
+        server.command::<()>(&["FLUSHALL", "SYNC"]).await;
+        let before = used_memory_alone(&server).await;
+        write_sessions(&server, sessions, shape).await;
+        let after = used_memory_alone(&server).await;
+        Self {
+            server,
+            shape,
+            sessions,
+            before,
+            after,
+        }
+    }
+
+    /// Bytes of `used_memory` a session.
+    pub(crate) fn bytes_a_session(&self) -> f64 {
+        self.after.saturating_sub(self.before) as f64 / self.sessions as f64
+    }
+
+    /// Asks about every key.
+    pub(crate) async fn anatomy(&self) -> Anatomy {
+        let mut connection = self.server.connection().await;
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg("*")
+            .query_async(&mut connection)
+            .await
+            .expect("Redis answers");
+        let mut sums = Sums::default();
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            sums.add(&mut connection, keys).await;
+        }
+        let messages = self.sessions * self.shape.messages;
+        assert_eq!(sums.elements, messages, "every message is stored");
+        let content = messages * self.shape.bytes;
+        let each = |bytes: u64| bytes as f64 / self.sessions as f64;
+        Anatomy {
+            content: each(content),
+            envelope: each(sums.json - content),
+            list: each(sums.lists - sums.json),
+            recent_turns: each(sums.recent_turns),
+            meta: each(sums.hashes - sums.recent_turns),
+            tables: self.bytes_a_session() - each(sums.lists + sums.hashes),
+        }
+    }
+
+    /// Bytes that Redis spends on the connection of one process that has just read a session.
+    pub(crate) async fn bytes_a_connection(&self) -> f64 {
+        let before = info(&self.server, "used_memory").await;
+        let (user, character) = ids(0);
+        let mut connected = Vec::new();
+        for _ in 0..PROCESSES {
+            let memory = memory(&self.server, self.shape.layout);
+            memory
+                .load(&user, &character, 50)
+                .await
+                .expect("Redis is up");
+            connected.push(memory);
+        }
+        let after = info(&self.server, "used_memory").await;
+        after.saturating_sub(before) as f64 / PROCESSES as f64
+    }
+
+    /// Memory that the allocator holds over what it was asked for: 1.0 is none lost.
+    pub(crate) async fn fragmentation(&self) -> f64 {
+        let resident = info(&self.server, "allocator_resident").await;
+        let allocated = info(&self.server, "allocator_allocated").await;
+        resident as f64 / allocated.max(1) as f64
+    }
+
+    /// What the server calls itself.
+    pub(crate) async fn version(&self) -> String {
+        let text: String = self.server.command(&["INFO", "server"]).await;
+        field(&text, "redis_version").unwrap_or("?").to_owned()
+    }
+}
+
+fn memory(server: &Server, layout: KeyLayout) -> Memory {
+    let lookup = |name: &str| match name {
+        "REDIS_URL" => Some(server.url()),
+        "REDIS_KEY_LAYOUT" => Some(
+            match layout {
+                KeyLayout::Plain => "plain",
+                KeyLayout::Tagged => "tagged",
+            }
+            .to_owned(),
+        ),
+        // How long it takes is not measured here, and a busy machine must not fail it.
+        "MEMORY_READ_TIMEOUT_MS" | "MEMORY_WRITE_TIMEOUT_MS" => Some("60000".to_owned()),
+        _ => None,
+    };
+    let redis = RedisConfig::from_lookup(&lookup).expect("valid");
+    let memory = MemoryConfig::from_lookup(&lookup).expect("valid");
+    Memory::new(&redis, &memory, &Secrets::new()).expect("valid")
+}
+
+/// A user as identity providers name them, by a UUID.
+fn ids(session: u64) -> (UserId, CharacterId) {
+    let user = format!("5f0c9a52-7d1e-4b8a-9c63-{session:012x}");
+    (
+        UserId::parse(&user).expect("valid"),
+        CharacterId::parse("luna").expect("valid"),
+    )
+}
+
+async fn write_sessions(server: &Server, sessions: u64, shape: Shape) {
+    let memory = memory(server, shape.layout);
+    stream::iter(0..sessions)
+        .map(|session| write_session(&memory, session, shape))
+        .buffer_unordered(AT_ONCE)
+        .collect::<()>()
+        .await;
+}
+
+async fn write_session(memory: &Memory, session: u64, shape: Shape) {
+    let (user, character) = ids(session);
+    for (question, reply) in conversation(session, shape.messages, shape.bytes) {
+        let now = SystemTime::now();
+        let turn = Turn {
+            id: TurnId::new(),
+            began: Began::by_local_clock(now),
+            user: message(Role::User, question, now),
+            assistant: message(Role::Assistant, reply, now),
+        };
+        let commit = memory.commit_turn(&user, &character, &turn).await;
+        assert_eq!(commit.expect("Redis is up"), Commit::Saved);
+    }
+}
+
+fn message(role: Role, content: String, now: SystemTime) -> Message {
+    let seconds = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |age| age.as_secs());
+    let tokens = estimate(&content);
+    Message::new(role, content, seconds.cast_signed(), tokens.cast_signed())
+}
+
+/// Bytes, by what they are for.
+#[derive(Default)]
+struct Sums {
+    lists: u64,
+    json: u64,
+    elements: u64,
+    hashes: u64,
+    recent_turns: u64,
+}
+
+impl Sums {
+    async fn add(&mut self, connection: &mut MultiplexedConnection, keys: &[String]) {
+        let mut questions = redis::pipe();
+        for key in keys {
+            questions.cmd("MEMORY").arg(&["USAGE", key, "SAMPLES", "0"]);
+        }
+        let usages: Vec<u64> = questions
+            .query_async(connection)
+            .await
+            .expect("Redis answers");
+        for (key, usage) in keys.iter().zip(usages) {
+            if key.ends_with(":messages") {
+                let elements: Vec<Vec<u8>> = redis::cmd("LRANGE")
+                    .arg(&[key, "0", "-1"])
+                    .query_async(connection)
+                    .await
+                    .expect("Redis answers");
+                self.lists += usage;
+                self.elements += elements.len() as u64;
+                self.json += elements.iter().map(|json| json.len() as u64).sum::<u64>();
+            } else {
+                let recent: u64 = redis::cmd("HSTRLEN")
+                    .arg(&[key, "recent_turns"])
+                    .query_async(connection)
+                    .await
+                    .expect("a session has a list and a hash and nothing else");
+                self.hashes += usage;
+                self.recent_turns += recent;
+            }
+        }
+    }
+}
+
+/// What the server takes when nobody is connected but who asks, whose connection is new: buffers of clients change by themselves,
+/// and would be counted as data.
+async fn used_memory_alone(server: &Server) -> u64 {
+    let begun = Instant::now();
+    loop {
+        let text: String = server.command(&["INFO"]).await;
+        if number(&text, "connected_clients") == 1 {
+            return number(&text, "used_memory");
+        }
+        assert!(begun.elapsed() < PATIENCE, "connections stay open");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn info(server: &Server, name: &str) -> u64 {
+    let text: String = server.command(&["INFO", "memory"]).await;
+    number(&text, name)
+}
+
+fn number(info: &str, name: &str) -> u64 {
+    let value = field(info, name).and_then(|value| value.parse().ok());
+    value.expect("Redis says it")
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+}

@@ -1,0 +1,435 @@
+//! The table, and the same as JSON.
+
+use serde_json::{Value, json};
+use shared::config::KeyLayout;
+
+use crate::measure::Anatomy;
+use crate::options::Options;
+use crate::plan::{
+    BUSY_DAY, BUSY_HOUR, COPY_ON_WRITE, FRAGMENTATION, LambdaPlan, ONE_CPU_MB, REPLICA_BUFFER,
+    RedisPlan, rule, server_bytes,
+};
+
+/// How far the two samples may be apart.
+pub(crate) const MARGIN: f64 = 0.02;
+
+/// All that was measured.
+pub(crate) struct Measured {
+    pub(crate) redis_version: String,
+    pub(crate) sample: u64,
+    pub(crate) bytes_a_session: f64,
+    pub(crate) anatomy: Anatomy,
+    pub(crate) second_sample: u64,
+    pub(crate) second_bytes_a_session: f64,
+    pub(crate) bytes_a_connection: f64,
+    /// Of the largest sample, the one for the rule of thumb.
+    pub(crate) fragmentation: f64,
+    pub(crate) rule_sessions: u64,
+    pub(crate) rule_bytes_a_session: f64,
+}
+
+impl Measured {
+    /// By how much the second sample differs from the first.
+    pub(crate) fn difference(&self) -> f64 {
+        self.second_bytes_a_session / self.bytes_a_session - 1.0
+    }
+
+    pub(crate) fn is_linear(&self) -> bool {
+        self.difference().abs() <= MARGIN
+    }
+
+    /// What the sessions of the rule of thumb take.
+    fn rule_bytes(&self) -> f64 {
+        self.rule_bytes_a_session * rule::SESSIONS
+    }
+}
+
+/// Prints all sections.
+pub(crate) fn print(options: &Options, measured: &Measured) {
+    assumptions(options);
+    session(measured);
+    let redis = RedisPlan::new(
+        options,
+        measured.bytes_a_session,
+        measured.bytes_a_connection,
+    );
+    memory(measured, &redis);
+    lambda(options);
+    rule_of_thumb(measured);
+}
+
+/// All figures; bytes, seconds, dollars.
+pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
+    let redis = RedisPlan::new(
+        options,
+        measured.bytes_a_session,
+        measured.bytes_a_connection,
+    );
+    let lambda = LambdaPlan::new(options);
+    let anatomy = &measured.anatomy;
+    json!({
+        "assumed": {
+            "users": options.users, "active_percent": options.active_percent, "characters": options.characters,
+            "messages": options.messages, "bytes": options.bytes, "layout": layout(options),
+            "turns_per_day": lambda.turns_per_day, "reply_seconds": options.reply_seconds,
+            "lambda_mb": options.lambda_mb, "cpu_ms": options.cpu_ms,
+            "dollars_per_gb_second": options.dollars_per_gb_second,
+            "dollars_per_million_requests": options.dollars_per_million_requests,
+        },
+        "session": {
+            "redis_version": measured.redis_version,
+            "sessions_written": measured.sample,
+            "content_bytes": anatomy.content, "envelope_bytes": anatomy.envelope, "list_bytes": anatomy.list,
+            "recent_turns_bytes": anatomy.recent_turns, "meta_bytes": anatomy.meta, "tables_bytes": anatomy.tables,
+            "bytes": measured.bytes_a_session,
+            "second_sample": { "sessions_written": measured.second_sample, "bytes": measured.second_bytes_a_session },
+            "difference": measured.difference(), "margin": MARGIN,
+        },
+        "redis": {
+            "sessions": redis.sessions, "data_bytes": redis.data, "busy_day_bytes": redis.busy_day,
+            "processes": redis.processes, "connection_bytes": measured.bytes_a_connection,
+            "connections_bytes": redis.connections, "maxmemory_bytes": redis.maxmemory,
+            "fragmentation_measured": measured.fragmentation, "fragmentation_bytes": redis.fragmentation,
+            "replica_buffer_bytes": REPLICA_BUFFER, "copy_on_write_bytes": redis.copy_on_write,
+            "server_bytes": redis.server,
+        },
+        "lambda": {
+            "gb_seconds_a_turn": lambda.gb_seconds_a_turn, "cpu_ms_at_share": lambda.cpu_ms_at_share,
+            "busy_concurrency": lambda.busy_concurrency, "turns_a_month": lambda.turns_a_month,
+            "duration_dollars_a_month": lambda.duration_dollars, "request_dollars_a_month": lambda.request_dollars,
+        },
+        "rule_of_thumb": {
+            "claimed_bytes": rule::CLAIMED, "content_bytes": rule::content(), "with_extra_bytes": rule::with_extra(),
+            "sessions_written": measured.rule_sessions, "measured_bytes": measured.rule_bytes(),
+            "server_bytes": server_bytes(measured.rule_bytes() * BUSY_DAY),
+        },
+    })
+}
+
+fn layout(options: &Options) -> &'static str {
+    match options.layout {
+        KeyLayout::Plain => "plain",
+        KeyLayout::Tagged => "tagged",
+    }
+}
+
+fn assumptions(options: &Options) {
+    heading("Assumed; NAME=value changes it. MB and GB are powers of ten, except Lambda's");
+    let users = count(options.users as f64);
+    line("USERS", &users, "");
+    line(
+        "ACTIVE_PERCENT",
+        &format!("{} %", options.active_percent),
+        "talk within 24 h; the sessions of the others have expired",
+    );
+    line(
+        "CHARACTERS",
+        &options.characters.to_string(),
+        "that each of these talks to within 24 h",
+    );
+    line(
+        "MESSAGES",
+        &options.messages.to_string(),
+        "in a session, at most 100",
+    );
+    line(
+        "BYTES",
+        &bytes(options.bytes as f64),
+        "of UTF-8 a message, Chinese text; replies are 4 times as long as questions",
+    );
+    line("LAYOUT", layout(options), "");
+}
+
+fn session(measured: &Measured) {
+    let anatomy = &measured.anatomy;
+    heading(&format!(
+        "One session: the average of {} that the product's own commit wrote to redis-server {}",
+        measured.sample, measured.redis_version
+    ));
+    line("content", &bytes(anatomy.content), "what was said");
+    line(
+        "JSON around it",
+        &bytes(anatomy.envelope),
+        "field names, ids, timestamps, counts",
+    );
+    line(
+        "list",
+        &bytes(anatomy.list),
+        "its key, nodes, lengths, what the allocator rounds up",
+    );
+    line(
+        "ids of recent turns",
+        &bytes(anatomy.recent_turns),
+        "at most: written here within ten minutes, so every turn still counts as recent",
+    );
+    line(
+        "hash",
+        &bytes(anatomy.meta),
+        "its key, fields, figures, table",
+    );
+    line(
+        "tables",
+        &bytes(anatomy.tables),
+        "of keys and of expiries (used_memory less MEMORY USAGE); 32 B more just after they doubled",
+    );
+    line(
+        "= a session",
+        &bytes(measured.bytes_a_session),
+        &format!(
+            "of used_memory, {:.2} times the content",
+            measured.bytes_a_session / anatomy.content
+        ),
+    );
+    let verdict = if measured.is_linear() {
+        "so memory goes by the number of sessions"
+    } else {
+        "so scaling it by the number of sessions IS WRONG"
+    };
+    line(
+        "second sample",
+        &bytes(measured.second_bytes_a_session),
+        &format!(
+            "a session, of {} sessions: {:+.2}% ({:.0}% allowed), {verdict}",
+            measured.second_sample,
+            measured.difference() * 100.0,
+            MARGIN * 100.0
+        ),
+    );
+}
+
+fn memory(measured: &Measured, plan: &RedisPlan) {
+    heading("Redis");
+    line(
+        "sessions",
+        &count(plan.sessions),
+        "at the same time: USERS × ACTIVE_PERCENT × CHARACTERS",
+    );
+    line(
+        "data",
+        &megabytes(plan.data),
+        "sessions × a session as measured",
+    );
+    line(
+        "+ busiest day",
+        &megabytes(plan.busy_day),
+        &format!(
+            "{:.0}%: a session lives for a day, so a day's peak adds up and an hour's does not",
+            (BUSY_DAY - 1.0) * 100.0
+        ),
+    );
+    line(
+        "+ connections",
+        &megabytes(plan.connections),
+        &format!(
+            "{} processes in the busiest hour × {} as measured, reading a session",
+            count(plan.processes),
+            bytes(measured.bytes_a_connection)
+        ),
+    );
+    line(
+        "= maxmemory",
+        &megabytes(plan.maxmemory),
+        &format!(
+            "`maxmemory {:.0}m` for Redis, to which m is a million and mb is not",
+            (plan.maxmemory / 1e6).ceil()
+        ),
+    );
+    line(
+        "+ fragmentation",
+        &megabytes(plan.fragmentation),
+        &format!(
+            "{:.0}%: lists grow and expire at random, which took 13% in a trial; {:.1}% on this run's fresh server of {} sessions",
+            FRAGMENTATION * 100.0,
+            (measured.fragmentation - 1.0) * 100.0,
+            count(measured.rule_sessions as f64)
+        ),
+    );
+    line(
+        "+ replica's buffer",
+        &megabytes(REPLICA_BUFFER),
+        "64 MiB: what one that lags may hold back for a minute (Redis's soft limit); maxmemory does not count it",
+    );
+    line(
+        "+ copy-on-write",
+        &megabytes(plan.copy_on_write),
+        &format!(
+            "{:.0}%: pages written during a snapshot exist twice; 100% at worst, which transparent huge pages bring near",
+            COPY_ON_WRITE * 100.0
+        ),
+    );
+    line(
+        "= memory of the server",
+        &megabytes(plan.server),
+        &format!(
+            "maxmemory is {:.0}% of it (ElastiCache's nodes keep 25% back by default); of a cluster, all shards together",
+            plan.maxmemory / plan.server * 100.0
+        ),
+    );
+}
+
+fn lambda(options: &Options) {
+    let plan = LambdaPlan::new(options);
+    let billed_ms = options.reply_seconds * 1_000.0;
+    heading("Lambda: chat-stream waits for the model, and waiting is what costs");
+    line(
+        "TURNS_PER_DAY",
+        &count(plan.turns_per_day),
+        if options.turns_per_day.is_some() {
+            ""
+        } else {
+            "as many as fill every session once"
+        },
+    );
+    line(
+        "REPLY_SECONDS",
+        &format!("{} s", options.reply_seconds),
+        "from the request to the last delta: the model's time",
+    );
+    line("LAMBDA_MB", &format!("{} MB", options.lambda_mb), "");
+    line(
+        "CPU_MS",
+        &format!("{} ms", options.cpu_ms),
+        &format!(
+            "a turn, by `make bench`; {:.1} ms on {:.2} CPU: {:.2}% of the {} ms that are billed",
+            plan.cpu_ms_at_share,
+            options.cpu_ms / plan.cpu_ms_at_share,
+            plan.cpu_ms_at_share / billed_ms * 100.0,
+            count(billed_ms)
+        ),
+    );
+    line(
+        "GB-seconds a turn",
+        &format!("{:.3}", plan.gb_seconds_a_turn),
+        &format!("LAMBDA_MB / 1024 × REPLY_SECONDS; a whole CPU is {ONE_CPU_MB:.0} MB"),
+    );
+    line(
+        "turns at once",
+        &count(plan.busy_concurrency),
+        &format!(
+            "in the busiest hour ({BUSY_HOUR} × the average) of the busiest day: the concurrency that is needed"
+        ),
+    );
+    line(
+        "duration",
+        &dollars(plan.duration_dollars),
+        &format!(
+            "a month of 30 days: {} GB-s at ${}",
+            count(plan.turns_a_month * plan.gb_seconds_a_turn),
+            options.dollars_per_gb_second
+        ),
+    );
+    line(
+        "requests",
+        &dollars(plan.request_dollars),
+        &format!(
+            "a month: {} at ${} a million",
+            count(plan.turns_a_month),
+            options.dollars_per_million_requests
+        ),
+    );
+    note(
+        "The default prices are list prices of us-east-1, arm64, first tier; they depend on the region and change: give yours by",
+    );
+    note("DOLLARS_PER_GB_SECOND and DOLLARS_PER_MILLION_REQUESTS. The free tier is not taken off.");
+    note(
+        "Not in it: the model, API Gateway, Redis, logs, traffic, the other two functions (milliseconds a request).",
+    );
+}
+
+fn rule_of_thumb(measured: &Measured) {
+    heading(
+        "The rule of thumb: 5,000 active users × 50 messages × 500 bytes, plus 30%, “is 1.4 GB”",
+    );
+    line(
+        "the product",
+        &megabytes(rule::content()),
+        "5,000 × 50 × 500 bytes",
+    );
+    line("plus 30%", &megabytes(rule::with_extra()), "");
+    line(
+        "claimed",
+        &megabytes(rule::CLAIMED),
+        &format!(
+            "wrong by about ten: {:.1} times its own sum, {:.1} times without the 30%",
+            rule::CLAIMED / rule::with_extra(),
+            rule::CLAIMED / rule::content()
+        ),
+    );
+    let how = if measured.rule_sessions as f64 == rule::SESSIONS {
+        "all 5,000 written and measured".to_owned()
+    } else {
+        format!(
+            "{} of the 5,000 written and measured, and scaled",
+            measured.rule_sessions
+        )
+    };
+    line(
+        "measured",
+        &megabytes(measured.rule_bytes()),
+        &format!(
+            "{how}: {:.0}% over the content, and not 30%",
+            (measured.rule_bytes() / rule::content() - 1.0) * 100.0
+        ),
+    );
+    line(
+        "with the headroom",
+        &megabytes(server_bytes(measured.rule_bytes() * BUSY_DAY)),
+        &format!(
+            "as above, without connections; maxmemory {}",
+            megabytes(measured.rule_bytes() * BUSY_DAY)
+        ),
+    );
+}
+
+fn bytes(number: f64) -> String {
+    format!("{} B", count(number))
+}
+
+fn megabytes(bytes: f64) -> String {
+    format!("{} MB", tenths(bytes / 1e6))
+}
+
+fn dollars(amount: f64) -> String {
+    format!("${}", tenths(amount))
+}
+
+/// With one decimal where it matters.
+fn tenths(number: f64) -> String {
+    if number.abs() < 1_000.0 {
+        format!("{number:.1}")
+    } else {
+        count(number)
+    }
+}
+
+/// Rounded, with a comma between thousands.
+fn count(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        let left = digits.len() - at;
+        if at > 0 && left % 3 == 0 && !text.ends_with('-') {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[expect(clippy::print_stdout, reason = "a tool that prints")]
+fn heading(text: &str) {
+    println!("\n{text}");
+}
+
+#[expect(clippy::print_stdout, reason = "a tool that prints")]
+fn line(name: &str, value: &str, reason: &str) {
+    println!(
+        "{}",
+        format!("  {name:<22} {value:>12}  {reason}").trim_end()
+    );
+}
+
+#[expect(clippy::print_stdout, reason = "a tool that prints")]
+fn note(text: &str) {
+    println!("  {text}");
+}

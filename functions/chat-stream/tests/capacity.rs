@@ -1,0 +1,270 @@
+//! `make capacity`: the table adds up, grows with what it is asked for, and refuses what it cannot use.
+#![expect(clippy::expect_used, reason = "a test")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+use testkit::binary::example;
+
+/// Few sessions, of few messages: what is checked is the sums, and not the figures.
+const SMALL: [&str; 4] = ["SAMPLE=50", "RULE_SESSIONS=10", "MESSAGES=10", "BYTES=300"];
+
+fn capacity() -> Command {
+    static TOOL: OnceLock<PathBuf> = OnceLock::new();
+    let mut command = Command::new(TOOL.get_or_init(|| example("chat-stream", "capacity")));
+    // Whatever this test's own environment has of these names is no option of the test.
+    command
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    command
+}
+
+/// What it printed, and its figures.
+fn run(options: &[&str]) -> (String, Value) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("capacity.json");
+    let output = capacity()
+        .args(SMALL)
+        .args(options)
+        .env("CAPACITY_JSON", &path)
+        .output()
+        .expect("it can be run");
+    assert!(output.status.success(), "{}", errors(&output));
+    let json = std::fs::read(&path).expect("the figures are written");
+    (
+        String::from_utf8(output.stdout).expect("UTF-8"),
+        serde_json::from_slice(&json).expect("JSON"),
+    )
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn figure(figures: &Value, pointer: &str) -> f64 {
+    let value = figures.pointer(pointer).and_then(Value::as_f64);
+    value.unwrap_or_else(|| panic!("{pointer} is a number"))
+}
+
+fn assert_near(left: f64, right: f64, share: f64) {
+    assert!(
+        (left / right - 1.0).abs() <= share,
+        "{left} and {right} differ by more than {share}"
+    );
+}
+
+#[test]
+fn the_table_adds_up() {
+    let (text, figures) = run(&["USERS=1000", "ACTIVE_PERCENT=50", "CHARACTERS=1.5"]);
+    let of = |pointer: &str| figure(&figures, pointer);
+
+    let parts: f64 = [
+        "content",
+        "envelope",
+        "list",
+        "recent_turns",
+        "meta",
+        "tables",
+    ]
+    .map(|part| of(&format!("/session/{part}_bytes")))
+    .iter()
+    .sum();
+    assert_near(parts, of("/session/bytes"), 1e-9);
+    assert_near(of("/session/content_bytes"), 3_000.0, 1e-9);
+    // Ids, timestamps and names of fields are over 100 bytes a message.
+    assert!(of("/session/envelope_bytes") > 1_000.0);
+    assert_near(of("/session/recent_turns_bytes"), 5.0 * 48.0, 1e-9);
+    for part in ["list", "meta", "tables"] {
+        assert!(of(&format!("/session/{part}_bytes")) > 0.0, "{part}");
+    }
+
+    assert_near(of("/redis/sessions"), 750.0, 1e-9);
+    assert_near(of("/redis/data_bytes"), 750.0 * of("/session/bytes"), 1e-9);
+    let maxmemory = ["data", "busy_day", "connections"];
+    let server = [
+        "maxmemory",
+        "fragmentation",
+        "replica_buffer",
+        "copy_on_write",
+    ];
+    for (parts, whole) in [(&maxmemory[..], "maxmemory"), (&server[..], "server")] {
+        let sum: f64 = parts
+            .iter()
+            .map(|part| of(&format!("/redis/{part}_bytes")))
+            .sum();
+        assert_near(sum, of(&format!("/redis/{whole}_bytes")), 1e-9);
+    }
+    for row in [["MESSAGES", "10"], ["sessions", "750"]] {
+        let is_there = text
+            .lines()
+            .any(|line| line.split_whitespace().take(2).eq(row));
+        assert!(is_there, "{row:?}: {text}");
+    }
+}
+
+#[test]
+fn two_samples_of_different_sizes_agree() {
+    let (text, figures) = run(&[]);
+    let of = |pointer: &str| figure(&figures, pointer);
+    assert_near(of("/session/sessions_written"), 50.0, 0.0);
+    assert_near(of("/session/second_sample/sessions_written"), 12.0, 0.0);
+    assert_near(
+        of("/session/second_sample/bytes"),
+        of("/session/bytes"),
+        of("/session/margin"),
+    );
+    assert!(of("/session/margin") <= 0.02);
+    assert!(
+        text.contains("memory goes by the number of sessions"),
+        "{text}"
+    );
+}
+
+#[test]
+fn twice_the_users_take_twice_the_memory_and_the_money() {
+    let (_, once) = run(&["USERS=200000"]);
+    let (_, twice) = run(&["USERS=400000"]);
+    // Each run measures anew.
+    for (pointer, share) in [
+        ("/redis/data_bytes", 0.01),
+        ("/lambda/turns_a_month", 1e-9),
+        ("/lambda/duration_dollars_a_month", 1e-9),
+        ("/lambda/request_dollars_a_month", 1e-9),
+    ] {
+        assert_near(figure(&twice, pointer), 2.0 * figure(&once, pointer), share);
+    }
+}
+
+#[test]
+fn longer_and_more_messages_are_measured_and_not_assumed() {
+    let (_, small) = run(&[]);
+    let (_, long) = run(&["BYTES=1200", "LAYOUT=tagged"]);
+    let (_, many) = run(&["MESSAGES=40"]);
+    let of = |figures: &Value, part: &str| figure(figures, &format!("/session/{part}"));
+    assert_near(of(&long, "content_bytes"), 12_000.0, 1e-9);
+    assert_near(of(&many, "content_bytes"), 12_000.0, 1e-9);
+    // The same content in more messages has more around it.
+    assert!(of(&many, "bytes") > of(&long, "bytes") + 2_500.0);
+    assert!(of(&long, "bytes") > of(&small, "bytes") + 9_000.0);
+    assert_eq!(long["assumed"]["layout"], "tagged");
+}
+
+#[test]
+fn the_rule_of_thumb_is_wrong_by_about_ten() {
+    let (text, figures) = run(&[]);
+    for expected in ["125.0 MB", "162.5 MB", "1,400 MB", "wrong by about ten"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    // Whatever the other options are: 50 messages of 500 bytes.
+    let measured = figure(&figures, "/rule_of_thumb/measured_bytes");
+    assert!((162.5e6..250e6).contains(&measured), "{measured}");
+    assert!(figure(&figures, "/rule_of_thumb/server_bytes") < 0.5 * 1.4e9);
+}
+
+#[test]
+fn the_bill_follows_from_the_options() {
+    let (text, figures) = run(&[
+        "TURNS_PER_DAY=1000000",
+        "REPLY_SECONDS=10",
+        "LAMBDA_MB=512",
+        "CPU_MS=2",
+        "DOLLARS_PER_GB_SECOND=0.00002",
+        "DOLLARS_PER_MILLION_REQUESTS=0.5",
+    ]);
+    let of = |pointer: &str| figure(&figures, pointer);
+    assert_near(of("/lambda/gb_seconds_a_turn"), 5.0, 1e-9);
+    assert_near(of("/lambda/cpu_ms_at_share"), 2.0 * 1769.0 / 512.0, 1e-9);
+    assert_near(of("/lambda/duration_dollars_a_month"), 3_000.0, 1e-9);
+    assert_near(of("/lambda/request_dollars_a_month"), 15.0, 1e-9);
+    assert!(text.contains("$3,000"), "{text}");
+}
+
+#[test]
+fn a_bad_option_is_named_with_what_would_be_right() {
+    for (option, expected) in [
+        ("USERS=0", "USERS: must be a whole number from 1"),
+        ("USERS=many", "not `many`"),
+        ("USERS=1.5", "USERS: must be a whole number"),
+        (
+            "ACTIVE_PERCENT=101",
+            "ACTIVE_PERCENT: must be a number from 0.001 to 100",
+        ),
+        ("ACTIVE_PERCENT=NaN", "ACTIVE_PERCENT: must be a number"),
+        ("CHARACTERS=0.5", "CHARACTERS: must be a number from 1"),
+        (
+            "MESSAGES=51",
+            "MESSAGES: must be an even number from 2 to 100",
+        ),
+        (
+            "MESSAGES=102",
+            "MESSAGES: must be an even number from 2 to 100",
+        ),
+        ("BYTES=0", "BYTES: must be a whole number from 10"),
+        ("LAYOUT=flat", "LAYOUT: must be plain"),
+        ("SAMPLE=5", "SAMPLE: must be a whole number from 50"),
+        (
+            "RULE_SESSIONS=5001",
+            "RULE_SESSIONS: must be a whole number from 10 to 5000",
+        ),
+        (
+            "TURNS_PER_DAY=0",
+            "TURNS_PER_DAY: must be a whole number from 1",
+        ),
+        (
+            "REPLY_SECONDS=inf",
+            "REPLY_SECONDS: must be a number from 0.1 to 900",
+        ),
+        ("LAMBDA_MB=64", "LAMBDA_MB: must be a whole number from 128"),
+        ("CPU_MS=-1", "CPU_MS: must be a number"),
+        (
+            "DOLLARS_PER_GB_SECOND=x",
+            "DOLLARS_PER_GB_SECOND: must be a number",
+        ),
+        (
+            "CAPACITY_JSON=no/such/directory/x",
+            "CAPACITY_JSON: must be the path of a file",
+        ),
+        ("MESAGES=10", "MESAGES: no such option; there are USERS"),
+        ("--help", "--help: no such option"),
+    ] {
+        let by_argument = capacity().arg(option).output().expect("it can be run");
+        assert_refused(&by_argument, option, expected);
+        // A name that is no option is anybody's in the environment.
+        if let Some((name, value)) = option
+            .split_once('=')
+            .filter(|_| !expected.contains("no such"))
+        {
+            let by_variable = capacity().env(name, value).output().expect("it can be run");
+            assert_refused(&by_variable, option, expected);
+        }
+    }
+}
+
+fn assert_refused(output: &Output, option: &str, expected: &str) {
+    assert_eq!(output.status.code(), Some(2), "{option}");
+    assert!(
+        errors(output).contains(expected),
+        "{option}: {}",
+        errors(output)
+    );
+    assert!(output.stdout.is_empty(), "{option}: nothing was measured");
+}
+
+#[test]
+fn make_hands_on_every_variable_of_its_command_line() {
+    let output = Command::new("make")
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
+        // A make that runs this test has variables of its own.
+        .env_remove("MAKEFLAGS")
+        .args(["--dry-run", "--no-print-directory", "capacity"])
+        .args(["USERS=7", "MESAGES=8"])
+        .output()
+        .expect("make can be run");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let (_, handed_on) = text.split_once(" -- ").expect("arguments");
+    let mut options: Vec<&str> = handed_on.split_whitespace().collect();
+    options.sort_unstable();
+    assert_eq!(options, ["MESAGES=8", "USERS=7"]);
+}
