@@ -86,4 +86,4 @@ clean: ## remove everything that was built or installed here
 	rm -rf target .tools .run .aws-sam scripts/__pycache__ infra/__pycache__
 
 help: ## this list
-.PHONY: run chat test chaos bench-build bench instructions capacity package template-check build deploy-check fmt lint clean help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -32,8 +32,8 @@ struct State {
     /// The key without which nobody is answered.
     key: Mutex<Option<String>>,
     requests: Mutex<Vec<Received>>,
-    /// When each piece of an answer was handed to the socket, for benchmarks; empty unless asked for.
-    sent: Mutex<Option<Vec<Instant>>>,
+    /// When each piece of an answer was handed to the socket, by the number of its request; only if asked for.
+    sent: Mutex<Option<Vec<(usize, Instant)>>>,
     /// How many requests have come, and how many answers are under way.
     counts: watch::Sender<Counts>,
 }
@@ -129,7 +129,7 @@ impl Upstream {
                 } else {
                     script.clone()
                 };
-                let response = play(script, Arc::clone(&state));
+                let response = play(script, number - 1, Arc::clone(&state));
                 state.counts.send_modify(|counts| counts.requests = number);
                 response
             }
@@ -194,13 +194,17 @@ impl Upstream {
         *self.state.sent.lock().unwrap() = Some(Vec::new());
     }
 
-    /// When the pieces were sent, in order.
+    /// When the pieces of the answer to a request were sent, in order. Requests are counted from 0, those before `note_sent` too.
     ///
     /// # Panics
     /// Never.
     #[must_use]
-    pub fn sent_at(&self) -> Vec<Instant> {
-        self.state.sent.lock().unwrap().clone().unwrap_or_default()
+    pub fn sent_at(&self, request: usize) -> Vec<Instant> {
+        let sent = self.state.sent.lock().unwrap();
+        let sent = sent.iter().flatten();
+        sent.filter(|(number, _)| *number == request)
+            .map(|(_, at)| *at)
+            .collect()
     }
 
     /// Answers under way whose client has not left.
@@ -253,10 +257,10 @@ impl Drop for Open {
     }
 }
 
-fn play(script: Script, state: Arc<State>) -> Response<Body> {
+fn play(script: Script, number: usize, state: Arc<State>) -> Response<Body> {
     let open = Open::new(state);
     let steps = script.steps.into_iter();
-    let frames = unfold((steps, open), |(mut steps, open)| async move {
+    let frames = unfold((steps, open), move |(mut steps, open)| async move {
         loop {
             let step = steps.next()?;
             // hyper collects what is ready and flushes what it has when a body is not, which so sends all that came before.
@@ -266,7 +270,7 @@ fn play(script: Script, state: Arc<State>) -> Response<Body> {
             match step {
                 Step::Bytes(bytes) => {
                     if let Some(sent) = &mut *open.0.sent.lock().unwrap() {
-                        sent.push(Instant::now());
+                        sent.push((number, Instant::now()));
                     }
                     return Some((Ok(Frame::data(bytes)), (steps, open)));
                 }

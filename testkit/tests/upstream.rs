@@ -268,7 +268,7 @@ async fn a_paced_reply_takes_its_time() {
     let upstream = Upstream::start(Script::reply(&["a", "b", "c"]).paced(pace)).await;
     upstream.note_sent();
     all(ask(&upstream).await).await;
-    let sent = upstream.sent_at();
+    let sent = upstream.sent_at(0);
     assert_eq!(sent.len(), 7);
     assert!(sent.windows(2).all(|pair| pair[1] - pair[0] >= pace));
 }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use testkit::emf;
 use testkit::events::{self, Event};
@@ -13,6 +15,8 @@ use testkit::runtime::{Function, FunctionBuilder};
 use testkit::tokens::{secret, token};
 use testkit::upstream::{Gate, Script, Step, Upstream};
 use tokio::time::timeout;
+
+const MORE_THAN_A_PIPE_HOLDS: usize = 200;
 
 const TRACE: &str = "1-5759e988-bd862e3fe1be46a994272793";
 /// The first 16 hex digits of the SHA-256 of `alice`.
@@ -166,6 +170,12 @@ async fn every_request_of_every_function_is_one_line() {
 
 #[tokio::test]
 async fn what_is_logged_while_a_body_streams_says_whose_request_it_is() {
+    for level in ["trace", "warn"] {
+        says_whose_request_it_is(level).await;
+    }
+}
+
+async fn says_whose_request_it_is(level: &str) {
     let mut redis = Server::start().await;
     let gate = Gate::new();
     let cut = Script::deltas(&["海风"])
@@ -174,7 +184,7 @@ async fn what_is_logged_while_a_body_streams_says_whose_request_it_is() {
     let upstream = Upstream::start(cut).await;
     let chat = function("chat-stream", &redis)
         .envs(upstream.env())
-        .env("LOG_LEVEL", "trace")
+        .env("LOG_LEVEL", level)
         .concurrency(2)
         .start()
         .await;
@@ -209,15 +219,15 @@ async fn what_is_logged_while_a_body_streams_says_whose_request_it_is() {
     assert_eq!(told.len(), 2, "{output}");
     for answer in &ended {
         let said = &told[&answer.request_id];
-        for message in [
-            "the turn could not be stored",
-            "the upstream failed",
-            "request",
-        ] {
+        let mut expected = vec!["the turn could not be stored", "the upstream failed"];
+        if level == "trace" {
+            expected.push("request");
+            assert_eq!(said.last().map(String::as_str), Some("request"));
+        }
+        for message in expected {
             let times = said.iter().filter(|said| *said == message).count();
             assert_eq!(times, 1, "{message} in {said:?}");
         }
-        assert_eq!(said.last().map(String::as_str), Some("request"));
     }
 }
 
@@ -287,7 +297,6 @@ async fn invocations_at_the_same_time_do_not_mix() {
 /// The platform may freeze the process as soon as the answer ends. So where nobody takes what it tells, no answer ends.
 #[tokio::test]
 async fn the_last_frame_waits_until_everything_is_told() {
-    const MORE_THAN_A_PIPE_HOLDS: usize = 200;
     let redis = Server::start().await;
     let upstream = Upstream::start(Script::reply(&["海风", "很轻"])).await;
     let chat = function("chat-stream", &redis)
@@ -315,6 +324,54 @@ async fn the_last_frame_waits_until_everything_is_told() {
     chat.hold_output(false);
     let last = answer.next_event().await.expect("the last frame");
     assert_eq!(last.data["saved"], true);
+}
+
+#[tokio::test]
+async fn output_that_nobody_reads_holds_up_no_other_turn() {
+    let redis = Server::start().await;
+    let gate = Gate::new();
+    let gated = Script::deltas(&["海风"])
+        .then(Step::Wait(gate.clone()))
+        .then_delta("很轻")
+        .finish("stop")
+        .usage(310, 2)
+        .done();
+    let upstream = Upstream::start(gated).await;
+    let chat = function("chat-stream", &redis)
+        .envs(upstream.env())
+        .concurrency(64)
+        .start()
+        .await;
+    let mut turn = chat
+        .invoke_streaming(&events::chat(&token("alice"), "luna", "晚霞"))
+        .await;
+    assert_eq!(turn.next_event().await.expect("start").event, "start");
+    assert_eq!(
+        turn.next_event().await.expect("a delta").data["content"],
+        "海风"
+    );
+    chat.hold_output(true);
+    let event = events::chat("no token", "luna", "晚霞");
+    let mut refused: FuturesUnordered<_> = (0..MORE_THAN_A_PIPE_HOLDS)
+        .map(|_| chat.invoke(&event))
+        .collect();
+    // They end until the pipe is full, and the others wait.
+    while timeout(Duration::from_secs(2), refused.next())
+        .await
+        .is_ok_and(|answer| answer.is_some())
+    {}
+    assert!(!refused.is_empty(), "the pipe is not full");
+    gate.open();
+    assert_eq!(
+        turn.next_event().await.expect("a delta").data["content"],
+        "很轻"
+    );
+    chat.hold_output(false);
+    while refused.next().await.is_some() {}
+    assert_eq!(
+        turn.next_event().await.expect("the last").data["saved"],
+        true
+    );
 }
 
 #[tokio::test]

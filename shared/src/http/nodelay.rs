@@ -7,54 +7,67 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Dir, Mode, OFlags, open, readlinkat};
 use rustix::net::sockopt::set_tcp_nodelay;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use tokio::time::sleep;
 
 /// The runtime opens a connection now and then, whenever its last one is not idle again in time. With few descriptors, looking
-/// at all of them costs microseconds and is done for every invocation; with many, at most so often.
+/// at all of them costs microseconds and is done for every answer; with many, where many answers begin at once, at most so
+/// often, and the last of them is not forgotten.
 const FEW: usize = 64;
-const BETWEEN_LOOKS_AT_MANY: Duration = Duration::from_secs(1);
+const BETWEEN_LOOKS_AT_MANY: Duration = Duration::from_millis(50);
 
 /// Remembers which sockets have been seen to.
 #[derive(Debug, Default)]
 pub(super) struct NoDelay {
-    /// Held while looking; who comes meanwhile relies on that.
-    seen: Mutex<Option<Seen>>,
+    /// Held while looking: whoever comes meanwhile has a socket that the look may have passed, and looks again.
+    seen: Mutex<Seen>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Seen {
     /// By descriptor, what it was: the kernel names a socket by its inode, so a descriptor that was used again is told apart.
     sockets: HashMap<i32, CString>,
-    at: SystemTime,
+    looked_at: Option<Instant>,
+    /// Somebody will look when it is time again.
+    promised: bool,
 }
 
 impl NoDelay {
-    /// Sees to the sockets that are new.
-    pub(super) fn ensure(&self) {
-        let mut seen = match self.seen.try_lock() {
-            Ok(seen) => seen,
-            Err(std::sync::TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned),
-            Err(std::sync::TryLockError::WouldBlock) => return,
-        };
-        let now = SystemTime::now();
-        if let Some(seen) = &*seen
-            && seen.sockets.len() > FEW
-            && now
-                .duration_since(seen.at)
-                .is_ok_and(|since| since < BETWEEN_LOOKS_AT_MANY)
-        {
-            return;
+    /// Sees to the sockets that are new, at once or, where it has just been done for many, in a moment.
+    pub(super) fn ensure(self: &Arc<Self>) {
+        let mut seen = self.seen();
+        let since = seen.looked_at.map_or(Duration::MAX, |at| at.elapsed());
+        if seen.sockets.len() <= FEW || since >= BETWEEN_LOOKS_AT_MANY {
+            seen.look();
+        } else if !std::mem::replace(&mut seen.promised, true) {
+            let later = Arc::clone(self);
+            // Not awaited: it ends by itself, and no answer depends on it.
+            tokio::spawn(async move {
+                sleep(BETWEEN_LOOKS_AT_MANY).await;
+                let mut seen = later.seen();
+                seen.promised = false;
+                seen.look();
+            });
         }
-        let before = seen.take().map(|seen| seen.sockets).unwrap_or_default();
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn look(&mut self) {
         // Without it frames are late and nothing is wrong.
-        if let Ok(sockets) = set_on_new_sockets(&before) {
-            *seen = Some(Seen { sockets, at: now });
+        if let Ok(sockets) = set_on_new_sockets(&self.sockets) {
+            self.sockets = sockets;
         }
+        self.looked_at = Some(Instant::now());
     }
 }
 

@@ -39,6 +39,7 @@ where
         Ok(ready) => ready,
         Err(error) => return telemetry::start_failed(&*error),
     };
+    // The runtime reads it in the same way, to decide between one loop and many.
     let one_at_a_time = std::env::var("AWS_LAMBDA_MAX_CONCURRENCY")
         .ok()
         .and_then(|most| most.parse::<u32>().ok())

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 use tracing::Span;
 
 use super::{Done, Figures, Operation, Process, Status, Telemetry, request_line};
@@ -117,11 +119,21 @@ impl Drop for Open {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         figures.duration = self.began.elapsed();
-        let _in_span = self.span.enter();
-        if let Some(metrics) = &self.process.metrics {
-            metrics.write(figures);
+        let tell = || {
+            let _in_span = self.span.enter();
+            if let Some(metrics) = &self.process.metrics {
+                metrics.write(figures);
+            }
+            request_line::write(figures);
+        };
+        // Whoever reads the output may be slow. That may hold up this invocation's end, and no other invocation.
+        let others = Handle::try_current()
+            .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+        if others {
+            block_in_place(tell);
+        } else {
+            tell();
         }
-        request_line::write(figures);
     }
 }
 

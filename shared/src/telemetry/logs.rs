@@ -17,6 +17,9 @@ use crate::config::{LogConfig, LogFormat, LogLevel};
 
 /// Crates of this project, as they name themselves in logs.
 const OWN: [&str; 4] = ["shared", "chat_stream", "clear_history", "session_meta"];
+/// Where the runtime opens the span that says whose request a line belongs to. It logs nothing itself, and at any level its
+/// span is wanted.
+const REQUEST_SPAN: (&str, LevelFilter) = ("lambda_runtime::layers::trace", LevelFilter::INFO);
 
 /// Starts logging, once, at start.
 pub(super) fn init(config: LogConfig) {
@@ -29,13 +32,18 @@ pub(super) fn init(config: LogConfig) {
     };
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::INFO))
-        .with_targets(OWN.map(|name| (name, level)));
+        .with_targets(OWN.map(|name| (name, level)))
+        .with_targets([REQUEST_SPAN]);
     let registry = tracing_subscriber::registry().with(filter);
     // Set as it is: `init` would also take in what other libraries hand to the `log` crate. A second start in one process,
     // as in tests, keeps the first.
     let _ = match config.format {
         LogFormat::Json => {
-            set_global_default(registry.with(fmt::layer().json().flatten_event(true)))
+            let lines = fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_span_list(false);
+            set_global_default(registry.with(lines))
         }
         LogFormat::Text => set_global_default(registry.with(fmt::layer().with_ansi(false))),
     };

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use metrique_writer_core::config::AllowSplitEntries;
 use metrique_writer_core::format::Format as _;
+use metrique_writer_core::stream::IoStreamError;
 use metrique_writer_core::unit::NegativeScale;
 use metrique_writer_core::{
     Entry, EntryWriter, MetricFlags, Observation, Unit, Value, ValueWriter,
@@ -24,7 +25,7 @@ const SECONDS: Unit = Unit::Second(NegativeScale::One);
 /// Writes events as metrics.
 pub(super) struct Metrics {
     namespace: String,
-    /// Made for the first event, so that it costs no start. Held while one event is written, for microseconds.
+    /// Made for the first event, so that it costs no start. Held while one event is put into words, and not while they are written.
     format: Mutex<Option<Emf>>,
 }
 
@@ -38,19 +39,23 @@ impl Metrics {
 
     /// Writes an event's lines at once, whole, to standard output.
     pub(super) fn write(&self, figures: &Figures) {
-        let mut format = self.format.lock().unwrap_or_else(PoisonError::into_inner);
-        let format = format.get_or_insert_with(|| {
-            // In debug builds this checks every event.
-            Emf::builder(self.namespace.clone(), vec![vec![]]).build()
-        });
         let mut lines = Vec::with_capacity(4_096);
-        if let Err(error) = format.format(&InLines(figures), &mut lines) {
+        if let Err(error) = self.format(figures, &mut lines) {
             tracing::error!(target: "shared", %error, "the metrics of a request are malformed");
             return;
         }
         let mut output = io::stdout().lock();
         // Nobody is there to be told when nobody reads.
         let _ = output.write_all(&lines).and_then(|()| output.flush());
+    }
+
+    fn format(&self, figures: &Figures, lines: &mut Vec<u8>) -> Result<(), IoStreamError> {
+        let mut format = self.format.lock().unwrap_or_else(PoisonError::into_inner);
+        let format = format.get_or_insert_with(|| {
+            // In debug builds this checks every event.
+            Emf::builder(self.namespace.clone(), vec![vec![]]).build()
+        });
+        format.format(&InLines(figures), lines)
     }
 }
 

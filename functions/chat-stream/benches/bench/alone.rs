@@ -1,6 +1,7 @@
 //! What the stand-ins cost by themselves: what is measured with them cannot be less.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -33,23 +34,38 @@ pub(crate) async fn stand_ins(report: &mut Report, effort: Effort) {
     }
     let pace = Duration::from_millis(50);
     let script = Script::deltas(&["x"; 40]).paced(pace).finish("stop").done();
-    let body = json!({ "messages": [{ "role": "user", "content": "你好" }] }).to_string();
     for streams in effort.streams {
         let upstream = Upstream::start(script.clone()).await;
+        upstream.note_sent();
         let address = format!("127.0.0.1:{}", upstream.port());
-        let clients = (0..*streams).map(|_| async {
-            let mut client = Raw::connect(&address).await;
-            client.post_noting("/v1/chat/completions", "x", &body).await
+        let clients = (0..*streams).map(|number| {
+            let address = &address;
+            async move {
+                let said = format!("你好 {number}");
+                let message = json!({ "role": "user", "content": said });
+                let body = json!({ "messages": [message] }).to_string();
+                let mut client = Raw::connect(address).await;
+                (
+                    said,
+                    client.post_noting("/v1/chat/completions", "x", &body).await,
+                )
+            }
         });
+        let read: HashMap<String, Vec<Instant>> = join_all(clients).await.into_iter().collect();
         let mut added = Series::default();
-        for times in join_all(clients).await {
-            for pair in times.windows(2).take(39) {
-                added.push_time((pair[1] - pair[0]).saturating_sub(pace));
+        for (number, request) in upstream.requests().iter().enumerate() {
+            let (_, said) = request.messages().pop().expect("a message");
+            // The first piece is the role, which has no text.
+            for (read, sent) in read[&said]
+                .iter()
+                .zip(upstream.sent_at(number).iter().skip(1))
+            {
+                added.push_time(read.saturating_duration_since(*sent));
             }
         }
         report.measured(
             "alone",
-            &format!("{streams} streams from the upstream: added between two deltas"),
+            &format!("{streams} streams: a delta, from the upstream's write to a bare client"),
             "µs",
             &added,
         );

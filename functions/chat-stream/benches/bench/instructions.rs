@@ -3,7 +3,7 @@
 //! The real binary runs under valgrind behind the stand-ins. What so many turns take more than fewer is what a turn takes: starting
 //! and warming up cancel out. The upstream is slow enough for each delta to come by itself.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -52,7 +52,10 @@ pub(crate) async fn measure(report: &mut Report) {
 /// # Panics
 /// If a turn takes more.
 pub(crate) async fn check() {
-    let turn = turn().await.expect("valgrind runs");
+    let Some(turn) = turn().await else {
+        println!("not measured: there is no valgrind");
+        return;
+    };
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
     let measured = json!({
         "instructions": turn.instructions.round(), "allocations": turn.allocations.round(),
@@ -85,10 +88,10 @@ pub(crate) async fn check() {
 }
 
 async fn turn() -> Option<Turn> {
-    let valgrind = PathBuf::from("/usr/bin/valgrind");
-    if !valgrind.exists() {
-        return None;
-    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let valgrind = std::env::split_paths(&path)
+        .map(|folder| folder.join("valgrind"))
+        .find(|file| file.exists())?;
     let few = run(&valgrind, FEW).await;
     let many = run(&valgrind, MANY).await;
     let each = |many: f64, few: f64| (many - few) / (MANY - FEW) as f64;

@@ -32,7 +32,7 @@ use testkit::runtime::{Function, FunctionBuilder};
 use testkit::tokens::secret;
 use testkit::upstream::{Script, Upstream};
 
-use self::report::Report;
+use self::report::{Report, Series};
 
 const DELTAS: usize = 50;
 
@@ -110,6 +110,17 @@ fn first_text(answer: &Answer) -> Duration {
         .find(|event| event.event == "message")
         .expect("a reply");
     first.at - answer.handed_over
+}
+
+/// What each delta took from the upstream's write to the platform's read.
+fn delays(answer: &Answer, upstream: &Upstream, request: usize, into: &mut Series) {
+    // The first piece is the role, which nobody is shown; and the first event is the start.
+    let sent = upstream.sent_at(request);
+    let deltas = answer.events();
+    let deltas = deltas.iter().filter(|event| event.data["done"] == false);
+    for (delta, sent) in deltas.zip(sent.iter().skip(1)) {
+        into.push_time(delta.at.saturating_duration_since(*sent));
+    }
 }
 
 /// Leaves a session with so many messages.

@@ -1,6 +1,7 @@
 //! Many streams in one process.
 
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use testkit::events;
@@ -9,7 +10,7 @@ use testkit::tokens::token;
 use testkit::upstream::{Script, Upstream};
 
 use super::report::{Report, Series, heading};
-use super::{Effort, chat_stream, process};
+use super::{Effort, chat_stream, delays, process};
 
 /// One process, many streams: 20 deltas a second each.
 pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
@@ -31,30 +32,30 @@ pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
             .await;
         let idle = process::memory(chat.pid(), "VmRSS");
         let cpu = process::cpu_time(chat.pid());
-        let turns: Vec<_> = (0..*streams)
-            .map(|user| events::chat(&token(&format!("u{user}")), "luna", "你好"))
+        upstream.note_sent();
+        let said: Vec<String> = (0..*streams).map(|user| format!("你好 {user}")).collect();
+        let turns: Vec<_> = said
+            .iter()
+            .enumerate()
+            .map(|(user, said)| events::chat(&token(&format!("u{user}")), "luna", said))
             .collect();
         let answers = join_all(turns.iter().map(|event| chat.invoke(event))).await;
-        // Deltas leave the upstream 50 ms apart; what the client sees beyond that was added on the way.
+        let numbers: HashMap<String, usize> = upstream
+            .requests()
+            .iter()
+            .enumerate()
+            .filter_map(|(number, request)| Some((request.messages().pop()?.1, number)))
+            .collect();
         let mut added = Series::default();
-        for answer in &answers {
+        for (answer, said) in answers.iter().zip(&said) {
             assert_eq!(answer.last()["saved"], true);
-            let times: Vec<Instant> = answer
-                .events()
-                .iter()
-                .filter(|event| event.event == "message")
-                .map(|event| event.at)
-                .collect();
-            for pair in times.windows(2).take(39) {
-                let between = pair[1] - pair[0];
-                added.push_time(between.saturating_sub(Duration::from_millis(50)));
-            }
+            delays(answer, &upstream, numbers[said], &mut added);
         }
         let used = process::cpu_time(chat.pid()).saturating_sub(cpu);
         let grown = (process::memory(chat.pid(), "VmHWM") - idle).max(0.0);
         report.measured(
             "streams",
-            &format!("{streams}: added between two deltas"),
+            &format!("{streams}: a delta, from the upstream's write to the platform"),
             "µs",
             &added,
         );

@@ -11,7 +11,7 @@ use testkit::upstream::{Script, Upstream};
 
 use super::raw::Raw;
 use super::report::{Report, Series, heading};
-use super::{DELTAS, Effort, chat_stream, first_text, process, reply, store};
+use super::{DELTAS, Effort, chat_stream, delays, first_text, process, reply, store};
 
 /// First byte, whole turn, CPU and memory; against the upstream and Redis alone.
 pub(crate) async fn turns(report: &mut Report, effort: Effort) {
@@ -48,14 +48,7 @@ pub(crate) async fn turns(report: &mut Report, effort: Effort) {
             whole[number].push_time(answer.ended - answer.handed_over);
             if messages == 50 {
                 cpu.push_time(process::cpu_time(chat.pid()).saturating_sub(before));
-                for (event, sent) in answer
-                    .events()
-                    .iter()
-                    .skip(1)
-                    .zip(upstream.sent_at().iter().skip(1))
-                {
-                    gap.push_time(event.at.saturating_duration_since(*sent));
-                }
+                delays(&answer, &upstream, upstream.requests().len() - 1, &mut gap);
             }
         }
         let body = json!({ "messages": [{ "role": "user", "content": "你好" }] }).to_string();
