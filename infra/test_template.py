@@ -184,8 +184,12 @@ class Functions(unittest.TestCase):
 
     def test_a_release_is_a_version_even_if_only_settings_changed(self) -> None:
         for release in ("1", "2"):
-            versions = Effective({"Release": release}).of_type("AWS::Lambda::Version")
+            stack = Effective({"Release": release})
+            versions = stack.of_type("AWS::Lambda::Version")
             self.assertEqual([version["Description"] for version in versions.values()], [release] * 3)
+            # A new description makes CloudFormation publish, and Lambda refuses that where the function itself is unchanged.
+            for function in FUNCTIONS:
+                self.assertEqual(stack.properties(function)["Description"], f"chat, release {release}")
 
     def test_the_gateway_waits_longer_than_a_function_and_a_function_longer_than_what_it_waits_for(self) -> None:
         def most(*names: str) -> float:
