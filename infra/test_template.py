@@ -180,6 +180,8 @@ class Functions(unittest.TestCase):
         once = Effective({"DeploymentType": "AllAtOnce", "ChatReservedConcurrency": 5})
         group = once.properties("ChatStreamFunctionDeploymentGroup")
         self.assertEqual(group["DeploymentConfigName"], "CodeDeployDefault.LambdaAllAtOnce")
+        for function in FUNCTIONS:
+            self.assertFalse(once.properties(function + "DeploymentGroup")["AlarmConfiguration"].get("Enabled"))
         self.assertEqual(once.properties("ChatStreamFunction")["ReservedConcurrentExecutions"], "5")
 
     def test_a_release_is_a_version_even_if_only_settings_changed(self) -> None:
