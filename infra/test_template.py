@@ -375,6 +375,9 @@ class Settings(unittest.TestCase):
                 self.assertEqual(what["Default"], "", name)
                 if name.endswith("SecretArn"):
                     self.assertIsNone(re.match(what["AllowedPattern"], "hunter2"), name)
+                    # IAM compares the whole ARN. Without the six letters at its end the policy would allow nothing.
+                    self.assertIsNone(re.match(what["AllowedPattern"], SECRET + "companion"), name)
+                    self.assertIsNotNone(re.match(what["AllowedPattern"], SECRET + "a/b-AbCdEf#key"), name)
         for given in ("redis://user:hunter2@host", "rediss://:hunter2@host:6379"):
             self.assertIsNone(re.match(SOURCE["Parameters"]["RedisUrl"]["AllowedPattern"], given))
 
