@@ -1,10 +1,14 @@
 """The template as it would be deployed: what streams, how long things take, what each function may do, what can be set."""
 
+import contextlib
+import io
 import json
 import re
 import unittest
 
 import airspeed
+from samcli.commands.deploy.auth_utils import auth_per_resource
+from samcli.lib.providers.sam_stack_provider import SamLocalStackProvider
 
 from effective import ROOT, SECRET, SMALLEST, SOURCE, VPC, Effective
 
@@ -152,6 +156,11 @@ class Gateway(unittest.TestCase):
             for function in FUNCTIONS:
                 self.assertEqual(stack.environment(function)["AUTH_TRUST_AUTHORIZER"], trust)
             self.assertEqual("components" in body(stack), bool(given))
+
+    def test_a_guided_deployment_does_not_stop_at_a_route_that_its_function_guards(self) -> None:
+        with contextlib.redirect_stderr(io.StringIO()):  # Where SAM warns of itself, whatever the filters are.
+            stacks, _ = SamLocalStackProvider.get_stacks(template_file=str(ROOT / "template.yaml"))
+        self.assertEqual([guarded for _, guarded in auth_per_resource(stacks)], [True] * len(ROUTES))
 
 
 class Functions(unittest.TestCase):
