@@ -67,6 +67,7 @@ build: ## what `sam deploy` deploys, in .aws-sam
 	$(SAM) build
 
 deploy-check: template-check build ## the same, build, and run what was built behind a Runtime API
+	@scripts/setup.sh arm64
 	cargo run --quiet --locked --package testkit --example bootstraps -- .aws-sam/build template.yaml
 
 # Every variable of the command line is an option, so that a misspelt one is refused.

@@ -81,6 +81,17 @@ class Alarms(unittest.TestCase):
                 self.assertFalse(fires(alarm, [healthy] * 10 + [bad] * (minutes - 1)), f"{name} {run}")
                 self.assertTrue(fires(alarm, [healthy] * 10 + [bad] * minutes), f"{name} {run}: {point(alarm, bad)}")
 
+    def test_each_fires_while_the_metrics_of_the_last_minute_are_on_their_way(self) -> None:
+        for run, names in FIRING.items():
+            for name in names:
+                alarm = self.alarms[name]
+                minutes = int(alarm["DatapointsToAlarm"])
+                self.assertTrue(fires(alarm, [self.runs["healthy"]] * 10 + [self.runs[run]] * minutes + [{}]), f"{name} {run}")
+        for name, alarm in self.alarms.items():
+            filled = any("FILL" in metric.get("Expression", "") for metric in alarm.get("Metrics", []))
+            if filled:
+                self.assertGreater(alarm["EvaluationPeriods"], alarm["DatapointsToAlarm"], name)
+
     def test_each_is_silent_where_something_else_is_wrong(self) -> None:
         for run, names in SILENT.items():
             for name in names:
@@ -96,7 +107,9 @@ class Alarms(unittest.TestCase):
         for name, (operator, threshold, minutes, severity) in expected.items():
             alarm = self.alarms[name]
             self.assertEqual(alarm["ComparisonOperator"], operator)
-            self.assertEqual((alarm["Threshold"], alarm["EvaluationPeriods"], alarm["DatapointsToAlarm"]), (threshold, minutes, minutes))
+            self.assertEqual(
+                (alarm["Threshold"], alarm["DatapointsToAlarm"], alarm["EvaluationPeriods"]), (threshold, minutes, minutes + 1)
+            )
             self.assertTrue(alarm["AlarmDescription"].startswith(severity + ":"), name)
 
     def test_a_read_in_twenty_is_the_limit_of_timeouts(self) -> None:

@@ -1,10 +1,14 @@
 """The template as it would be deployed: what streams, how long things take, what each function may do, what can be set."""
 
+import contextlib
+import io
 import json
 import re
 import unittest
 
 import airspeed
+from samcli.commands.deploy.auth_utils import auth_per_resource
+from samcli.lib.providers.sam_stack_provider import SamLocalStackProvider
 
 from effective import ROOT, SECRET, SMALLEST, SOURCE, VPC, Effective
 
@@ -129,7 +133,7 @@ class Gateway(unittest.TestCase):
             ("", None, None),
             ("*", "any", "'*'"),
             ("https://a.example", "https://a.example", "'https://a.example'"),
-            (several, several, "method.request.header.Origin"),
+            (several, several, "'*'"),
         ):
             stack = Effective({"CorsAllowedOrigins": given})
             (stage,) = stack.of_type("AWS::ApiGateway::Stage").values()
@@ -152,6 +156,11 @@ class Gateway(unittest.TestCase):
             for function in FUNCTIONS:
                 self.assertEqual(stack.environment(function)["AUTH_TRUST_AUTHORIZER"], trust)
             self.assertEqual("components" in body(stack), bool(given))
+
+    def test_a_guided_deployment_does_not_stop_at_a_route_that_its_function_guards(self) -> None:
+        with contextlib.redirect_stderr(io.StringIO()):  # Where SAM warns of itself, whatever the filters are.
+            stacks, _ = SamLocalStackProvider.get_stacks(template_file=str(ROOT / "template.yaml"))
+        self.assertEqual([guarded for _, guarded in auth_per_resource(stacks)], [True] * len(ROUTES))
 
 
 class Functions(unittest.TestCase):
@@ -180,12 +189,18 @@ class Functions(unittest.TestCase):
         once = Effective({"DeploymentType": "AllAtOnce", "ChatReservedConcurrency": 5})
         group = once.properties("ChatStreamFunctionDeploymentGroup")
         self.assertEqual(group["DeploymentConfigName"], "CodeDeployDefault.LambdaAllAtOnce")
+        for function in FUNCTIONS:
+            self.assertFalse(once.properties(function + "DeploymentGroup")["AlarmConfiguration"].get("Enabled"))
         self.assertEqual(once.properties("ChatStreamFunction")["ReservedConcurrentExecutions"], "5")
 
     def test_a_release_is_a_version_even_if_only_settings_changed(self) -> None:
         for release in ("1", "2"):
-            versions = Effective({"Release": release}).of_type("AWS::Lambda::Version")
+            stack = Effective({"Release": release})
+            versions = stack.of_type("AWS::Lambda::Version")
             self.assertEqual([version["Description"] for version in versions.values()], [release] * 3)
+            # A new description makes CloudFormation publish, and Lambda refuses that where the function itself is unchanged.
+            for function in FUNCTIONS:
+                self.assertEqual(stack.properties(function)["Description"], f"chat, release {release}")
 
     def test_the_gateway_waits_longer_than_a_function_and_a_function_longer_than_what_it_waits_for(self) -> None:
         def most(*names: str) -> float:
@@ -369,6 +384,9 @@ class Settings(unittest.TestCase):
                 self.assertEqual(what["Default"], "", name)
                 if name.endswith("SecretArn"):
                     self.assertIsNone(re.match(what["AllowedPattern"], "hunter2"), name)
+                    # IAM compares the whole ARN. Without the six letters at its end the policy would allow nothing.
+                    self.assertIsNone(re.match(what["AllowedPattern"], SECRET + "companion"), name)
+                    self.assertIsNotNone(re.match(what["AllowedPattern"], SECRET + "a/b-AbCdEf#key"), name)
         for given in ("redis://user:hunter2@host", "rediss://:hunter2@host:6379"):
             self.assertIsNone(re.match(SOURCE["Parameters"]["RedisUrl"]["AllowedPattern"], given))
 

@@ -8,8 +8,10 @@
 # the two packages that its server needs of all its extras.
 #
 # `setup.sh sam` brings what deploying and its checks need besides: the SAM CLI from PyPI, into .tools/sam, where its many
-# dependencies meet nobody's, with airspeed, which runs the gateway's mapping templates; and where this machine is no arm64,
-# the package manager's emulator of one, with a C library.
+# dependencies meet nobody's, with airspeed, which runs the gateway's mapping templates.
+#
+# `setup.sh arm64` brings what running the functions as built needs, where this machine is no arm64: the package manager's
+# emulator of one, with a C library. Deploying does not need it, and not every system has it.
 #
 # `setup.sh bench` brings valgrind, which counts instructions, and binutils.
 set -euo pipefail
@@ -46,8 +48,8 @@ main() {
             has valgrind || install_packages valgrind
             has nm && has strip || install_packages binutils
             ;;
-        sam)
-            install_sam
+        sam) install_sam ;;
+        arm64)
             runs_arm64 || install_packages emulator
             runs_arm64 || fail "arm64 programs do not run here; install qemu-aarch64, and an arm64 C library in /usr/aarch64-linux-gnu"
             ;;
