@@ -5,6 +5,8 @@
 
 mod jwks;
 
+use std::time::Duration;
+
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
@@ -58,6 +60,10 @@ pub struct TokenRules {
 struct Claims {
     sub: String,
 }
+
+/// A shared secret of this age is fetched again before it checks anything, or one that leaked and was replaced would open the
+/// door for as long as nobody brings a token by its successor.
+const OLD: Duration = Duration::from_secs(3600);
 
 const MISSING: Error = Error::Unauthorized("a bearer token is required");
 const INVALID: Error = Error::Unauthorized("the token is not valid");
@@ -140,7 +146,7 @@ impl TokenRules {
             self.verify(token, Algorithm::HS256, &key)
         };
         let value = secret
-            .current()
+            .renewed(OLD)
             .await
             .map_err(|_| Error::SecretUnavailable)?;
         let mut outcome = verify(&value);

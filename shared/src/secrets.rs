@@ -1,9 +1,10 @@
 //! Where secret values come from: the environment, AWS Secrets Manager, or a token that is made on the spot.
 //!
 //! Nothing is fetched at start, and a process whose settings name no place in AWS never enters the SDK. The first use of any
-//! secret fetches all of them at the same time. A value is kept until the thing that it opens refuses it: then it is fetched
-//! again, so a rotation needs no deploy. That is bounded, because anybody can send a token with a bad signature; and while
-//! Secrets Manager is down, the values that are known go on serving. No value is ever logged or put in an error.
+//! secret fetches all of them at the same time. A value is kept until the thing that it opens refuses it, it turns out to be
+//! unusable, or it is too old for its use: then it is fetched again, so neither a rotation nor a mended secret needs a deploy.
+//! That is bounded for each use, because anybody can send a token with a bad signature; and while Secrets Manager is down, the
+//! values that are known go on serving. No value is ever logged or put in an error.
 
 #[cfg(feature = "aws")]
 mod aws;
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
-use self::record::{Record, Step};
+use self::record::{Record, Step, Window};
 use crate::config::{IamLogin, SecretArn, SecretSource};
 
 /// One fetch, retries included.
@@ -30,13 +31,13 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Why there is no value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// AWS could not be asked, or did not answer in time.
+    /// AWS could not be asked, as when there are no credentials to ask it with, or did not answer in time.
     #[error("AWS could not be asked")]
     Unavailable,
     /// There is no such secret.
     #[error("there is no such secret")]
     Missing,
-    /// The role may not read the secret, or has no credentials.
+    /// The role may not read the secret; or it has no credentials to make a token of.
     #[error("access is denied")]
     Denied,
     /// The secret is not text, or does not have the key that is asked for.
@@ -105,7 +106,11 @@ enum Source {
 struct Stored {
     store: Arc<Store>,
     entry: Arc<Entry>,
+    /// The variable that names this use, for logs: others may name the same secret.
+    variable: &'static str,
     key: Option<String>,
+    /// Held for a few instructions, never across an await, and taken before the record.
+    window: Mutex<Window>,
     /// The last whole secret seen, and what it has under the key. Held while it is read.
     member: Mutex<Option<(Value, Result<Value, Error>)>>,
 }
@@ -137,7 +142,9 @@ impl Secrets {
             SecretSource::Arn(arn) => Source::Stored(Arc::new(Stored {
                 entry: self.store.entry(arn),
                 store: Arc::clone(&self.store),
+                variable: arn.variable,
                 key: arn.key.clone(),
+                window: Mutex::default(),
                 member: Mutex::default(),
             })),
         };
@@ -178,9 +185,21 @@ impl Secret {
     /// # Errors
     /// It is not known here, and could not be fetched or made.
     pub async fn current(&self) -> Result<Value, Error> {
+        self.younger_than(None).await
+    }
+
+    /// The same, but a value that was fetched as long ago as `old` is fetched again first. If that fails, it goes on serving.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn renewed(&self, old: Duration) -> Result<Value, Error> {
+        self.younger_than(Some(old)).await
+    }
+
+    async fn younger_than(&self, old: Option<Duration>) -> Result<Value, Error> {
         match &self.source {
             Source::Fixed(value) => Ok(Arc::clone(value)),
-            Source::Stored(stored) => stored.current(SystemTime::now()).await,
+            Source::Stored(stored) => stored.current(SystemTime::now(), old).await,
             #[cfg(feature = "aws")]
             Source::Token(token) => token.mint(SystemTime::now()).await.map(Arc::new),
         }
@@ -199,17 +218,25 @@ impl Secret {
 }
 
 impl Stored {
-    async fn current(&self, now: SystemTime) -> Result<Value, Error> {
+    async fn current(&self, now: SystemTime, old: Option<Duration>) -> Result<Value, Error> {
         let ended = self.entry.ended.subscribe();
-        let step = self.entry.record().want(now);
+        let mut step = self.step(|record, window| record.want(now, old, window));
+        if let Step::Have(whole) = &step {
+            let found = self.member(whole);
+            if found.is_ok() {
+                return found;
+            }
+            // It may have been mended since.
+            step = self.step(|record, window| record.again(now, window));
+        }
         match step {
             Step::Have(whole) => return self.member(&whole),
             Step::Failed(error) => return Err(error),
             Step::Wait => {}
             Step::Fetch => {
-                self.entry.fetch();
+                self.entry.fetch(self.variable, now);
                 // Whoever needs one secret will need the others in a moment.
-                self.store.fetch_untried();
+                self.store.fetch_untried(now);
             }
         }
         let whole = self.entry.outcome(ended).await?;
@@ -227,14 +254,18 @@ impl Stored {
         if let Some(found) = known.as_ref().and_then(another) {
             return Some(found);
         }
-        let step = self.entry.record().again(now);
-        match step {
+        match self.step(|record, window| record.again(now, window)) {
             Step::Have(_) | Step::Failed(_) => return None,
             Step::Wait => {}
-            Step::Fetch => self.entry.fetch(),
+            Step::Fetch => self.entry.fetch(self.variable, now),
         }
         let whole = self.entry.outcome(ended).await.ok()?;
         another(&whole)
+    }
+
+    fn step(&self, decide: impl FnOnce(&mut Record, &mut Window) -> Step) -> Step {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        decide(&mut self.entry.record(), &mut window)
     }
 
     /// What the whole secret has under the key, read once.
@@ -251,7 +282,7 @@ impl Stored {
         let found = read_member(whole, key).map(Arc::new);
         if let Err(error) = found {
             tracing::error!(
-                variable = self.entry.arn.variable,
+                variable = self.variable,
                 reason = error.reason(),
                 "a secret cannot be used"
             );
@@ -278,11 +309,11 @@ impl Store {
         entry
     }
 
-    fn fetch_untried(&self) {
+    fn fetch_untried(&self, now: SystemTime) {
         for entry in self.entries().iter() {
-            let is_due = entry.record().first();
+            let is_due = entry.record().first(now);
             if is_due {
-                entry.fetch();
+                entry.fetch(entry.arn.variable, now);
             }
         }
     }
@@ -295,9 +326,11 @@ impl Store {
 impl Entry {
     /// Fetches in a task of its own, so that a caller who gives up does not end it for those who wait: it ends within its
     /// time limit, and tells them.
-    fn fetch(self: &Arc<Self>) {
+    fn fetch(self: &Arc<Self>, variable: &'static str, now: SystemTime) {
         let fetching = Fetching {
             entry: Arc::clone(self),
+            variable,
+            began: now,
             outcome: Err(Error::Unavailable),
         };
         let task = async move {
@@ -333,6 +366,10 @@ impl Entry {
 /// A fetch that runs. However it ends, those who wait learn of it.
 struct Fetching {
     entry: Arc<Entry>,
+    /// That of who asked.
+    variable: &'static str,
+    /// As the record knows it.
+    began: SystemTime,
     outcome: Result<SecretString, Error>,
 }
 
@@ -347,13 +384,17 @@ impl Drop for Fetching {
         let outcome = std::mem::replace(&mut self.outcome, Err(Error::Unavailable));
         if let Err(error) = outcome {
             tracing::warn!(
-                variable = self.entry.arn.variable,
+                variable = self.variable,
                 reason = error.reason(),
                 "a secret could not be fetched"
             );
         }
-        self.entry.record().ended(SystemTime::now(), outcome);
-        self.entry.ended.send_modify(|ended| *ended += 1);
+        let now = SystemTime::now();
+        let counts = self.entry.record().ended(self.began, now, outcome);
+        // Whoever still waits for one that was lost, waits for its successor.
+        if counts {
+            self.entry.ended.send_modify(|ended| *ended += 1);
+        }
     }
 }
 

@@ -107,6 +107,11 @@ fn alice() -> String {
     Token::new("alice").hs256(SIGNING)
 }
 
+/// A good token but for who signed it.
+fn stranger() -> String {
+    Token::new("alice").hs256("the secret of a stranger, long enough for its algorithm")
+}
+
 async fn say(chat: &Function, token: &str) -> Answer {
     chat.invoke(&events::chat(token, "luna", "在吗")).await
 }
@@ -284,7 +289,6 @@ async fn a_secret_that_is_not_there_or_not_as_the_setting_says_is_named_in_the_l
     let aws = SecretsServer::start().await;
     let good = arns(&aws);
     let gone = |name: &str| format!("arn:aws:secretsmanager:eu-west-1:123456789012:secret:{name}");
-    let broken = aws.put("broken-a1B2c3", &format!("{API_KEY}\n"));
     let cases = [
         (gone("nowhere"), "missing"),
         (format!("{}#no_such_key", good.signing), "malformed"),
@@ -317,13 +321,78 @@ async fn a_secret_that_is_not_there_or_not_as_the_setting_says_is_named_in_the_l
         assert_eq!(answer.last()["code"], "upstream_unavailable", "{arn}");
         assert_unspoken(&chat.output(), &[PASSWORD, API_KEY, SIGNING]);
     }
-    // A line break that slipped in.
-    let chat = house
+}
+
+#[tokio::test]
+async fn a_secret_that_cannot_be_used_is_fetched_again_and_works_once_it_is_mended() {
+    let house = House::start().await;
+    let aws = SecretsServer::start().await;
+    let good = arns(&aws);
+    let arn = aws.put("mended-a1B2c3", r#"{"key":"value"}"#);
+    let signing = house
         .chat(aws.env(), &good)
-        .env("LLM_API_KEY_SECRET_ARN", broken)
+        .env("JWT_SECRET_SECRET_ARN", format!("{arn}#jwt"))
+        .start()
+        .await;
+    assert_internal(&say(&signing, &alice()).await, "no such member");
+    aws.put("mended-a1B2c3", &json!({ "jwt": SIGNING }).to_string());
+    assert_saved(&say(&signing, &alice()).await, "a mended signing secret");
+
+    let line_break = format!("{API_KEY}\n");
+    for (broken, mended, key) in [
+        (r#"{"key":"value"}"#, llm_secret(API_KEY), "#api_key"),
+        // It slipped in, and no header can carry it.
+        (&line_break, API_KEY.to_owned(), ""),
+    ] {
+        // The first request fetches all three, whatever becomes of it.
+        let aws = SecretsServer::start_together(3).await;
+        let good = arns(&aws);
+        let arn = aws.put("mended-a1B2c3", broken);
+        let start = async || {
+            let chat = house.chat(aws.env(), &good);
+            let chat = chat.env("LLM_API_KEY_SECRET_ARN", format!("{arn}{key}"));
+            chat.start().await
+        };
+        let (chat, unmended) = (start().await, start().await);
+        assert_eq!(say(&chat, &stranger()).await.status, 401);
+        let answer = say(&unmended, &alice()).await;
+        assert_eq!(answer.last()["code"], "upstream_unavailable", "{broken}");
+        let before = aws.fetches().len();
+
+        aws.put("mended-a1B2c3", &mended);
+        // The very turn that finds out goes on.
+        assert_saved(&say(&chat, &alice()).await, broken);
+        assert_eq!(aws.fetches().len(), before + 1, "{broken}");
+        for function in [&chat, &unmended] {
+            assert_unspoken(&function.output(), &[API_KEY]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_settings_that_name_one_secret_the_log_names_the_one_that_is_wrong() {
+    let house = House::start().await;
+    let aws = SecretsServer::start().await;
+    let arns = arns(&aws);
+    let chat = house
+        .chat(aws.env(), &arns)
+        .env(
+            "LLM_API_KEY_SECRET_ARN",
+            format!("{}#no_such_key", arns.signing),
+        )
         .start()
         .await;
     let answer = say(&chat, &alice()).await;
     assert_eq!(answer.last()["code"], "upstream_unavailable");
-    assert_unspoken(&chat.output(), &[API_KEY]);
+    let named: Vec<Value> = chat
+        .output()
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &Value| line["reason"] == "malformed")
+        .map(|line| line["variable"].clone())
+        .collect();
+    assert!(!named.is_empty(), "{}", chat.output());
+    for variable in named {
+        assert_eq!(variable, "LLM_API_KEY_SECRET_ARN");
+    }
 }

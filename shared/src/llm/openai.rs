@@ -75,8 +75,12 @@ enum Retry {
 
 impl Refusal {
     /// Whether another key may be let in. Some upstreams say it of other things too, which a fetch now and then does no harm.
+    /// A key that no header can carry did not even get there.
     fn is_of_key(&self) -> bool {
-        matches!(self.error, Error::Rejected(Cause::Status(401 | 403, _)))
+        matches!(
+            self.error,
+            Error::Rejected(Cause::Status(401 | 403, _)) | Error::Unavailable(Cause::NoKey)
+        )
     }
 }
 

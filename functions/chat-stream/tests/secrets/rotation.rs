@@ -1,5 +1,6 @@
 //! A secret changes, and the process goes on with the new one.
 
+use serde_json::json;
 use testkit::cluster::Cluster;
 use testkit::events;
 use testkit::runtime::Function;
@@ -10,7 +11,7 @@ use testkit::upstream::{Script, Upstream};
 
 use super::{
     API_KEY, Arns, House, PASSWORD, SIGNING, alice, arns, assert_saved, assert_unspoken,
-    change_password, is_saved, llm_secret, say, say_until,
+    change_password, is_saved, llm_secret, say, say_until, stranger,
 };
 
 #[tokio::test]
@@ -44,9 +45,10 @@ async fn each_secret_is_rotated_without_a_restart_and_none_is_printed() {
 
     let signing = "a signing secret of tomorrow, long enough for its algorithm";
     let tomorrow = Token::new("alice").hs256(signing);
-    assert_eq!(say(&chat, &tomorrow.replace('e', "f")).await.status, 401);
+    assert_eq!(say(&chat, &stranger()).await.status, 401);
     aws.put(&arns.signing, signing).await;
-    // A stranger's token has used up this half minute, so the tokens of before go on.
+    // A stranger's token has used up this half minute, so the tokens of before go on, and those of tomorrow must wait.
+    assert_eq!(say(&chat, &tomorrow).await.status, 401);
     assert_saved(&say(&chat, &alice()).await, "the old token");
     let fresh = house.chat(aws.env(), &arns).start().await;
     assert_saved(&say(&fresh, &tomorrow).await, "a new process");
@@ -74,6 +76,36 @@ async fn a_token_by_a_new_signing_secret_is_let_in_and_one_by_the_old_no_longer(
     let tomorrow = Token::new("alice").hs256(signing);
     assert_saved(&say(&chat, &tomorrow).await, "after");
     assert_eq!(say(&chat, &alice()).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_strangers_token_does_not_keep_the_other_members_of_the_secret_from_being_rotated() {
+    let house = House::start().await;
+    let aws = SecretsServer::start().await;
+    let all = |password: &str, api_key: &str| {
+        let all = json!({ "redis": password, "api_key": api_key, "jwt": SIGNING });
+        aws.put("all-a1B2c3", &all.to_string())
+    };
+    let arn = all(PASSWORD, API_KEY);
+    let arns = Arns {
+        password: format!("{arn}#redis"),
+        api_key: arn.clone(),
+        signing: format!("{arn}#jwt"),
+    };
+    let chat = house.chat(aws.env(), &arns).start().await;
+    assert_saved(&say(&chat, &alice()).await, "before");
+    assert_eq!(say(&chat, &stranger()).await.status, 401);
+
+    all(PASSWORD, "sk-of-tomorrow");
+    house.upstream.lock("sk-of-tomorrow");
+    assert_saved(&say(&chat, &alice()).await, "a new API key");
+
+    all("password-of-tomorrow", "sk-of-tomorrow");
+    house.change_password("password-of-tomorrow").await;
+    let answer = say(&chat, &alice()).await;
+    assert_saved(&answer, "a new password");
+    assert_eq!(answer.start()["memory"], "ok");
+    assert_eq!(aws.fetches().len(), 4, "one, and one for each use of it");
 }
 
 #[tokio::test]
