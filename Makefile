@@ -34,23 +34,22 @@ chaos: ## many clients under random faults (TOPOLOGY=standalone|sentinel|cluster
 # The benchmark's binaries keep their symbols, by which it tells what takes the room in them. They are built as they are deployed, and
 # the benchmark apart from them, because what only it depends on would change what they are.
 BENCH := CARGO_PROFILE_RELEASE_STRIP=none COMPANION_CHAT_BIN_DIR=$(CURDIR)/target/release
-BENCH_TARGETS := --release --locked --package chat-stream --package testkit --bench bench --example empty
 
 bench-build:
 	@scripts/setup.sh bench
 	$(BENCH) cargo build --release --locked --workspace --bins
-	$(BENCH) cargo build $(BENCH_TARGETS)
 
 bench: bench-build ## what a turn costs (PEER=http://… or PEER_DIR=… to measure another service too; BENCH_QUICK=1 for a short run)
 ifndef BENCH_QUICK
+	$(BENCH) cargo build --release --locked --package testkit --example empty
 	$(BENCH) cargo build --release --locked --package chat-stream --no-default-features --target-dir target/without-sdk
 endif
 	$(BENCH) BENCH_WITHOUT_SDK=$(CURDIR)/target/without-sdk/release/chat-stream PEER=$(PEER) PEER_DIR=$(PEER_DIR) \
-		cargo bench --locked --package chat-stream --package testkit --bench bench
+		cargo bench --locked --package chat-stream --bench bench
 
 instructions: bench-build ## a turn must not take more instructions than was accepted (ACCEPT=1 accepts what it takes now)
 	$(BENCH) BENCH_INSTRUCTIONS=$(if $(ACCEPT),accept,check) \
-		cargo bench --locked --package chat-stream --package testkit --bench bench
+		cargo bench --locked --package chat-stream --bench bench
 
 package: ## three zips for Lambda, in target/lambda (ARCH=arm64|x86_64)
 	@scripts/setup.sh
