@@ -306,7 +306,7 @@ async fn a_secret_that_is_not_there_or_not_as_the_setting_says_is_named_in_the_l
         let chat = function("JWT_SECRET_SECRET_ARN").start().await;
         assert_internal(&say(&chat, &alice()).await, arn);
         let said: Vec<Value> = chat
-            .output()
+            .stop()
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .filter(|line: &Value| line["variable"] == "JWT_SECRET_SECRET_ARN")
@@ -384,14 +384,15 @@ async fn of_two_settings_that_name_one_secret_the_log_names_the_one_that_is_wron
         .await;
     let answer = say(&chat, &alice()).await;
     assert_eq!(answer.last()["code"], "upstream_unavailable");
-    let named: Vec<Value> = chat
-        .output()
+    // All of it: a line may be read after the answer.
+    let output = chat.stop();
+    let named: Vec<Value> = output
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .filter(|line: &Value| line["reason"] == "malformed")
         .map(|line| line["variable"].clone())
         .collect();
-    assert!(!named.is_empty(), "{}", chat.output());
+    assert!(!named.is_empty(), "{output}");
     for variable in named {
         assert_eq!(variable, "LLM_API_KEY_SECRET_ARN");
     }
