@@ -134,6 +134,9 @@ def function_settings(environ: Mapping[str, str]) -> Dict[str, str]:
     settings.setdefault("LOG_FORMAT", "text")
     # For CloudWatch, which does not read this log.
     settings.setdefault("METRICS", "off")
+    for name in ("JWT_SECRET_SECRET_ARN", "AUTH_TRUST_AUTHORIZER"):
+        if settings.get(name, "false").lower() not in ("", "false"):
+            raise Failure(f"{name} is for a deployment; here the conversation signs its own tokens with JWT_SECRET")
     if not settings.get("JWT_SECRET"):
         settings["JWT_SECRET"] = secrets.token_urlsafe(32)
     if not settings.get("LLM_PROVIDER"):
@@ -145,9 +148,10 @@ def function_settings(environ: Mapping[str, str]) -> Dict[str, str]:
                 raise Failure(f"{name} is missing; a model needs LLM_BASE_URL, LLM_API_KEY and LLM_MODEL")
         # Set and empty says that the server needs none, as local ones do; unset may just have been forgotten. The
         # functions insist on a key, which such a server ignores.
-        if "LLM_API_KEY" not in settings:
-            raise Failure("LLM_API_KEY is missing; set it empty (LLM_API_KEY=) for a server that needs none")
-        settings["LLM_API_KEY"] = settings["LLM_API_KEY"] or "none"
+        if not settings.get("LLM_API_KEY_SECRET_ARN"):
+            if "LLM_API_KEY" not in settings:
+                raise Failure("LLM_API_KEY is missing; set it empty (LLM_API_KEY=) for a server that needs none")
+            settings["LLM_API_KEY"] = settings["LLM_API_KEY"] or "none"
     return settings
 
 

@@ -144,6 +144,18 @@ class RunTest(unittest.TestCase):
         settings = run.function_settings({"LLM_BASE_URL": "http://127.0.0.1:1", "LLM_API_KEY": "", "LLM_MODEL": "m"})
         self.assertEqual((settings["LLM_PROVIDER"], settings["LLM_API_KEY"]), ("openai", "none"))
 
+    def test_who_signs_elsewhere_is_told_that_this_conversation_signs_its_own_tokens(self) -> None:
+        for name, value in (("JWT_SECRET_SECRET_ARN", "arn:…"), ("AUTH_TRUST_AUTHORIZER", "true")):
+            with self.assertRaisesRegex(run.Failure, name):
+                run.function_settings({name: value})
+        self.assertTrue(run.function_settings({"AUTH_TRUST_AUTHORIZER": "false"})["JWT_SECRET"])
+
+    def test_a_key_in_secrets_manager_stands_for_the_key(self) -> None:
+        model = {"LLM_BASE_URL": "http://127.0.0.1:1", "LLM_MODEL": "m", "LLM_API_KEY_SECRET_ARN": "arn:…"}
+        self.assertNotIn("LLM_API_KEY", run.function_settings(model))
+        with self.assertRaisesRegex(run.Failure, "LLM_API_KEY"):
+            run.function_settings({name: model[name] for name in ("LLM_BASE_URL", "LLM_MODEL")})
+
     def test_without_a_model_it_is_the_echo_and_the_rest_passes_through(self) -> None:
         settings = run.function_settings({"LOG_LEVEL": "debug", "CONTEXT_MAX_MESSAGES": "9"})
         self.assertEqual(settings["LLM_PROVIDER"], "echo")
