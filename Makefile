@@ -31,20 +31,25 @@ chaos: ## many clients under random faults (TOPOLOGY=standalone|sentinel|cluster
 	CHAOS_TOPOLOGY=$(TOPOLOGY) CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
 		cargo test -p chat-stream --test chaos --locked under_faults -- --nocapture
 
-# The benchmark's binaries keep their symbols, by which it tells what takes the room in them. They are built as they are deployed, and
-# the benchmark apart from them, because what only it depends on would change what they are.
-BENCH := CARGO_PROFILE_RELEASE_STRIP=none COMPANION_CHAT_BIN_DIR=$(CURDIR)/target/release
+# What is measured is built as it is deployed, but keeps its symbols, by which the benchmark tells what takes the room. It is put
+# into a folder of its own, because building the benchmark builds the functions once more, by its faster profile, in the same place.
+MEASURED := $(CURDIR)/target/measured
+BENCH := CARGO_PROFILE_RELEASE_STRIP=none COMPANION_CHAT_BIN_DIR=$(MEASURED)
 
 bench-build:
 	@scripts/setup.sh bench
 	$(BENCH) cargo build --release --locked --workspace --bins
+	@mkdir -p $(MEASURED)/examples $(MEASURED)/without-sdk
+	@cp target/release/chat-stream target/release/clear-history target/release/session-meta $(MEASURED)
 
 bench: bench-build ## what a turn costs (PEER=http://… or PEER_DIR=… to measure another service too; BENCH_QUICK=1 for a short run)
 ifndef BENCH_QUICK
 	$(BENCH) cargo build --release --locked --package testkit --example empty
-	$(BENCH) cargo build --release --locked --package chat-stream --no-default-features --target-dir target/without-sdk
+	@cp target/release/examples/empty $(MEASURED)/examples
+	$(BENCH) cargo build --release --locked --package chat-stream --no-default-features --bin chat-stream
+	@cp target/release/chat-stream $(MEASURED)/without-sdk
 endif
-	$(BENCH) BENCH_WITHOUT_SDK=$(CURDIR)/target/without-sdk/release/chat-stream PEER=$(PEER) PEER_DIR=$(PEER_DIR) \
+	$(BENCH) BENCH_WITHOUT_SDK=$(MEASURED)/without-sdk/chat-stream PEER=$(PEER) PEER_DIR=$(PEER_DIR) \
 		cargo bench --locked --package chat-stream --bench bench
 
 instructions: bench-build ## a turn must not take more instructions than was accepted (ACCEPT=1 accepts what it takes now)
