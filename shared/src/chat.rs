@@ -172,8 +172,21 @@ impl Turn {
             code: FailureCode::Internal,
             saved: false,
         });
+        Some(self.given(frame))
+    }
+
+    /// The next frame if it is there already.
+    pub fn try_next(&mut self) -> Option<Frame> {
+        if self.ended {
+            return None;
+        }
+        let frame = self.frames.try_recv().ok()?;
+        Some(self.given(frame))
+    }
+
+    fn given(&mut self, frame: Frame) -> Frame {
         self.ended = matches!(frame, Frame::Done { .. } | Frame::Failed { .. });
-        Some(frame)
+        frame
     }
 }
 

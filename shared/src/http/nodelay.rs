@@ -7,10 +7,11 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Dir, Mode, OFlags, open, readlinkat};
+use rustix::fs::{Mode, OFlags, RawDir, open, readlinkat};
 use rustix::net::sockopt::set_tcp_nodelay;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tokio::time::sleep;
@@ -80,11 +81,15 @@ fn set_on_new_sockets(before: &HashMap<i32, CString>) -> rustix::io::Result<Hash
     )?;
     let mut own = None;
     let mut sockets = HashMap::with_capacity(before.len() + 1);
-    for entry in Dir::read_from(&directory)? {
+    let mut buffer = [MaybeUninit::uninit(); 2_048];
+    let mut entries = RawDir::new(&directory, &mut buffer);
+    while let Some(entry) = entries.next() {
         let entry = entry?;
         let name = entry.file_name();
-        let number = name.to_str().ok().and_then(|name| name.parse().ok());
-        let (Some(number), Ok(target)) = (number, readlinkat(&directory, name, Vec::new())) else {
+        let Some(number) = name.to_str().ok().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let Ok(target) = readlinkat(&directory, name, Vec::new()) else {
             continue;
         };
         if !target.as_bytes().starts_with(b"socket:") {

@@ -12,6 +12,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use lambda_http::Body;
 use serde::Serialize;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::Answer;
@@ -26,16 +28,15 @@ const PING: &[u8] = b": ping\n\n";
 /// data, so failures are events.
 pub type StreamingBody = UnsyncBoxBody<Bytes, Infallible>;
 
+/// A part of the body that collects frames goes once it has so many bytes.
+const ENOUGH: usize = 8 * 1024;
+
 /// The answer that follows a turn.
 #[must_use]
 pub fn stream(turn: Turn) -> Response<StreamingBody> {
-    let frames = unfold(turn, |mut turn| async {
-        let bytes = match timeout(HEARTBEAT, turn.next()).await {
-            Ok(Some(frame)) => encode(turn.id(), &frame),
-            Ok(None) => return None,
-            Err(_) => Bytes::from_static(PING),
-        };
-        Some((Ok(BodyFrame::data(bytes)), turn))
+    let frames = unfold(Following { turn, begun: false }, |mut following| async {
+        let bytes = following.next_part().await?;
+        Some((Ok(BodyFrame::data(bytes)), following))
     });
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     let headers = response.headers_mut();
@@ -45,6 +46,39 @@ pub fn stream(turn: Turn) -> Response<StreamingBody> {
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
+}
+
+/// A turn, as the body of an answer follows it.
+struct Following {
+    turn: Turn,
+    /// The first words were sent.
+    begun: bool,
+}
+
+impl Following {
+    /// The next frame. The first words leave as soon as they are there; later frames take along what comes while everything else
+    /// that could run does, because each part of a body costs the runtime a wake-up and a system call. Nothing is waited for.
+    async fn next_part(&mut self) -> Option<Bytes> {
+        let Ok(frame) = timeout(HEARTBEAT, self.turn.next()).await else {
+            return Some(Bytes::from_static(PING));
+        };
+        let frame = frame?;
+        let mut bytes = Vec::new();
+        encode(self.turn.id(), &frame, &mut bytes);
+        // Where many answers share the threads, a yield is as long as the others please.
+        let alone = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
+        if self.begun && alone {
+            while bytes.len() < ENOUGH {
+                yield_now().await;
+                let Some(frame) = self.turn.try_next() else {
+                    break;
+                };
+                encode(self.turn.id(), &frame, &mut bytes);
+            }
+        }
+        self.begun |= matches!(frame, Frame::Delta(_));
+        Some(bytes.into())
+    }
 }
 
 /// A whole answer as a streaming one.
@@ -98,12 +132,13 @@ struct Failed<'a> {
     saved: bool,
 }
 
-fn encode(turn: TurnId, frame: &Frame) -> Bytes {
+fn encode(turn: TurnId, frame: &Frame, into: &mut Vec<u8>) {
     match frame {
         Frame::Start {
             memory,
             history_messages,
         } => event(
+            into,
             "start",
             &Start {
                 turn_id: &turn.to_string(),
@@ -112,6 +147,7 @@ fn encode(turn: TurnId, frame: &Frame) -> Bytes {
             },
         ),
         Frame::Delta(content) => event(
+            into,
             "message",
             &Delta {
                 content,
@@ -124,6 +160,7 @@ fn encode(turn: TurnId, frame: &Frame) -> Bytes {
             saved,
             usage,
         } => event(
+            into,
             "message",
             &Done {
                 content: "",
@@ -139,6 +176,7 @@ fn encode(turn: TurnId, frame: &Frame) -> Bytes {
             },
         ),
         Frame::Failed { code, saved } => event(
+            into,
             "error",
             &Failed {
                 error: "服务暂时不可用，请稍后重试",
@@ -151,12 +189,13 @@ fn encode(turn: TurnId, frame: &Frame) -> Bytes {
 }
 
 /// JSON has no line breaks outside its strings and escapes those inside, so one `data` line holds it.
-fn event(name: &str, data: &impl Serialize) -> Bytes {
-    let mut bytes = format!("event: {name}\ndata: ").into_bytes();
+fn event(into: &mut Vec<u8>, name: &str, data: &impl Serialize) {
+    for part in ["event: ", name, "\ndata: "] {
+        into.extend_from_slice(part.as_bytes());
+    }
     // Writing text and numbers to memory cannot fail.
-    let _ = serde_json::to_writer(&mut bytes, data);
-    bytes.extend_from_slice(b"\n\n");
-    bytes.into()
+    let _ = serde_json::to_writer(&mut *into, data);
+    into.extend_from_slice(b"\n\n");
 }
 
 #[cfg(test)]
@@ -167,7 +206,9 @@ mod tests {
 
     fn text(frame: &Frame) -> String {
         let turn = TurnId::parse("01234567-89ab-7cde-8f01-23456789abcd").expect("a UUID");
-        String::from_utf8(encode(turn, frame).to_vec()).expect("UTF-8")
+        let mut bytes = Vec::new();
+        encode(turn, frame, &mut bytes);
+        String::from_utf8(bytes).expect("UTF-8")
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Instructions and allocations of a turn, by callgrind: the same again on any machine of the kind, however busy it is.
 //!
 //! The real binary runs under valgrind behind the stand-ins. What so many turns take more than fewer is what a turn takes: starting
-//! and warming up cancel out. The upstream is slow enough for each delta to come by itself.
+//! and warming up cancel out. `BENCH_PROFILE=file` keeps the profile, for `callgrind_annotate`. The upstream is slow enough for each delta to come by itself.
 
 use std::path::Path;
 use std::time::Duration;
@@ -129,6 +129,9 @@ async fn run(valgrind: &Path, turns: usize) -> Turn {
     }
     chat.lose_platform().await;
     let profile = std::fs::read_to_string(&out).expect("callgrind wrote its profile");
+    if let Some(path) = std::env::var_os("BENCH_PROFILE") {
+        std::fs::write(path, &profile).expect("the file can be written");
+    }
     parse(&profile)
 }
 

@@ -1,7 +1,8 @@
 //! `make bench`: what a turn costs, in time, CPU and memory; everything real but the upstream, everything on loopback.
 //!
 //! Each figure is a median, with what the middle 80% span, over runs that are interleaved with those that it is compared with;
-//! each comparison is a ratio within one run. `BENCH_QUICK=1` runs everything a few times, to see that it runs.
+//! each comparison is a ratio within one run. `BENCH_QUICK=1` runs everything a few times, to see that it runs;
+//! `BENCH_ONLY=turn,cold` measures these groups only.
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -30,11 +31,12 @@ use testkit::answer::Answer;
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
 use testkit::tokens::secret;
-use testkit::upstream::{Script, Upstream};
+use testkit::upstream::{Script, Step, Upstream};
 
 use self::report::{Report, Series};
 
 const DELTAS: usize = 50;
+const AFTER_FIRST_WORDS: Duration = Duration::from_millis(3);
 
 /// How often everything is repeated.
 #[derive(Clone, Copy)]
@@ -67,18 +69,39 @@ async fn main() {
             streams: &[1, 100, 1_000],
         }
     };
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    let wanted = |group: &str| only.is_empty() || only.split(',').any(|name| name == group);
     let mut report = Report::default();
-    alone::stand_ins(&mut report, effort).await;
-    turns::turns(&mut report, effort).await;
-    turns::peaks(&mut report, effort).await;
-    memory::operations(&mut report, effort).await;
-    cold::starts(&mut report, effort).await;
-    streams::many_at_once(&mut report, effort).await;
-    binaries::binaries(&mut report);
-    tokenizer::tokenizer(&mut report, effort.starts);
-    if !quick {
-        // Valgrind and packages from PyPI take minutes.
+    if wanted("alone") {
+        alone::stand_ins(&mut report, effort).await;
+    }
+    if wanted("turn") {
+        turns::turns(&mut report, effort).await;
+        turns::gap(&mut report, effort).await;
+    }
+    if wanted("peak") {
+        turns::peaks(&mut report, effort).await;
+    }
+    if wanted("memory") {
+        memory::operations(&mut report, effort).await;
+    }
+    if wanted("cold") {
+        cold::starts(&mut report, effort).await;
+    }
+    if wanted("streams") {
+        streams::many_at_once(&mut report, effort).await;
+    }
+    if wanted("binary") {
+        binaries::binaries(&mut report);
+    }
+    if wanted("tokenizer") {
+        tokenizer::tokenizer(&mut report, effort.starts);
+    }
+    // Valgrind and packages from PyPI take minutes.
+    if wanted("instructions") && !quick {
         instructions::measure(&mut report).await;
+    }
+    if wanted("peer") && !quick {
         peers::peers(&mut report, effort).await;
     }
     let path = std::env::var("BENCH_JSON")
@@ -87,8 +110,15 @@ async fn main() {
     println!("\nAll figures: {path}");
 }
 
+/// An upstream that is as fast as it can be, except that it waits after its first words until they are at the platform. It has to
+/// share two CPUs with the platform and the function, and would keep the platform from looking.
 fn reply() -> Script {
-    Script::reply(&["x"; DELTAS])
+    let first = Script::deltas(&["x"]).then(Step::Delay(AFTER_FIRST_WORDS));
+    (1..DELTAS)
+        .fold(first, |script, _| script.then_delta("x"))
+        .finish("stop")
+        .usage(310, DELTAS)
+        .done()
 }
 
 fn chat_stream(redis: &Server, upstream: &Upstream) -> FunctionBuilder {
@@ -123,21 +153,25 @@ fn delays(answer: &Answer, upstream: &Upstream, request: usize, into: &mut Serie
     }
 }
 
-/// Leaves a session with so many messages.
+/// Leaves a session with so many messages, in two commands: a function that waited longer for its turn would be colder.
 async fn store(redis: &Server, user: &str, messages: usize) {
     let key = format!("chat:{user}:luna:messages");
     let meta = format!("chat:{user}:luna:meta");
     redis.command::<i64>(&["DEL", &key, &meta]).await;
-    for number in 0..messages / 2 {
-        for (role, content) in [
-            (Role::User, "今天过得怎么样？"),
-            (Role::Assistant, "还不错，刚刚在海边散步，风很轻。你呢？"),
-        ] {
-            let message = Message::new(role, format!("{content}{number}"), 1_732_430_000, 20);
-            redis
-                .command::<i64>(&["LPUSH", &key, &message.to_json()])
-                .await;
-        }
+    let elements = (0..messages).map(|number| {
+        let (role, content) = if number % 2 == 0 {
+            (Role::User, "今天过得怎么样？")
+        } else {
+            (Role::Assistant, "还不错，刚刚在海边散步，风很轻。你呢？")
+        };
+        let content = format!("{content}{}", number / 2);
+        Message::new(role, content, 1_732_430_000, 20).to_json()
+    });
+    let elements: Vec<String> = elements.collect();
+    let mut push = vec!["LPUSH", &key];
+    push.extend(elements.iter().map(String::as_str));
+    if messages > 0 {
+        redis.command::<i64>(&push).await;
     }
 }
 

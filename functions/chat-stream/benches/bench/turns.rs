@@ -1,6 +1,6 @@
 //! One turn on a warm process: first byte, whole turn, gap, CPU, memory.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use testkit::events;
@@ -11,12 +11,17 @@ use testkit::upstream::{Script, Upstream};
 
 use super::raw::Raw;
 use super::report::{Report, Series, heading};
-use super::{DELTAS, Effort, chat_stream, delays, first_text, process, reply, store};
+use super::{
+    AFTER_FIRST_WORDS, DELTAS, Effort, chat_stream, delays, first_text, process, reply, store,
+};
+
+const PACE: Duration = Duration::from_millis(5);
 
 /// First byte, whole turn, CPU and memory; against the upstream and Redis alone.
 pub(crate) async fn turns(report: &mut Report, effort: Effort) {
     heading(&format!(
-        "A warm turn: {DELTAS} deltas, an upstream that answers at once"
+        "A warm turn: {DELTAS} deltas, of which the first comes at once and the others {} ms later",
+        AFTER_FIRST_WORDS.as_millis()
     ));
     let redis = Server::start().await;
     let upstream = Upstream::start(reply()).await;
@@ -29,13 +34,12 @@ pub(crate) async fn turns(report: &mut Report, effort: Effort) {
     let mut whole = first.clone();
     let (mut upstream_first, mut upstream_whole, mut lrange) =
         (Series::default(), Series::default(), Series::default());
-    let (mut cpu, mut gap) = (Series::default(), Series::default());
+    let mut cpu = Series::default();
     for round in 0..effort.turns {
         for (number, messages) in stored.into_iter().enumerate() {
             let user = format!("u{messages}");
             store(&redis, &user, messages).await;
             let before = process::cpu_time(chat.pid());
-            upstream.note_sent();
             let answer = chat
                 .invoke(&events::chat(&token(&user), "luna", "你好"))
                 .await;
@@ -48,7 +52,6 @@ pub(crate) async fn turns(report: &mut Report, effort: Effort) {
             whole[number].push_time(answer.ended - answer.handed_over);
             if messages == 50 {
                 cpu.push_time(process::cpu_time(chat.pid()).saturating_sub(before));
-                delays(&answer, &upstream, upstream.requests().len() - 1, &mut gap);
             }
         }
         let body = json!({ "messages": [{ "role": "user", "content": "你好" }] }).to_string();
@@ -91,12 +94,6 @@ pub(crate) async fn turns(report: &mut Report, effort: Effort) {
         &upstream_whole,
     );
     report.measured("turn", "a bare LRANGE of 50 messages", "µs", &lrange);
-    report.measured(
-        "turn",
-        "a delta, from the upstream's write to the platform",
-        "µs",
-        &gap,
-    );
     report.measured("turn", "CPU a turn, 50 messages stored", "µs", &cpu);
     let over = first[1].median() - upstream_first.median();
     report.single(
@@ -111,6 +108,60 @@ pub(crate) async fn turns(report: &mut Report, effort: Effort) {
         "… over (a bare LRANGE + a bare upstream round trip)",
         "x",
         over / bare,
+    );
+}
+
+/// What a delta takes through the function, and to a client that is connected to the upstream itself.
+pub(crate) async fn gap(report: &mut Report, effort: Effort) {
+    heading(&format!(
+        "A delta that comes by itself, every {} ms",
+        PACE.as_millis()
+    ));
+    let redis = Server::start().await;
+    let script = Script::deltas(&["x"; DELTAS])
+        .paced(PACE)
+        .finish("stop")
+        .usage(310, DELTAS)
+        .done();
+    let upstream = Upstream::start(script).await;
+    let chat = chat_stream(&redis, &upstream).start().await;
+    let mut alone = Raw::connect(&format!("127.0.0.1:{}", upstream.port())).await;
+    let body = json!({ "messages": [{ "role": "user", "content": "你好" }] }).to_string();
+    let (mut through, mut bare) = (Series::default(), Series::default());
+    upstream.note_sent();
+    for _ in 0..effort.turns.div_ceil(10) {
+        let event = events::chat(&token("gap"), "luna", "你好");
+        let answer = chat.invoke(&event).await;
+        delays(
+            &answer,
+            &upstream,
+            upstream.requests().len() - 1,
+            &mut through,
+        );
+        let read = alone.post_noting("/v1/chat/completions", "x", &body).await;
+        let sent = upstream.sent_at(upstream.requests().len() - 1);
+        // The first piece is the role, which has no text.
+        for (read, sent) in read.iter().zip(sent.iter().skip(1)) {
+            bare.push_time(read.saturating_duration_since(*sent));
+        }
+    }
+    report.measured(
+        "turn",
+        "from the upstream's write to the platform",
+        "µs",
+        &through,
+    );
+    report.measured(
+        "turn",
+        "from the upstream's write to a client of its own",
+        "µs",
+        &bare,
+    );
+    report.single(
+        "turn",
+        "what the function adds to a delta",
+        "µs",
+        through.median() - bare.median(),
     );
 }
 

@@ -37,6 +37,25 @@ async fn bytes_that_come_one_by_one_are_the_same_reply() {
 }
 
 #[tokio::test]
+async fn the_first_words_leave_alone_and_what_comes_at_once_after_them_together() {
+    let parts = ["你", "好", "呀"].repeat(10);
+    let together: Vec<u8> = parts.iter().flat_map(|part| delta(part)).collect();
+    let script = Script::raw(vec![Step::Bytes(together.into())])
+        .finish("stop")
+        .done();
+    let house = House::new(vec![script]).await;
+
+    let answer = house.say("你好").await;
+    assert_eq!(deltas(&answer), parts);
+    let deltas = answer.chunks.iter().map(|chunk| {
+        let text = String::from_utf8_lossy(&chunk.bytes);
+        text.matches(r#""done":false"#).count()
+    });
+    let parts: Vec<usize> = deltas.filter(|deltas| *deltas > 0).collect();
+    assert_eq!(parts, [1, 29], "{answer:?}");
+}
+
+#[tokio::test]
 async fn lines_may_end_in_any_of_the_three_ways() {
     let stream = |end: &str| {
         let lines = [
