@@ -50,7 +50,7 @@ pub fn fit(
         .saturating_add(2 * PER_MESSAGE + PER_REPLY);
     let budget = limits.max_tokens.checked_sub(fixed).ok_or(TooLong)?;
 
-    let mut kept: Vec<PromptMessage> = Vec::new();
+    let mut kept: Vec<PromptMessage> = Vec::with_capacity(history.len());
     let mut tokens: u64 = 0;
     let mut newest_first = history.into_iter().rev().peekable();
     while let Some(reply) = newest_first.next() {

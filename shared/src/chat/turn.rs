@@ -175,12 +175,11 @@ impl Task {
     /// hold up other turns on this thread; else, where that would take too long, estimates.
     async fn count(&mut self, generated: &Generated) -> Counts {
         let prompt = std::mem::take(&mut self.prompt.messages);
-        let estimated = estimated(&prompt, &self.ask.message, &generated.text);
         match &generated.ending {
             Ending::Complete {
                 usage: Some(usage), ..
             } => Counts {
-                user: estimated.user,
+                user: estimated_user(&self.ask.message),
                 assistant: usage
                     .completion_tokens
                     .saturating_sub(usage.reasoning_tokens)
@@ -193,6 +192,7 @@ impl Task {
             Ending::Complete { usage: None, .. } | Ending::Failed(_)
                 if !generated.text.is_empty() =>
             {
+                let estimated = estimated(&prompt, &self.ask.message, &generated.text);
                 let until = self.count_until();
                 if until <= Instant::now() {
                     return estimated;
@@ -205,7 +205,7 @@ impl Task {
                     .unwrap_or(estimated)
             }
             Ending::Complete { usage: None, .. } | Ending::Failed(_) | Ending::OutOfTime => {
-                estimated
+                estimated(&prompt, &self.ask.message, &generated.text)
             }
         }
     }
@@ -339,13 +339,17 @@ fn estimated(prompt: &[PromptMessage], message: &str, reply: &str) -> Counts {
         .map(|message| tokens::PER_MESSAGE + tokens::estimate(&message.content));
     let assistant = tokens::estimate(reply);
     Counts {
-        user: tokens::estimate(message).max(1),
+        user: estimated_user(message),
         assistant,
         usage: Usage {
             prompt_tokens: contents.sum::<u64>() + tokens::PER_REPLY,
             completion_tokens: assistant,
         },
     }
+}
+
+fn estimated_user(message: &str) -> u64 {
+    tokens::estimate(message).max(1)
 }
 
 fn code(error: &llm::Error) -> FailureCode {

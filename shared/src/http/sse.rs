@@ -1,6 +1,8 @@
 //! Server-sent events: a turn's frames as bytes, with a heartbeat.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,8 +15,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use lambda_http::Body;
 use serde::Serialize;
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Answer;
 use crate::chat::{Frame, Turn};
@@ -28,13 +29,19 @@ const PING: &[u8] = b": ping\n\n";
 /// data, so failures are events.
 pub type StreamingBody = UnsyncBoxBody<Bytes, Infallible>;
 
+/// Holds an event with a delta.
+const USUAL: usize = 128;
 /// A part of the body that collects frames goes once it has so many bytes.
 const ENOUGH: usize = 8 * 1024;
+/// A frame this soon after the last part is one of many that come at once.
+const AT_ONCE: Duration = Duration::from_micros(500);
+/// On its way here a delta passes two tasks, the upstream's connection and the turn.
+const ROUNDS: usize = 3;
 
 /// The answer that follows a turn.
 #[must_use]
 pub fn stream(turn: Turn) -> Response<StreamingBody> {
-    let frames = unfold(Following { turn, begun: false }, |mut following| async {
+    let frames = unfold(Following { turn, sent: None }, |mut following| async {
         let bytes = following.next_part().await?;
         Some((Ok(BodyFrame::data(bytes)), following))
     });
@@ -51,34 +58,51 @@ pub fn stream(turn: Turn) -> Response<StreamingBody> {
 /// A turn, as the body of an answer follows it.
 struct Following {
     turn: Turn,
-    /// The first words were sent.
-    begun: bool,
+    /// When the last part went, from the first words on.
+    sent: Option<Instant>,
 }
 
 impl Following {
-    /// The next frame. The first words leave as soon as they are there; later frames take along what comes while everything else
-    /// that could run does, because each part of a body costs the runtime a wake-up and a system call. Nothing is waited for.
+    /// The next frame. Where many come at once, one takes along what is on its way in this process, because each part of a body
+    /// costs the runtime a wake-up and a system call. The first words leave alone, and nothing is waited for.
     async fn next_part(&mut self) -> Option<Bytes> {
         let Ok(frame) = timeout(HEARTBEAT, self.turn.next()).await else {
             return Some(Bytes::from_static(PING));
         };
         let frame = frame?;
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(USUAL);
         encode(self.turn.id(), &frame, &mut bytes);
-        // Where many answers share the threads, a yield is as long as the others please.
-        let alone = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
-        if self.begun && alone {
-            while bytes.len() < ENOUGH {
-                yield_now().await;
-                let Some(frame) = self.turn.try_next() else {
-                    break;
-                };
-                encode(self.turn.id(), &frame, &mut bytes);
+        let many = self.sent.is_some_and(|sent| sent.elapsed() < AT_ONCE);
+        // Where many answers share the threads, stepping back is as long as the others please.
+        if many && Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+            let mut rounds = 0;
+            while rounds < ROUNDS && bytes.len() < ENOUGH {
+                step_back().await;
+                rounds += 1;
+                if let Some(frame) = self.turn.try_next() {
+                    encode(self.turn.id(), &frame, &mut bytes);
+                    rounds = 0;
+                }
             }
         }
-        self.begun |= matches!(frame, Frame::Delta(_));
+        if self.sent.is_some() || matches!(frame, Frame::Delta(_)) {
+            self.sent = Some(Instant::now());
+        }
         Some(bytes.into())
     }
+}
+
+/// Lets every task run that is ready, once. Unlike a yield it does not ask the system for events, which costs more than a frame.
+async fn step_back() {
+    let mut stepped = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut stepped, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A whole answer as a streaming one.

@@ -33,7 +33,7 @@ impl Parser {
     /// The next event whose end has come.
     pub(super) fn next_event(&mut self) -> Result<Option<Bytes>, TooLong> {
         while let Some(line) = self.next_line()? {
-            if let Some(event) = self.take_line(&line)? {
+            if let Some(event) = self.take_line(line)? {
                 return Ok(Some(event));
             }
         }
@@ -80,7 +80,7 @@ impl Parser {
         }
     }
 
-    fn take_line(&mut self, line: &[u8]) -> Result<Option<Bytes>, TooLong> {
+    fn take_line(&mut self, mut line: BytesMut) -> Result<Option<Bytes>, TooLong> {
         if line.is_empty() {
             let had_data = std::mem::take(&mut self.has_data);
             let data = std::mem::take(&mut self.data);
@@ -99,8 +99,11 @@ impl Parser {
         }
         if std::mem::replace(&mut self.has_data, true) {
             self.data.extend_from_slice(b"\n");
+            self.data.extend_from_slice(value);
+        } else {
+            line.advance(line.len() - value.len());
+            self.data = line;
         }
-        self.data.extend_from_slice(value);
         Ok(None)
     }
 }

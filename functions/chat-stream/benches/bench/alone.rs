@@ -12,25 +12,31 @@ use testkit::upstream::{Script, Upstream};
 
 use super::raw::Raw;
 use super::report::{Report, Series, heading};
-use super::{Effort, empty_function};
+use super::{Effort, quickest};
 
-/// The platform's stand-in with a function that does nothing, and the upstream with clients that do nothing.
+/// The platform's stand-in with the quickest function, and the upstream with clients that do nothing.
 pub(crate) async fn stand_ins(report: &mut Report, effort: Effort) {
     heading("The stand-ins alone");
-    if let Some(empty) = empty_function() {
-        let function = Function::builder_of(empty).start().await;
-        let event = events::chat(&token("alone"), "luna", "你好");
+    let event = events::chat(&token("alone"), "luna", "你好");
+    let quickest = std::env::current_exe().expect("this program");
+    for (kind, figure, parts) in [
+        (
+            "buffered",
+            "an event to the whole answer of the quickest function",
+            1,
+        ),
+        ("streamed", "a chunk of a streamed answer", quickest::CHUNKS),
+    ] {
+        let function = Function::builder_of(quickest.clone())
+            .env(quickest::KIND, kind)
+            .start()
+            .await;
         let mut series = Series::default();
         for _ in 0..effort.turns {
             let answer = function.invoke(&event).await;
-            series.push_time(answer.ended - answer.handed_over);
+            series.push_time((answer.ended - answer.handed_over).div_f64(parts as f64));
         }
-        report.measured(
-            "alone",
-            "an event to the whole answer of an empty function",
-            "µs",
-            &series,
-        );
+        report.measured("alone", figure, "µs", &series);
     }
     let pace = Duration::from_millis(50);
     let script = Script::deltas(&["x"; 40]).paced(pace).finish("stop").done();

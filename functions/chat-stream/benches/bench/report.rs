@@ -17,6 +17,10 @@ impl Series {
         self.push(time.as_secs_f64() * 1e6);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The value below which so much of it lies.
     pub(crate) fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();

@@ -102,6 +102,13 @@ pub(crate) async fn turns(report: &mut Report, effort: Effort) {
         "µs",
         over,
     );
+    let whole_over = whole[1].median() - upstream_whole.median();
+    report.single(
+        "turn",
+        "whole turn over the upstream's own, 50 messages",
+        "µs",
+        whole_over,
+    );
     let bare = lrange.median() + upstream_first.median();
     report.single(
         "turn",
