@@ -70,10 +70,15 @@ local length = redis.call('LPUSH', messages, unpack(ARGV, 7))
 if length > most then
   redis.call('LTRIM', messages, 0, most - 1)
   length = most
-  -- The oldest message that stays begins a turn.
+  -- The oldest message that stays begins a turn. Nearly all say so where this service writes it, and need no parser.
   while length > added do
-    local readable, message = pcall(cjson.decode, redis.call('LINDEX', messages, -1))
-    if readable and type(message) == 'table' and message['role'] == 'user' then
+    local oldest = redis.call('LINDEX', messages, -1)
+    local role = string.match(oldest, '^{"msg_id":"[%w-]*","role":"(%l+)"')
+    if not role then
+      local readable, message = pcall(cjson.decode, oldest)
+      role = readable and type(message) == 'table' and message['role']
+    end
+    if role == 'user' then
       break
     end
     redis.call('RPOP', messages)
