@@ -1,5 +1,5 @@
 //! AWS Secrets Manager on loopback: moto's server, a real implementation of its API, and a stand-in that fails, holds back and
-//! counts on demand.
+//! counts on demand. And a trap for whoever loads the SDK's configuration.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -254,5 +256,55 @@ impl State {
         let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
         *response.status_mut() = StatusCode::from_u16(status).expect("a status");
         response
+    }
+}
+
+/// Settings of the SDK that nobody ever writes: whoever loads its configuration hangs on opening them, and is so found out.
+pub struct SdkTrap {
+    /// Removed with this.
+    _directory: tempfile::TempDir,
+    fifo: PathBuf,
+}
+
+impl SdkTrap {
+    /// Sets one.
+    ///
+    /// # Panics
+    /// If no FIFO can be made.
+    #[must_use]
+    pub fn set() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let fifo = directory.path().join("config");
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .expect("a FIFO can be made");
+        Self {
+            _directory: directory,
+            fifo,
+        }
+    }
+
+    /// The environment of a function that would walk into it.
+    #[must_use]
+    pub fn env(&self) -> Vec<(String, String)> {
+        let fifo = self.fifo.to_string_lossy().into_owned();
+        ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"]
+            .map(|name| (name.to_owned(), fifo.clone()))
+            .into()
+    }
+
+    /// Whether somebody is in it, who is let go with an empty file.
+    ///
+    /// # Panics
+    /// If the FIFO is gone.
+    #[must_use]
+    pub fn release(&self) -> bool {
+        // To write to a FIFO without waiting is possible only where somebody reads or waits to, and closing it is the end of
+        // the file to him. Who waits does so until then, so a look afterwards misses nobody.
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::open(&self.fifo, flags, Mode::empty()) {
+            Ok(_) => true,
+            Err(Errno::NXIO) => false,
+            Err(error) => panic!("the FIFO cannot be opened: {error}"),
+        }
     }
 }

@@ -15,7 +15,7 @@ use testkit::answer::Answer;
 use testkit::events;
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
-use testkit::secrets::{SECRET_ACCESS_KEY, SESSION_TOKEN, SecretsServer};
+use testkit::secrets::{SECRET_ACCESS_KEY, SESSION_TOKEN, SdkTrap, SecretsServer};
 use testkit::tokens::{Token, secret};
 use testkit::upstream::{Script, Upstream};
 
@@ -70,6 +70,16 @@ impl House {
             .env("JWT_SECRET_SECRET_ARN", &arns.signing)
             .envs(aws)
     }
+}
+
+/// The same values, said in the environment.
+fn without_arns(chat: FunctionBuilder) -> FunctionBuilder {
+    chat.without("REDIS_PASSWORD_SECRET_ARN")
+        .env("REDIS_PASSWORD", PASSWORD)
+        .without("LLM_API_KEY_SECRET_ARN")
+        .env("LLM_API_KEY", API_KEY)
+        .without("JWT_SECRET_SECRET_ARN")
+        .env("JWT_SECRET", secret())
 }
 
 async fn change_password(redis: &Server, password: &str) {
@@ -191,16 +201,7 @@ async fn a_function_without_secrets_in_aws_asks_nobody() {
     let house = House::start().await;
     let aws = SecretsServer::start().await;
     let arns = arns(&aws);
-    let chat = house
-        .chat(aws.env(), &arns)
-        .without("REDIS_PASSWORD_SECRET_ARN")
-        .env("REDIS_PASSWORD", PASSWORD)
-        .without("LLM_API_KEY_SECRET_ARN")
-        .env("LLM_API_KEY", API_KEY)
-        .without("JWT_SECRET_SECRET_ARN")
-        .env("JWT_SECRET", secret())
-        .start()
-        .await;
+    let chat = without_arns(house.chat(aws.env(), &arns)).start().await;
     assert_saved(
         &say(&chat, &testkit::tokens::token("alice")).await,
         "a turn",
@@ -210,6 +211,43 @@ async fn a_function_without_secrets_in_aws_asks_nobody() {
     assert_eq!(refused.last()["code"], "upstream_rejected");
     assert_eq!(say(&chat, &alice()).await.status, 401);
     assert_eq!(aws.fetches().len(), 0);
+}
+
+/// A turn, and how often somebody had to be let out of the trap for it.
+async fn say_past(trap: &SdkTrap, chat: &Function, token: &str) -> (Answer, usize) {
+    let mut caught = 0;
+    let mut saying = std::pin::pin!(say(chat, token));
+    loop {
+        tokio::select! {
+            answer = &mut saying => return (answer, caught + usize::from(trap.release())),
+            // Asked again and again, because a FIFO tells nobody that it is opened.
+            () = tokio::time::sleep(Duration::from_millis(1)) => caught += usize::from(trap.release()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_function_without_secrets_in_aws_never_enters_the_sdk() {
+    let house = House::start().await;
+    let aws = SecretsServer::start().await;
+    let arns = arns(&aws);
+    let trap = SdkTrap::set();
+
+    let chat = without_arns(house.chat(aws.env(), &arns)).envs(trap.env());
+    let chat = chat.start().await;
+    let (answer, caught) = say_past(&trap, &chat, &testkit::tokens::token("alice")).await;
+    assert_saved(&answer, "a turn");
+    assert_eq!(caught, 0, "its settings name nothing in AWS");
+
+    // The trap is one: with secrets to fetch the SDK walks into it, and by the first turn only.
+    let chat = house.chat(aws.env(), &arns).envs(trap.env()).start().await;
+    assert!(!trap.release(), "starting loads nothing");
+    let (answer, caught) = say_past(&trap, &chat, &alice()).await;
+    assert_saved(&answer, "a turn that the trap let go");
+    assert_ne!(caught, 0, "nobody was in the trap");
+    let (answer, caught) = say_past(&trap, &chat, &alice()).await;
+    assert_saved(&answer, "the next turn");
+    assert_eq!(caught, 0, "it is loaded once");
 }
 
 #[tokio::test]
