@@ -38,15 +38,16 @@ BENCH := CARGO_PROFILE_RELEASE_STRIP=none COMPANION_CHAT_BIN_DIR=$(MEASURED)
 
 bench-build:
 	@scripts/setup.sh bench
-	$(BENCH) cargo build --release --locked --workspace --bins
+	$(BENCH) cargo build --release --locked --target-dir target --workspace --bins
+	@rm -rf $(MEASURED)
 	@mkdir -p $(MEASURED)/examples $(MEASURED)/without-sdk
 	@cp target/release/chat-stream target/release/clear-history target/release/session-meta $(MEASURED)
 
 bench: bench-build ## what a turn costs (PEER=http://… or PEER_DIR=… to measure another service too; BENCH_QUICK=1 for a short run)
 ifndef BENCH_QUICK
-	$(BENCH) cargo build --release --locked --package testkit --example empty
+	$(BENCH) cargo build --release --locked --target-dir target --package testkit --example empty
 	@cp target/release/examples/empty $(MEASURED)/examples
-	$(BENCH) cargo build --release --locked --package chat-stream --no-default-features --bin chat-stream
+	$(BENCH) cargo build --release --locked --target-dir target --package chat-stream --no-default-features --bin chat-stream
 	@cp target/release/chat-stream $(MEASURED)/without-sdk
 endif
 	$(BENCH) BENCH_WITHOUT_SDK=$(MEASURED)/without-sdk/chat-stream PEER=$(PEER) PEER_DIR=$(PEER_DIR) \

@@ -184,6 +184,12 @@ impl Turn {
         Some(self.given(frame))
     }
 
+    /// Whether the last frame was given.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     fn given(&mut self, frame: Frame) -> Frame {
         self.ended = matches!(frame, Frame::Done { .. } | Frame::Failed { .. });
         frame

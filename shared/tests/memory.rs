@@ -146,6 +146,30 @@ async fn the_list_is_trimmed_to_whole_turns() {
 }
 
 #[tokio::test]
+async fn trimming_knows_messages_that_others_spell_in_another_way() {
+    for (oldest, stays) in [
+        (r#"{"role": "user", "content": "x"}"#, true),
+        (r#"{"msg_id":"a\"b","role":"user","content":"x"}"#, true),
+        (
+            r#"{"content":"\"role\":\"user\"","role":"assistant"}"#,
+            false,
+        ),
+        (r#"{"metadata":{"role":"user"},"role":"assistant"}"#, false),
+        ("not a message", false),
+        ("[]", false),
+    ] {
+        let server = Server::start().await;
+        let subject = keeping(&server, "3");
+        server
+            .command::<i64>(&["LPUSH", MESSAGES, "dropped", oldest])
+            .await;
+        assert_eq!(subject.say("one").await, Commit::Saved);
+        let stored: i64 = server.command(&["LLEN", MESSAGES]).await;
+        assert_eq!(stored, if stays { 3 } else { 2 }, "{oldest}");
+    }
+}
+
+#[tokio::test]
 async fn trimming_never_takes_what_was_just_stored() {
     let server = Server::start().await;
     let subject = keeping(&server, "2");

@@ -76,7 +76,7 @@ impl Following {
         // Where many answers share the threads, stepping back is as long as the others please.
         if many && Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
             let mut rounds = 0;
-            while rounds < ROUNDS && bytes.len() < ENOUGH {
+            while rounds < ROUNDS && bytes.len() < ENOUGH && !self.turn.has_ended() {
                 step_back().await;
                 rounds += 1;
                 if let Some(frame) = self.turn.try_next() {

@@ -1,17 +1,19 @@
 //! What the stand-ins cost by themselves: what is measured with them cannot be less.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use serde_json::json;
 use testkit::events;
 use testkit::runtime::Function;
 use testkit::tokens::token;
-use testkit::upstream::{Script, Upstream};
+use testkit::upstream::Upstream;
+use tokio::time::sleep;
 
 use super::raw::Raw;
 use super::report::{Report, Series, heading};
+use super::streams::{Delta, SPREAD, script, while_all_are_open};
 use super::{Effort, quickest};
 
 /// The platform's stand-in with the quickest function, and the upstream with clients that do nothing.
@@ -25,7 +27,11 @@ pub(crate) async fn stand_ins(report: &mut Report, effort: Effort) {
             "an event to the whole answer of the quickest function",
             1,
         ),
-        ("streamed", "a chunk of a streamed answer", quickest::CHUNKS),
+        (
+            "streamed",
+            "an event of a stream, of 1,000 without a pause",
+            quickest::CHUNKS,
+        ),
     ] {
         let function = Function::builder_of(quickest.clone())
             .env(quickest::KIND, kind)
@@ -38,10 +44,8 @@ pub(crate) async fn stand_ins(report: &mut Report, effort: Effort) {
         }
         report.measured("alone", figure, "µs", &series);
     }
-    let pace = Duration::from_millis(50);
-    let script = Script::deltas(&["x"; 40]).paced(pace).finish("stop").done();
     for streams in effort.streams {
-        let upstream = Upstream::start(script.clone()).await;
+        let upstream = Upstream::start(script()).await;
         upstream.note_sent();
         let address = format!("127.0.0.1:{}", upstream.port());
         let clients = (0..*streams).map(|number| {
@@ -50,6 +54,7 @@ pub(crate) async fn stand_ins(report: &mut Report, effort: Effort) {
                 let said = format!("你好 {number}");
                 let message = json!({ "role": "user", "content": said });
                 let body = json!({ "messages": [message] }).to_string();
+                sleep(SPREAD.mul_f64(number as f64 / *streams as f64)).await;
                 let mut client = Raw::connect(address).await;
                 (
                     said,
@@ -58,17 +63,15 @@ pub(crate) async fn stand_ins(report: &mut Report, effort: Effort) {
             }
         });
         let read: HashMap<String, Vec<Instant>> = join_all(clients).await.into_iter().collect();
-        let mut added = Series::default();
-        for (number, request) in upstream.requests().iter().enumerate() {
+        let all = upstream.requests();
+        let all = all.iter().enumerate().map(|(number, request)| {
             let (_, said) = request.messages().pop().expect("a message");
             // The first piece is the role, which has no text.
-            for (read, sent) in read[&said]
-                .iter()
-                .zip(upstream.sent_at(number).iter().skip(1))
-            {
-                added.push_time(read.saturating_duration_since(*sent));
-            }
-        }
+            let sent = upstream.sent_at(number).into_iter().skip(1);
+            let read = read[&said].iter().copied();
+            sent.zip(read).map(Delta::new).collect()
+        });
+        let added = while_all_are_open(&all.collect::<Vec<_>>());
         report.measured(
             "alone",
             &format!("{streams} streams: a delta, from the upstream's write to a bare client"),

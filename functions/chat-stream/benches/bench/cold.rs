@@ -1,6 +1,8 @@
 //! Cold starts, at full speed and at shares of a CPU, against a function that does nothing and against a build without the SDK.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 use testkit::events;
@@ -23,129 +25,181 @@ pub(crate) async fn starts(report: &mut Report, effort: Effort) {
     let without_sdk = std::env::var_os("BENCH_WITHOUT_SDK")
         .map(PathBuf::from)
         .filter(|path| path.exists());
-    let event = events::chat(&token("u50"), "luna", "你好");
     for (name, share) in [
         ("full speed", 1.0),
         ("1/3.5 CPU (512 MB)", 1.0 / 3.5),
         ("1/7 CPU (256 MB)", 1.0 / 7.0),
         ("1/14 CPU (128 MB)", 1.0 / 14.0),
     ] {
-        let group = (share < 1.0).then(|| Cgroup::new(share)).flatten();
-        if share < 1.0 && group.is_none() {
+        if share < 1.0 && Cgroup::new(share).is_none() {
             println!("  {name}: this machine has no cgroup that can be written");
             continue;
         }
-        let held = |builder: FunctionBuilder| match &group {
-            Some(group) => builder.cgroup(group.processes()),
-            None => builder,
-        };
-        let (mut to_next, mut empty_to_next, mut without_sdk_to_next) =
-            (Series::default(), Series::default(), Series::default());
-        let [mut to_text, mut to_text_cpu, mut warm]: [Series; 3] = Default::default();
-        let [mut counting, mut counting_cpu]: [Series; 2] = Default::default();
-        let [mut cpu, mut empty_cpu, mut without_sdk_cpu]: [Series; 3] = Default::default();
+        let [mut ours, mut of_empty, mut of_without]: [Starts; 3] = Default::default();
+        let [mut told, mut counted]: [FirstTurns; 2] = Default::default();
+        let (mut whole, mut warm) = (Series::default(), Series::default());
         for _ in 0..effort.starts {
             store(&redis, "u50", 50).await;
-            let function = held(chat_stream(&redis, &upstream)).start().await;
-            to_next.push_time(function.started_to_next());
-            cpu.push_time(process::cpu_time(function.pid()));
-            first_turn(&function, &event, &mut to_text, &mut to_text_cpu).await;
+            let held = ours.start(share, chat_stream(&redis, &upstream)).await;
+            let first = told.turn(&held.function).await;
+            whole.push_time(held.function.started_to_next() + first);
             for _ in 0..5 {
-                warm.push_time(first_text(&function.invoke(&event).await));
+                warm.push_time(first_text(&held.function.invoke(&event()).await));
             }
-            drop(function);
-            let function = held(chat_stream(&redis, &without_usage)).start().await;
-            first_turn(&function, &event, &mut counting, &mut counting_cpu).await;
-            drop(function);
+            drop(held);
+            let mut others = Starts::default();
+            let held = others
+                .start(share, chat_stream(&redis, &without_usage))
+                .await;
+            counted.turn(&held.function).await;
+            drop(held);
             if let Some(empty) = &empty {
-                let function = held(Function::builder_of(empty.clone())).start().await;
-                empty_to_next.push_time(function.started_to_next());
-                empty_cpu.push_time(process::cpu_time(function.pid()));
+                of_empty
+                    .start(share, Function::builder_of(empty.clone()))
+                    .await;
             }
-            if let Some(without_sdk) = &without_sdk {
-                let builder =
-                    settings(Function::builder_of(without_sdk.clone()), &redis, &upstream);
-                let function = held(builder).start().await;
-                without_sdk_to_next.push_time(function.started_to_next());
-                without_sdk_cpu.push_time(process::cpu_time(function.pid()));
+            if let Some(path) = &without_sdk {
+                let builder = Function::builder_of(path.clone());
+                let builder = settings(builder, &redis, &upstream);
+                of_without.start(share, builder).await;
             }
         }
         let figure = |what: &str| format!("{name}: {what}");
-        report.measured(
-            "cold",
-            &figure("process start to first next"),
-            "µs",
-            &to_next,
-        );
-        report.measured("cold", &figure("CPU until then"), "µs", &cpu);
-        for (what, other, other_cpu) in [
-            ("an empty function", &empty_to_next, &empty_cpu),
-            (
-                "built without the AWS SDK",
-                &without_sdk_to_next,
-                &without_sdk_cpu,
-            ),
+        let mut measured = |what: &str, series: &Series| {
+            report.measured("cold", &figure(what), "µs", series);
+        };
+        measured("process start to first next", &ours.to_next);
+        for (what, other) in [
+            ("the same, an empty function", &of_empty),
+            ("the same, without the AWS SDK", &of_without),
         ] {
-            if other.is_empty() {
-                continue;
+            if !other.to_next.is_empty() {
+                measured(what, &other.to_next);
             }
-            report.measured("cold", &figure(&format!("{what}, to next")), "µs", other);
-            report.measured("cold", &figure(&format!("{what}, CPU")), "µs", other_cpu);
-            let ratio = |ours: &Series, other: &Series| ours.median() / other.median();
-            let over = figure(&format!("over {what}"));
-            report.single("cold", &over, "x", ratio(&to_next, other));
-            report.single("cold", &format!("{over}, CPU"), "x", ratio(&cpu, other_cpu));
         }
-        for (what, wall, cpu) in [
-            ("first turn, to its first text", &to_text, &to_text_cpu),
-            ("the same where it must count", &counting, &counting_cpu),
-        ] {
-            report.measured("cold", &figure(what), "µs", wall);
-            report.measured("cold", &figure(&format!("{what}, CPU")), "µs", cpu);
-        }
-        let over = (to_text.median() - warm.median()) / 1_000.0;
-        report.single(
-            "cold",
-            &format!("{name}: first turn over a warm one"),
-            "ms",
-            over,
+        measured("first turn, to its first text", &told.text);
+        measured("first turn, CPU to its first text", &told.text_cpu);
+        measured("first turn, whole", &told.whole);
+        measured("where it must count, to its first text", &counted.text);
+        measured(
+            "where it must count, CPU to its first text",
+            &counted.text_cpu,
         );
+        measured("where it must count, whole", &counted.whole);
+        measured("start and first turn, to its first text", &whole);
+        measured("a warm turn, to its first text", &warm);
+        let ratios = [
+            ("to next, over an empty function's", &of_empty),
+            ("to next, over that without the SDK", &of_without),
+        ];
+        for (what, other) in ratios.iter().filter(|(_, other)| !other.to_next.is_empty()) {
+            let ratio = ours.to_next.median() / other.to_next.median();
+            report.single("cold", &figure(what), "x", ratio);
+            // In a cgroup the process was a shell before, whose CPU is in it.
+            if share >= 1.0 {
+                let ratio = ours.cpu.median() / other.cpu.median();
+                report.single("cold", &figure(&format!("CPU {what}")), "x", ratio);
+            }
+        }
+        let over = told.text.median() - warm.median();
+        report.single("cold", &figure("first turn over a warm one"), "µs", over);
+        let counting = counted.text_cpu.median() - told.text_cpu.median();
+        let what = "counting, in the CPU before the first text";
+        report.single("cold", &figure(what), "µs", counting);
     }
 }
 
-/// The first turn of a process: its time and its CPU until the first text, after which the upstream waits.
-async fn first_turn(function: &Function, event: &Value, time: &mut Series, cpu: &mut Series) {
-    let before = process::cpu_time(function.pid());
-    let mut answer = function.invoke_streaming(event).await;
-    while let Some(event) = answer.next_event().await {
-        if event.event == "message" {
-            cpu.push_time(process::cpu_time(function.pid()).saturating_sub(before));
-            break;
+fn event() -> Value {
+    events::chat(&token("u50"), "luna", "你好")
+}
+
+/// A function at its share of a CPU. It ends before its cgroup is removed.
+struct Held {
+    function: Function,
+    _group: Option<Cgroup>,
+}
+
+/// Starts of one program.
+#[derive(Default)]
+struct Starts {
+    to_next: Series,
+    cpu: Series,
+}
+
+impl Starts {
+    async fn start(&mut self, share: f64, builder: FunctionBuilder) -> Held {
+        // Each has a cgroup of its own, so that none pays for what an earlier one overdrew.
+        let group = (share < 1.0).then(|| Cgroup::new(share)).flatten();
+        let function = match &group {
+            Some(group) => builder.cgroup(group.processes()).start().await,
+            None => builder.start().await,
+        };
+        self.to_next.push_time(function.started_to_next());
+        self.cpu.push_time(process::cpu_time(function.pid()));
+        Held {
+            function,
+            _group: group,
         }
     }
-    time.push_time(first_text(&answer.finish().await));
 }
 
-/// A share of a CPU, by the kernel's bandwidth control; removed on drop.
+/// First turns of processes.
+#[derive(Default)]
+struct FirstTurns {
+    text: Series,
+    text_cpu: Series,
+    whole: Series,
+}
+
+impl FirstTurns {
+    /// Gives the time to the first text.
+    async fn turn(&mut self, function: &Function) -> Duration {
+        let before = process::cpu_time(function.pid());
+        let mut answer = function.invoke_streaming(&event()).await;
+        while let Some(event) = answer.next_event().await {
+            if event.event == "message" {
+                // At full speed the upstream pauses now. A process that is held back may be further.
+                let cpu = process::cpu_time(function.pid());
+                self.text_cpu.push_time(cpu.saturating_sub(before));
+                break;
+            }
+        }
+        let answer = answer.finish().await;
+        self.text.push_time(first_text(&answer));
+        self.whole.push_time(answer.ended - answer.handed_over);
+        first_text(&answer)
+    }
+}
+
+/// A share of a CPU, by the kernel's bandwidth control of either version; removed on drop.
 struct Cgroup {
     path: PathBuf,
 }
 
 impl Cgroup {
     fn new(share: f64) -> Option<Self> {
-        let path = PathBuf::from(format!(
-            "/sys/fs/cgroup/cpu/companion-chat-bench-{}",
-            std::process::id()
-        ));
+        const PERIOD: f64 = 20_000.0;
+        let quota = PERIOD * share;
+        let first = Path::new("/sys/fs/cgroup/cpu");
+        let (parent, limits) = if first.exists() {
+            let limits = [
+                ("cpu.cfs_period_us", format!("{PERIOD}")),
+                ("cpu.cfs_quota_us", format!("{quota:.0}")),
+            ];
+            (first, limits.to_vec())
+        } else {
+            let limits = [("cpu.max", format!("{quota:.0} {PERIOD}"))];
+            (Path::new("/sys/fs/cgroup"), limits.to_vec())
+        };
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("companion-chat-bench-{}-{number}", std::process::id());
+        let path = parent.join(name);
         std::fs::create_dir(&path).ok()?;
         let group = Self { path };
-        let period = 20_000.0;
-        std::fs::write(group.path.join("cpu.cfs_period_us"), format!("{period}")).ok()?;
-        std::fs::write(
-            group.path.join("cpu.cfs_quota_us"),
-            format!("{:.0}", period * share),
-        )
-        .ok()?;
+        for (file, limit) in limits {
+            std::fs::write(group.path.join(file), limit).ok()?;
+        }
         Some(group)
     }
 

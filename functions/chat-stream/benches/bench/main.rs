@@ -34,16 +34,32 @@ use testkit::runtime::{Function, FunctionBuilder};
 use testkit::tokens::secret;
 use testkit::upstream::{Script, Step, Upstream};
 
-use self::report::{Report, Series};
+use self::report::Report;
 
 const DELTAS: usize = 50;
+const PACE: Duration = Duration::from_millis(5);
 const AFTER_FIRST_WORDS: Duration = Duration::from_millis(3);
+
+const GROUPS: [&str; 10] = [
+    "alone",
+    "turn",
+    "peak",
+    "memory",
+    "cold",
+    "streams",
+    "binary",
+    "tokenizer",
+    "instructions",
+    "peer",
+];
 
 /// How often everything is repeated.
 #[derive(Clone, Copy)]
 struct Effort {
     turns: usize,
     starts: usize,
+    /// Where a whole process is one sample.
+    processes: usize,
     streams: &'static [usize],
 }
 
@@ -61,17 +77,26 @@ async fn main() {
         Effort {
             turns: 5,
             starts: 2,
+            processes: 1,
             streams: &[1, 10],
         }
     } else {
         Effort {
             turns: 300,
             starts: 20,
+            processes: 3,
             streams: &[1, 100, 1_000],
         }
     };
     let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-    let wanted = |group: &str| only.is_empty() || only.split(',').any(|name| name == group);
+    let only: Vec<&str> = only.split(',').filter(|name| !name.is_empty()).collect();
+    for name in &only {
+        assert!(
+            GROUPS.contains(name),
+            "BENCH_ONLY={name}: one of {GROUPS:?}"
+        );
+    }
+    let wanted = |group: &str| only.is_empty() || only.contains(&group);
     let mut report = Report::default();
     if wanted("alone") {
         alone::stand_ins(&mut report, effort).await;
@@ -105,13 +130,19 @@ async fn main() {
     if wanted("peer") && !quick {
         peers::peers(&mut report, effort).await;
     }
-    let path = std::env::var("BENCH_JSON")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench.json").into());
+    let path = match std::env::var("BENCH_JSON") {
+        Ok(path) => path,
+        Err(_) if only.is_empty() => {
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench.json").into()
+        }
+        // A part does not take the place of the whole.
+        Err(_) => return,
+    };
     std::fs::write(&path, report.json()).expect("the file can be written");
     println!("\nAll figures: {path}");
 }
 
-/// An upstream that is as fast as it can be, except that it waits after its first words until they are at the platform. It has to
+/// An upstream that is as fast as it can be, except for a pause after its first words, in which they get to the platform: it has to
 /// share two CPUs with the platform and the function, and would keep the platform from looking.
 fn reply() -> Script {
     let first = Script::deltas(&["x"]).then(Step::Delay(AFTER_FIRST_WORDS));
@@ -124,6 +155,15 @@ fn reply() -> Script {
 
 fn chat_stream(redis: &Server, upstream: &Upstream) -> FunctionBuilder {
     settings(Function::builder("chat-stream"), redis, upstream)
+}
+
+/// An upstream whose deltas come by themselves.
+fn paced_reply() -> Script {
+    Script::deltas(&["x"; DELTAS])
+        .paced(PACE)
+        .finish("stop")
+        .usage(310, DELTAS)
+        .done()
 }
 
 /// What every chat here runs with: as deployed, with logs and metrics.
@@ -141,17 +181,6 @@ fn first_text(answer: &Answer) -> Duration {
         .find(|event| event.event == "message")
         .expect("a reply");
     first.at - answer.handed_over
-}
-
-/// What each delta took from the upstream's write to the platform's read.
-fn delays(answer: &Answer, upstream: &Upstream, request: usize, into: &mut Series) {
-    // The first piece is the role, which nobody is shown; and the first event is the start.
-    let sent = upstream.sent_at(request);
-    let deltas = answer.events();
-    let deltas = deltas.iter().filter(|event| event.data["done"] == false);
-    for (delta, sent) in deltas.zip(sent.iter().skip(1)) {
-        into.push_time(delta.at.saturating_duration_since(*sent));
-    }
 }
 
 /// Leaves a session with so many messages, in two commands: a function that waited longer for its turn would be colder.

@@ -1,6 +1,6 @@
 //! What people would use instead, by the same work: another service of the same shape, and libraries for the memory.
 //!
-//! `PEER=http://…` measures any endpoint; `PEER_DIR=…` starts the Python service in that folder against the same Redis and
+//! `PEER=http://…` measures any endpoint (`PEER_TOKEN=…` for one that does not know the benchmark's secret); `PEER_DIR=…` starts the Python service in that folder against the same Redis and
 //! upstream and takes turns with ours. The libraries come from PyPI (`scripts/bench_peers.py`).
 
 use std::io::{BufRead, BufReader};
@@ -11,14 +11,15 @@ use serde_json::{Value, json};
 use testkit::events;
 use testkit::redis::Server;
 use testkit::tokens::token;
-use testkit::upstream::Upstream;
+use testkit::upstream::{self, Upstream};
 
 use super::memory::Subject;
 use super::raw::Raw;
 use super::report::{Report, Series, heading};
-use super::{Effort, chat_stream, first_text, process, reply, store};
+use super::{Effort, chat_stream, first_text, paced_reply, process, reply, store};
 
 const MESSAGES: usize = 50;
+const BLOCKS: usize = 3;
 const PATH: &str = "/api/v1/chat/stream";
 
 /// All that was asked for and is present.
@@ -44,24 +45,64 @@ fn host(url: &str) -> &str {
     url.trim_start_matches("http://").trim_end_matches('/')
 }
 
+/// Takes turns with ours, whose upstream is the benchmark's, so only the time that both have in common says something: the peer's
+/// upstream is its own.
 async fn endpoint(report: &mut Report, url: &str, effort: Effort) {
-    heading(&format!("The peer at {url}"));
-    let mut client = Raw::connect(host(url)).await;
-    let (mut first, mut whole) = (Series::default(), Series::default());
-    for _ in 0..effort.turns {
-        let (begun, ended) = client.post(PATH, &token("peer"), &chat_body()).await;
-        first.push_time(begun);
-        whole.push_time(ended);
-    }
-    report.measured("peer", "first text", "µs", &first);
-    report.measured("peer", "whole turn", "µs", &whole);
-}
-
-/// The Python service and ours, by turns.
-async fn python_service(report: &mut Report, folder: &str, effort: Effort) {
-    heading("The Python service, and ours in the same minutes");
+    heading(&format!(
+        "The peer at {url}, with whatever upstream it has, and ours"
+    ));
     let redis = Server::start().await;
     let upstream = Upstream::start(reply()).await;
+    let chat = chat_stream(&redis, &upstream).start().await;
+    let mut client = Raw::connect(host(url)).await;
+    let peers_token = setting("PEER_TOKEN").unwrap_or_else(|| token("peer"));
+    let [mut first, mut whole, mut our_first, mut our_whole]: [Series; 4] = Default::default();
+    for _ in 0..effort.turns {
+        let (begun, ended) = client.post(PATH, &peers_token, &chat_body()).await;
+        first.push_time(begun);
+        whole.push_time(ended);
+        let event = events::chat(&token("peer"), "luna", "你好");
+        let answer = chat.invoke(&event).await;
+        our_first.push_time(first_text(&answer));
+        our_whole.push_time(answer.ended - answer.handed_over);
+    }
+    for (what, theirs, ours) in [
+        ("first text", &first, &our_first),
+        ("whole turn", &whole, &our_whole),
+    ] {
+        report.measured("peer", &format!("the peer: {what}"), "µs", theirs);
+        report.measured("peer", &format!("ours: {what}"), "µs", ours);
+        let ratio = theirs.median() / ours.median();
+        report.single("peer", &format!("{what}: the peer's over ours"), "x", ratio);
+    }
+}
+
+/// The Python service and ours, by turns: with deltas that come at once, and with deltas that come one by one.
+async fn python_service(report: &mut Report, folder: &str, effort: Effort) {
+    let few = Effort {
+        turns: effort.turns.div_ceil(10),
+        ..effort
+    };
+    for (how, script, effort) in [
+        ("at once", reply(), effort),
+        ("one by one", paced_reply(), few),
+    ] {
+        heading(&format!(
+            "The Python service, and ours in the same minutes; deltas {how}"
+        ));
+        by_turns(report, folder, effort, script, how).await;
+    }
+}
+
+async fn by_turns(
+    report: &mut Report,
+    folder: &str,
+    effort: Effort,
+    reply: upstream::Script,
+    how: &str,
+) {
+    let redis = Server::start().await;
+    let upstream = Upstream::start(reply).await;
     let (redis_url, upstream_url) = (redis.url(), upstream.base_url());
     let arguments = [
         "service",
@@ -120,11 +161,16 @@ async fn python_service(report: &mut Report, folder: &str, effort: Effort) {
     }
     let names = ["first text", "whole turn", "CPU a turn"];
     for (name, (theirs, ours)) in names.iter().zip(theirs.iter().zip(&ours)) {
-        report.measured("peer", &format!("the Python service: {name}"), "µs", theirs);
-        report.measured("peer", &format!("ours: {name}"), "µs", ours);
+        report.measured(
+            "peer",
+            &format!("deltas {how}: the Python service: {name}"),
+            "µs",
+            theirs,
+        );
+        report.measured("peer", &format!("deltas {how}: ours: {name}"), "µs", ours);
         report.single(
             "peer",
-            &format!("{name}: the Python service's over ours"),
+            &format!("deltas {how}: {name}: the Python service's over ours"),
             "x",
             theirs.median() / ours.median(),
         );
@@ -134,7 +180,7 @@ async fn python_service(report: &mut Report, folder: &str, effort: Effort) {
         report.single(
             "peer",
             &format!(
-                "{} over the upstream's own: the Python service's over ours",
+                "deltas {how}: {} over the upstream's own: the Python service's over ours",
                 names[number]
             ),
             "x",
@@ -143,7 +189,7 @@ async fn python_service(report: &mut Report, folder: &str, effort: Effort) {
     }
     report.single(
         "peer",
-        "the Python service: peak resident memory",
+        &format!("deltas {how}: the Python service: peak resident memory"),
         "MB",
         process::memory(pid, "VmHWM") / 1024.0,
     );
@@ -167,47 +213,54 @@ async fn libraries(report: &mut Report, effort: Effort) {
         return;
     };
     let url = server.told["url"].as_str().expect("a URL");
-    let output = Command::new(&python)
-        .arg(script())
-        .args([
-            "run",
-            "--rounds",
-            &effort.turns.to_string(),
-            "--redis-url",
-            url,
-        ])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("python runs");
-    let ours = Subject::new(url)
-        .await
-        .measure(effort.turns, MESSAGES)
-        .await;
-    report.measured("libraries", "companion-chat: load", "µs", &ours.load);
-    report.measured("libraries", "companion-chat: commit", "µs", &ours.commit);
-    for line in output.stdout.split(|byte| *byte == b'\n') {
-        let Ok(row) = serde_json::from_slice::<Value>(line) else {
-            continue;
-        };
-        let peer = row["peer"].as_str().unwrap_or_default();
-        let Some(operation) = row["operation"].as_str() else {
-            println!("  {peer}: not measured: {}", row["not_measured"]);
-            continue;
-        };
-        let median = row["median_us"].as_f64().unwrap_or(f64::NAN);
-        let own = if operation == "load" {
-            &ours.load
+    // By turns, in blocks: a library's block is a process of its own.
+    let rounds = effort.turns / BLOCKS;
+    let mut subject = Subject::new(url).await;
+    let (mut load, mut commit) = (Series::default(), Series::default());
+    let mut theirs: Vec<(String, Series)> = Vec::new();
+    for _ in 0..BLOCKS {
+        let ours = subject.measure(rounds, MESSAGES).await;
+        load.push(ours.load.median());
+        commit.push(ours.commit.median());
+        let output = Command::new(&python)
+            .arg(script())
+            .args(["run", "--rounds", &rounds.to_string(), "--redis-url", url])
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("python runs");
+        for line in output.stdout.split(|byte| *byte == b'\n') {
+            let Ok(row) = serde_json::from_slice::<Value>(line) else {
+                continue;
+            };
+            let peer = row["peer"].as_str().unwrap_or_default();
+            let Some(operation) = row["operation"].as_str() else {
+                println!("  {peer}: not measured: {}", row["not_measured"]);
+                continue;
+            };
+            let name = format!("{peer}: {operation}");
+            let median = row["median_us"].as_f64().expect("a figure");
+            match theirs.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, series)) => series.push(median),
+                None => {
+                    let mut series = Series::default();
+                    series.push(median);
+                    theirs.push((name, series));
+                }
+            }
+        }
+    }
+    report.measured("libraries", "companion-chat: load", "µs", &load);
+    report.measured("libraries", "companion-chat: commit", "µs", &commit);
+    for (name, series) in &theirs {
+        report.measured("libraries", name, "µs", series);
+        let own = if name.ends_with("load") {
+            &load
         } else {
-            &ours.commit
+            &commit
         };
-        report.single("libraries", &format!("{peer}: {operation}"), "µs", median);
-        report.single(
-            "libraries",
-            &format!("{peer}: {operation}, over ours"),
-            "x",
-            median / own.median(),
-        );
+        let ratio = series.median() / own.median();
+        report.single("libraries", &format!("{name}, over ours"), "x", ratio);
     }
 }
 

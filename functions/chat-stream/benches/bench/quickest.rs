@@ -35,8 +35,10 @@ pub(crate) fn was_here() -> bool {
                 prelude.len()
             );
             write(&mut socket, &head);
+            let frame = "event: message\ndata: {\"content\":\"x\",\"done\":false}\n\n";
+            let chunk = format!("{:x}\r\n{frame}\r\n", frame.len());
             for _ in 0..CHUNKS {
-                write(&mut socket, "1\r\nx\r\n");
+                write(&mut socket, &chunk);
             }
             write(&mut socket, "0\r\n\r\n");
         } else {

@@ -70,6 +70,11 @@ impl Raw {
                 times.push(Instant::now());
             }
             if seen.ends_with(b"0\r\n\r\n") {
+                assert!(
+                    !times.is_empty(),
+                    "no text came: {}",
+                    String::from_utf8_lossy(&seen)
+                );
                 return times;
             }
         }

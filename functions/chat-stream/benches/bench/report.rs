@@ -17,6 +17,10 @@ impl Series {
         self.push(time.as_secs_f64() * 1e6);
     }
 
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -49,6 +53,7 @@ impl Report {
     /// Adds a measured figure: median, and what the middle 80% span.
     pub(crate) fn measured(&mut self, group: &str, figure: &str, unit: &str, series: &Series) {
         let (low, high) = (series.quantile(0.1), series.quantile(0.9));
+        assert!(series.median().is_finite(), "{figure}: nothing measured");
         println!(
             "  {figure:<58} {:>10.1} {unit:<4} ({low:.1} to {high:.1})",
             series.median()
@@ -61,6 +66,7 @@ impl Report {
 
     /// Adds a figure that is what it is: a ratio of two medians of this run, a size.
     pub(crate) fn single(&mut self, group: &str, figure: &str, unit: &str, value: f64) {
+        assert!(value.is_finite(), "{figure}: nothing measured");
         println!("  {figure:<58} {value:>10.2} {unit}");
         self.rows
             .push(json!({ "group": group, "figure": figure, "unit": unit, "value": value }));

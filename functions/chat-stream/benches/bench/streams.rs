@@ -1,9 +1,10 @@
-//! Many streams in one process.
+//! Many streams in one process: what deltas take while all of them are open.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use testkit::answer::Answer;
 use testkit::events;
 use testkit::redis::Server;
 use testkit::tokens::token;
@@ -11,12 +12,54 @@ use testkit::upstream::{Script, Upstream};
 use tokio::time::sleep;
 
 use super::report::{Report, Series, heading};
-use super::{Effort, chat_stream, delays, process};
+use super::{Effort, chat_stream, process};
 
 /// Each stream has so many deltas, one every 50 ms.
 const LONG: usize = 80;
+const PACE: Duration = Duration::from_millis(50);
 /// Streams begin within so long, so that for as long again all of them are open.
-const SPREAD: Duration = Duration::from_secs(2);
+pub(crate) const SPREAD: Duration = Duration::from_secs(2);
+
+/// What each stream says.
+pub(crate) fn script() -> Script {
+    Script::deltas(&["x"; LONG])
+        .paced(PACE)
+        .finish("stop")
+        .usage(1, LONG)
+        .done()
+}
+
+/// One delta on its way.
+#[derive(Clone, Copy)]
+pub(crate) struct Delta {
+    sent: Instant,
+    pub(crate) took: Duration,
+}
+
+impl Delta {
+    /// When it was written, and when it was read.
+    pub(crate) fn new((sent, read): (Instant, Instant)) -> Self {
+        Self {
+            sent,
+            took: read.saturating_duration_since(sent),
+        }
+    }
+}
+
+/// What deltas took that were sent while all streams were open.
+pub(crate) fn while_all_are_open(streams: &[Vec<Delta>]) -> Series {
+    let first = |stream: &Vec<Delta>| stream.first().map(|delta| delta.sent);
+    let last = |stream: &Vec<Delta>| stream.last().map(|delta| delta.sent);
+    let from = streams.iter().filter_map(first).max();
+    let until = streams.iter().filter_map(last).min();
+    let mut series = Series::default();
+    for delta in streams.iter().flatten() {
+        if Some(delta.sent) >= from && Some(delta.sent) <= until {
+            series.push_time(delta.took);
+        }
+    }
+    series
+}
 
 /// One process, many streams: 20 deltas a second each.
 pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
@@ -24,21 +67,63 @@ pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
         "Many streams in one process, 20 deltas a second each, begun within {} s",
         SPREAD.as_secs()
     ));
-    for streams in effort.streams {
-        measure(report, *streams, SPREAD, "").await;
-    }
+    let mut cases: Vec<_> = effort
+        .streams
+        .iter()
+        .map(|streams| (*streams, SPREAD, "", Figures::default()))
+        .collect();
     let most = effort.streams.iter().max().copied().unwrap_or_default();
-    measure(report, most, Duration::ZERO, ", begun in one moment").await;
+    let at_once = ", begun in one moment";
+    cases.push((most, Duration::ZERO, at_once, Figures::default()));
+    for _ in 0..effort.processes {
+        for (streams, spread, _, figures) in &mut cases {
+            measure(*streams, *spread, figures).await;
+        }
+    }
+    for (streams, _, how, figures) in &cases {
+        let figure = |what: &str| format!("{streams}{how}: {what}");
+        for (what, unit, series) in [
+            (
+                "a delta, from the upstream to the platform",
+                "µs",
+                &figures.added,
+            ),
+            ("the same, 99th percentile", "µs", &figures.late),
+            ("memory a stream", "kB", &figures.memory),
+            (
+                &format!("CPU a stream of {LONG} deltas"),
+                "ms",
+                &figures.cpu,
+            ),
+        ] {
+            report.measured("streams", &figure(what), unit, series);
+        }
+    }
 }
 
-async fn measure(report: &mut Report, streams: usize, spread: Duration, how: &str) {
+/// The deltas of an answer, from the upstream's write to the platform's read.
+pub(crate) fn deltas(answer: &Answer, upstream: &Upstream, request: usize) -> Vec<Delta> {
+    let events = answer.events();
+    let read = events.iter().filter(|event| event.data["done"] == false);
+    // The first piece is the role, which nobody is shown; and the first event is the start.
+    let sent = upstream.sent_at(request).into_iter().skip(1);
+    sent.zip(read.map(|event| event.at))
+        .map(Delta::new)
+        .collect()
+}
+
+#[derive(Default)]
+struct Figures {
+    added: Series,
+    /// The others have a value for each process.
+    late: Series,
+    memory: Series,
+    cpu: Series,
+}
+
+async fn measure(streams: usize, spread: Duration, figures: &mut Figures) {
     let redis = Server::start().await;
-    let script = Script::deltas(&["x"; LONG])
-        .paced(Duration::from_millis(50))
-        .finish("stop")
-        .usage(1, LONG)
-        .done();
-    let upstream = Upstream::start(script).await;
+    let upstream = Upstream::start(script()).await;
     let chat = chat_stream(&redis, &upstream)
         .concurrency(streams)
         .start()
@@ -65,35 +150,26 @@ async fn measure(report: &mut Report, streams: usize, spread: Duration, how: &st
         .enumerate()
         .filter_map(|(number, request)| Some((request.messages().pop()?.1, number)))
         .collect();
-    let mut added = Series::default();
-    for (answer, said) in answers.iter().zip(&said) {
+    let all = answers.iter().zip(&said).map(|(answer, said)| {
         assert_eq!(answer.last()["saved"], true);
-        delays(answer, &upstream, numbers[said], &mut added);
-    }
+        deltas(answer, &upstream, numbers[said])
+    });
+    let all: Vec<Vec<Delta>> = all.collect();
+    let added = if spread.is_zero() {
+        // How they begin is what this is about.
+        let mut added = Series::default();
+        all.iter()
+            .flatten()
+            .for_each(|delta| added.push_time(delta.took));
+        added
+    } else {
+        while_all_are_open(&all)
+    };
     let used = process::cpu_time(chat.pid()).saturating_sub(cpu);
     let grown = (process::memory(chat.pid(), "VmHWM") - idle).max(0.0);
-    report.measured(
-        "streams",
-        &format!("{streams}{how}: a delta, from the upstream to the platform"),
-        "µs",
-        &added,
-    );
-    report.single(
-        "streams",
-        &format!("{streams}{how}: the same, 99th percentile"),
-        "µs",
-        added.quantile(0.99),
-    );
-    report.single(
-        "streams",
-        &format!("{streams}{how}: memory a stream"),
-        "kB",
-        grown / streams as f64,
-    );
-    report.single(
-        "streams",
-        &format!("{streams}{how}: CPU a stream of {LONG} deltas"),
-        "ms",
-        used.as_secs_f64() * 1e3 / streams as f64,
-    );
+    let streams = streams as f64;
+    figures.late.push(added.quantile(0.99));
+    figures.memory.push(grown / streams);
+    figures.cpu.push(used.as_secs_f64() * 1e3 / streams);
+    figures.added.append(added);
 }

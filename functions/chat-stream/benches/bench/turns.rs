@@ -1,6 +1,6 @@
 //! One turn on a warm process: first byte, whole turn, gap, CPU, memory.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 use testkit::events;
@@ -11,11 +11,11 @@ use testkit::upstream::{Script, Upstream};
 
 use super::raw::Raw;
 use super::report::{Report, Series, heading};
+use super::streams::deltas;
 use super::{
-    AFTER_FIRST_WORDS, DELTAS, Effort, chat_stream, delays, first_text, process, reply, store,
+    AFTER_FIRST_WORDS, DELTAS, Effort, PACE, chat_stream, first_text, paced_reply, process, reply,
+    store,
 };
-
-const PACE: Duration = Duration::from_millis(5);
 
 /// First byte, whole turn, CPU and memory; against the upstream and Redis alone.
 pub(crate) async fn turns(report: &mut Report, effort: Effort) {
@@ -94,27 +94,27 @@ pub(crate) async fn turns(report: &mut Report, effort: Effort) {
         &upstream_whole,
     );
     report.measured("turn", "a bare LRANGE of 50 messages", "µs", &lrange);
-    report.measured("turn", "CPU a turn, 50 messages stored", "µs", &cpu);
-    let over = first[1].median() - upstream_first.median();
-    report.single(
-        "turn",
-        "first text over the upstream's own, 50 messages",
-        "µs",
-        over,
-    );
-    let whole_over = whole[1].median() - upstream_whole.median();
-    report.single(
-        "turn",
-        "whole turn over the upstream's own, 50 messages",
-        "µs",
-        whole_over,
-    );
+    report.measured("turn", "CPU a turn, deltas at once", "µs", &cpu);
+    let over = |series: &Series, alone: &Series| series.median() - alone.median();
+    for (number, messages) in stored.into_iter().enumerate() {
+        for (what, series, alone) in [
+            ("first text", &first[number], &upstream_first),
+            ("whole turn", &whole[number], &upstream_whole),
+        ] {
+            report.single(
+                "turn",
+                &format!("{what} over the upstream's own, {messages} messages"),
+                "µs",
+                over(series, alone),
+            );
+        }
+    }
     let bare = lrange.median() + upstream_first.median();
     report.single(
         "turn",
-        "… over (a bare LRANGE + a bare upstream round trip)",
+        "first text over the upstream's own / (a bare LRANGE + a bare upstream)",
         "x",
-        over / bare,
+        over(&first[1], &upstream_first) / bare,
     );
 }
 
@@ -125,26 +125,22 @@ pub(crate) async fn gap(report: &mut Report, effort: Effort) {
         PACE.as_millis()
     ));
     let redis = Server::start().await;
-    let script = Script::deltas(&["x"; DELTAS])
-        .paced(PACE)
-        .finish("stop")
-        .usage(310, DELTAS)
-        .done();
-    let upstream = Upstream::start(script).await;
+    let upstream = Upstream::start(paced_reply()).await;
     let chat = chat_stream(&redis, &upstream).start().await;
     let mut alone = Raw::connect(&format!("127.0.0.1:{}", upstream.port())).await;
     let body = json!({ "messages": [{ "role": "user", "content": "你好" }] }).to_string();
-    let (mut through, mut bare) = (Series::default(), Series::default());
+    let [mut through, mut bare, mut cpu]: [Series; 3] = Default::default();
     upstream.note_sent();
     for _ in 0..effort.turns.div_ceil(10) {
+        store(&redis, "gap", 50).await;
         let event = events::chat(&token("gap"), "luna", "你好");
+        let before = process::cpu_time(chat.pid());
         let answer = chat.invoke(&event).await;
-        delays(
-            &answer,
-            &upstream,
-            upstream.requests().len() - 1,
-            &mut through,
-        );
+        chat.wait_idle().await;
+        cpu.push_time(process::cpu_time(chat.pid()).saturating_sub(before));
+        for delta in deltas(&answer, &upstream, upstream.requests().len() - 1) {
+            through.push_time(delta.took);
+        }
         let read = alone.post_noting("/v1/chat/completions", "x", &body).await;
         let sent = upstream.sent_at(upstream.requests().len() - 1);
         // The first piece is the role, which has no text.
@@ -164,6 +160,7 @@ pub(crate) async fn gap(report: &mut Report, effort: Effort) {
         "µs",
         &bare,
     );
+    report.measured("turn", "CPU a turn, deltas one by one", "µs", &cpu);
     report.single(
         "turn",
         "what the function adds to a delta",
@@ -176,47 +173,38 @@ pub(crate) async fn gap(report: &mut Report, effort: Effort) {
 pub(crate) async fn peaks(report: &mut Report, effort: Effort) {
     heading("Peak resident memory");
     let redis = Server::start().await;
-    for (name, script) in [
-        ("chat-stream", reply()),
-        (
-            "chat-stream, the tokenizer included",
-            Script::deltas(&["今天天气很好"; DELTAS])
-                .finish("stop")
-                .done(),
-        ),
-    ] {
-        let upstream = Upstream::start(script).await;
-        let chat = chat_stream(&redis, &upstream).start().await;
-        for _ in 0..effort.turns.min(50) {
-            let answer = chat
-                .invoke(&events::chat(&token("peak"), "luna", "你好"))
-                .await;
-            assert_eq!(answer.last()["saved"], true);
+    let silent = Script::deltas(&["今天天气很好"; DELTAS])
+        .finish("stop")
+        .done();
+    let (telling, silent) = (
+        Upstream::start(reply()).await,
+        Upstream::start(silent).await,
+    );
+    let token = token("peak");
+    let chat = events::chat(&token, "luna", "你好");
+    let subjects = [
+        ("chat-stream", Some(&telling), &chat),
+        ("chat-stream, the tokenizer included", Some(&silent), &chat),
+        ("session-meta", None, &events::session(&token, "luna")),
+        ("clear-history", None, &events::clear(&token, "luna")),
+    ];
+    let mut peaks: [Series; 4] = Default::default();
+    for _ in 0..effort.processes {
+        for ((name, upstream, event), peaks) in subjects.iter().zip(&mut peaks) {
+            let function = match upstream {
+                Some(upstream) => chat_stream(&redis, upstream),
+                None => Function::builder(name)
+                    .env("REDIS_URL", redis.url())
+                    .env("JWT_SECRET", secret()),
+            };
+            let function = function.start().await;
+            for _ in 0..effort.turns.min(50) {
+                assert_eq!(function.invoke(event).await.status, 200);
+            }
+            peaks.push(process::memory(function.pid(), "VmHWM") / 1024.0);
         }
-        report.single(
-            "peak",
-            name,
-            "MB",
-            process::memory(chat.pid(), "VmHWM") / 1024.0,
-        );
     }
-    for (name, event) in [
-        ("session-meta", events::session(&token("peak"), "luna")),
-        ("clear-history", events::clear(&token("peak"), "luna")),
-    ] {
-        let function = Function::builder(name)
-            .env("REDIS_URL", redis.url())
-            .env("JWT_SECRET", secret())
-            .start()
-            .await;
-        for _ in 0..effort.turns.min(50) {
-            assert_eq!(function.invoke(&event).await.status, 200);
-        }
-        report.single(
-            "peak",
-            name,
-            "MB",
-            process::memory(function.pid(), "VmHWM") / 1024.0,
-        );
+    for ((name, ..), peaks) in subjects.iter().zip(&peaks) {
+        report.measured("peak", name, "MB", peaks);
     }
 }

@@ -36,24 +36,43 @@ async fn bytes_that_come_one_by_one_are_the_same_reply() {
     assert_eq!(house.stored().await[1]["content"], parts.concat());
 }
 
-#[tokio::test]
-async fn the_first_words_leave_alone_and_what_comes_at_once_after_them_together() {
+fn thirty_deltas_at_once() -> (Vec<&'static str>, Script) {
     let parts = ["你", "好", "呀"].repeat(10);
     let together: Vec<u8> = parts.iter().flat_map(|part| delta(part)).collect();
-    let script = Script::raw(vec![Step::Bytes(together.into())])
-        .finish("stop")
-        .done();
+    let script = Script::raw(vec![Step::Bytes(together.into())]);
+    (parts, script.finish("stop").done())
+}
+
+/// How many deltas each part of the body has that has any.
+fn deltas_of_parts(answer: &Answer) -> Vec<usize> {
+    let deltas = answer.chunks.iter().map(|chunk| {
+        let text = String::from_utf8_lossy(&chunk.bytes);
+        text.matches(r#""done":false"#).count()
+    });
+    deltas.filter(|deltas| *deltas > 0).collect()
+}
+
+#[tokio::test]
+async fn where_many_share_the_threads_each_delta_leaves_alone() {
+    let (parts, script) = thirty_deltas_at_once();
+    let many = [("AWS_LAMBDA_MAX_CONCURRENCY", "2")];
+    let house = House::with(&many, vec![script]).await;
+
+    let answer = house.say("你好").await;
+    assert_eq!(deltas(&answer), parts);
+    assert_eq!(deltas_of_parts(&answer), vec![1; 30], "{answer:?}");
+}
+
+#[tokio::test]
+async fn the_first_words_leave_alone_and_what_comes_at_once_after_them_together() {
+    let (parts, script) = thirty_deltas_at_once();
     let house = House::new(vec![script]).await;
 
     let mut fewest = parts.len();
     for _ in 0..10 {
         let answer = house.say("你好").await;
         assert_eq!(deltas(&answer), parts);
-        let deltas = answer.chunks.iter().map(|chunk| {
-            let text = String::from_utf8_lossy(&chunk.bytes);
-            text.matches(r#""done":false"#).count()
-        });
-        let deltas: Vec<usize> = deltas.filter(|deltas| *deltas > 0).collect();
+        let deltas = deltas_of_parts(&answer);
         assert_eq!(deltas.first(), Some(&1), "{answer:?}");
         fewest = fewest.min(deltas.len());
     }
