@@ -39,6 +39,16 @@ PSEUDO = {
 NOTHING = object()
 
 
+def taken(parameter: Dict[str, Any], value: str) -> bool:
+    """Whether CloudFormation lets a parameter have this value."""
+    if "AllowedValues" in parameter and value not in map(str, parameter["AllowedValues"]):
+        return False
+    if parameter["Type"] == "Number":
+        return float(parameter.get("MinValue", "-inf")) <= float(value) <= float(parameter.get("MaxValue", "inf"))
+    # 4,096 characters are the most that any parameter may have.
+    return re.search(parameter.get("AllowedPattern", ""), value) is not None and len(value) <= parameter.get("MaxLength", 4096)
+
+
 class Effective:
     """One deployment. `resources` are those whose condition holds."""
 
@@ -71,7 +81,7 @@ class Effective:
 
     def refused(self) -> list:
         """What CloudFormation would say before it did anything."""
-        said = []
+        said = [f"{name} is not allowed" for name, value in self.parameters.items() if not taken(SOURCE["Parameters"][name], value)]
         for rule in self.transformed["Rules"].values():
             if "RuleCondition" in rule and not self.holds(rule["RuleCondition"]):
                 continue

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import re
 import unittest
 
@@ -10,7 +11,7 @@ import airspeed
 from samcli.commands.deploy.auth_utils import auth_per_resource
 from samcli.lib.providers.sam_stack_provider import SamLocalStackProvider
 
-from effective import ROOT, SECRET, SMALLEST, SOURCE, VPC, Effective
+from effective import ROOT, SECRET, SMALLEST, SOURCE, VPC, Effective, taken
 
 FUNCTIONS = ("ChatStreamFunction", "ClearHistoryFunction", "SessionMetaFunction")
 ROUTES = {
@@ -30,6 +31,22 @@ NOT_HERE = {
     "REDIS_SENTINEL_PASSWORD": "would be a secret in the environment",
     "LOG_FORMAT": "text is for people at a terminal",
 }
+
+
+# As browsers send them, and as they do not.
+ORIGINS = [
+    "https://app.example.com", "http://localhost:5173", "http://127.0.0.1", "http://[::1]:3000", "http://[2001:db8::80]",
+    "http://a.example:443", "https://a.example:4430", "https://a.example:65535", "capacitor://localhost",
+]
+NO_ORIGINS = [
+    "https://app.example.com/", "https://app.example.com/chat", "https://app.example.com?x", "https://App.example.com",
+    "HTTPS://app.example.com", "https://app.example.com:443", "http://app.example.com:80", "https://[::1]:443",
+    "https://app.example.com:", "https://app.example.com:0443", "https://app.example.com:99999", "https://app.example.com:65536",
+    "https://me@app.example.com", "https://*.example.com", "https://", "https://:1", "https://雨.example", "app.example.com",
+    "//app.example.com", "null", "https://a.example,", ",https://a.example", ",", "*,https://a.example", "https://a.example,*",
+    "https://a.example https://b.example", "https://a.examplehttps://b.example", "https://b.example,https://a.example:443",
+    "https://a.example:443,https://b.example", 'https://a.example"', "https://$a.example", "https://a.example#",
+]
 
 
 def body(stack: Effective) -> dict:
@@ -101,44 +118,43 @@ class Gateway(unittest.TestCase):
             self.assertIn("method.response.header.Access-Control-Allow-Origin", declared)
 
     def test_an_origin_on_the_list_gets_itself_back_and_any_other_gets_nothing(self) -> None:
-        stack = Effective()
-        integration = body(stack)["paths"]["/api/v1/chat/stream"]["options"]["x-amazon-apigateway-integration"]
-        template = integration["responses"]["default"]["responseTemplates"]["application/json"]
-        name = "Access-Control-Allow-Origin"
-        # The interpreter here takes no hyphens in names; the gateway's does.
-        template = template.replace(name, "allowed_origin")
-        several = "https://a.example,https://b.example"
-        for origin, header, variable, expected in (
+        several = "https://a.example,http://[::1]:3000,https://b.example"
+        for origin, header, allowed, expected in (
             ("https://a.example", "origin", several, "https://a.example"),
             ("https://b.example", "Origin", several, "https://b.example"),
             ("https://c.example", "origin", several, None),
             ("https://a.example.c.example", "origin", several, None),
             (several, "origin", several, None),
+            ("http://[::1]:3000", "origin", several, "http://[::1]:3000"),
             ("", "origin", several, None),
-            ("https://a.example", "origin", "any", "*"),
-            ("https://a.example", "origin", None, None),
+            ("https://a.example", "origin", "*", "*"),
+            ("https://a.example", "origin", "", None),
+            ("", "origin", "", None),
         ):
-            given = {}
-            answer = airspeed.Template(template).merge({
-                "input": {"params": lambda asked: origin if asked == header else ""},
-                "context": {"responseOverride": {"header": given}},
-                "stageVariables": {"corsAllowedOrigins": variable} if variable else {},
-            })
-            self.assertEqual(answer.strip(), "")
-            self.assertEqual(given.get("allowed_origin"), expected, (origin, variable))
+            stack = Effective({"CorsAllowedOrigins": allowed})
+            self.assertEqual(stack.refused(), [])
+            for path in {path for path, _ in ROUTES}:
+                integration = body(stack)["paths"][path]["options"]["x-amazon-apigateway-integration"]
+                template = integration["responses"]["default"]["responseTemplates"]["application/json"]
+                # The interpreter here takes no hyphens in names; the gateway's does.
+                template = template.replace("Access-Control-Allow-Origin", "allowed_origin")
+                given = {}
+                answer = airspeed.Template(template).merge({
+                    "input": {"params": lambda asked: origin if asked == header else ""},
+                    "context": {"responseOverride": {"header": given}},
+                })
+                self.assertEqual(answer.strip(), "")
+                self.assertEqual(given.get("allowed_origin"), expected, (path, origin, allowed))
 
     def test_the_gateways_own_refusals_carry_the_origin_too(self) -> None:
         several = "https://a.example,https://b.example"
-        for given, variable, header in (
-            ("", None, None),
-            ("*", "any", "'*'"),
-            ("https://a.example", "https://a.example", "'https://a.example'"),
-            (several, several, "'*'"),
+        for given, header in (
+            ("", None),
+            ("*", "'*'"),
+            ("https://a.example", "'https://a.example'"),
+            (several, "'*'"),
         ):
             stack = Effective({"CorsAllowedOrigins": given})
-            (stage,) = stack.of_type("AWS::ApiGateway::Stage").values()
-            self.assertEqual(stage.get("Variables", {}).get("corsAllowedOrigins"), variable)
-            self.assertRegex(variable or "a", r"^[A-Za-z0-9-._~:/?#&=,]+$")  # What a stage variable may hold.
             refusals = body(stack).get("x-amazon-apigateway-gateway-responses", {})
             self.assertEqual(set(refusals), {"DEFAULT_4XX", "DEFAULT_5XX"} if given else set())
             for refusal in refusals.values():
@@ -335,24 +351,59 @@ class Settings(unittest.TestCase):
     def parameter_of(setting: str) -> str:
         return "".join(part.capitalize() for part in setting.split("_"))
 
+    def settings(self) -> set:
+        """All that a parameter sets. AUTH_TRUST_AUTHORIZER follows from CognitoUserPoolArn."""
+        return {name for function in FUNCTIONS for name in Effective().environment(function)} - {"AUTH_TRUST_AUTHORIZER"}
+
     def test_every_setting_is_one_that_the_code_reads_and_an_operator_can_reach_all_of_them(self) -> None:
         read = set(re.findall(r'"((?:REDIS|MEMORY|CONTEXT|LLM|JWT|AUTH|CORS|LOG|METRICS)(?:_[A-Z]+)*)"', CODE)) - {"AUTH"}
-        environment = {name for function in FUNCTIONS for name in Effective().environment(function)}
-        self.assertEqual(environment, read - set(NOT_HERE))
-        by_value = {"AUTH_TRUST_AUTHORIZER"}  # Follows from CognitoUserPoolArn.
-        for name in environment - by_value:
+        self.assertEqual(self.settings(), read - set(NOT_HERE) - {"AUTH_TRUST_AUTHORIZER"})
+        for name in self.settings():
             self.assertIn(self.parameter_of(name), SOURCE["Parameters"])
 
-    def test_a_parameter_reaches_its_setting(self) -> None:
-        given = {}
-        for name, what in SOURCE["Parameters"].items():
-            if what["Type"] == "Number" and "AllowedValues" not in what:
-                given[name] = int(what["Default"]) + 1
-        stack = Effective(given)
-        for function in FUNCTIONS:
-            for name, value in stack.environment(function).items():
-                if self.parameter_of(name) in given:
-                    self.assertEqual(value, str(given[self.parameter_of(name)]), name)
+    def test_a_parameter_reaches_its_setting_and_no_other(self) -> None:
+        # Two deployments, because IAM sends no password and echo needs no key.
+        both = {
+            "RedisUrl": "rediss://one:6379,rediss://two:6379",
+            "RedisMode": "sentinel",
+            "RedisSentinelMaster": "master",
+            "RedisKeyLayout": "tagged",
+            "RedisUsername": "user",
+            "RedisIamCacheName": "cache",
+            "RedisIamServerless": "false",
+            "RedisTlsCaFile": "/opt/ca.pem",
+            "LlmBaseUrl": "https://other.example.com/v2",
+            "LlmModel": "model",
+            "JwtSecretSecretArn": SECRET + "tokens-AbCdEf",
+            "JwtJwksUrl": "https://keys.example.com",
+            "JwtIssuer": "issuer",
+            "JwtAudience": "audience",
+            "CorsAllowedOrigins": "https://pages.example.com",
+            "LogLevel": "debug",
+            "Metrics": "off",
+            "MetricsNamespace": "Namespace",
+        }
+        most = {
+            name: SOURCE["Parameters"][name]["MaxValue"]
+            for name in map(self.parameter_of, self.settings())
+            if SOURCE["Parameters"][name]["Type"] == "Number"
+        }
+        # The lowest bound first, so that a small number is left for it.
+        both.update({name: count for count, name in enumerate(sorted(most, key=lambda name: (most[name], name)), 3)})
+        secrets = {"RedisPasswordSecretArn": SECRET + "password-AbCdEf", "LlmApiKeySecretArn": SECRET + "key-AbCdEf"}
+        reached = set()
+        for given in ({**both, **secrets}, {**both, "RedisAuth": "iam", "LlmProvider": "echo"}):
+            self.assertEqual(len({str(value) for value in given.values()}), len(given), "each value is one parameter's")
+            stack = Effective(given)
+            self.assertEqual(stack.refused(), [])
+            for function in FUNCTIONS:
+                for name, value in stack.environment(function).items():
+                    parameter = self.parameter_of(name)
+                    if parameter in given:
+                        self.assertNotEqual(value, str(SOURCE["Parameters"][parameter]["Default"]), name)
+                        self.assertEqual(value, str(given[parameter]), name)
+                        reached.add(name)
+        self.assertEqual(reached, self.settings())
 
     def test_numbers_default_to_what_the_code_defaults_to(self) -> None:
         defaults = dict(re.findall(r'\(\s*lookup,\s*"([A-Z_]+)",\s*([0-9_]+)\s*[,)]', CODE))
@@ -362,6 +413,24 @@ class Settings(unittest.TestCase):
                 self.assertEqual(int(SOURCE["Parameters"][self.parameter_of(name)]["Default"]), int(value), name)
                 checked += 1
         self.assertEqual(checked, 13)
+
+    def test_numbers_are_bounded_as_in_the_code_or_closer(self) -> None:
+        names = dict(re.findall(r"const ([A-Z_]+): u64 = ([0-9_* ]+);", CODE))
+
+        def number(text: str) -> int:
+            return math.prod(int(factor) for factor in names.get(text, text).split("*"))
+
+        bounds = {
+            name: (number(low), number(high))
+            for name, low, high in re.findall(r'"([A-Z_]+)",\s*[0-9_]+,\s*([0-9_]+),\s*([0-9A-Z_]+),?\s*\)', CODE)
+        }
+        for name in re.findall(r'milliseconds\(\s*lookup,\s*"([A-Z_]+)"', CODE):
+            bounds[name] = (1, number("LONGEST_INVOCATION_MS"))
+        parameters = {name: SOURCE["Parameters"][self.parameter_of(name)] for name in self.settings()}
+        self.assertEqual({name for name, parameter in parameters.items() if parameter["Type"] == "Number"}, set(bounds))
+        for name, (low, high) in bounds.items():
+            self.assertGreaterEqual(parameters[name]["MinValue"], low, name)
+            self.assertLessEqual(parameters[name]["MaxValue"], high, name)
 
     def test_parameters_are_grouped_described_and_used(self) -> None:
         groups = SOURCE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
@@ -398,6 +467,7 @@ class Settings(unittest.TestCase):
             {"CognitoUserPoolArn": "arn:aws:cognito-idp:eu-west-1:111122223333:userpool/a"},
             {"LlmModel": ""},
             {"RedisUrl": ""},
+            {"RedisMode": "cluster", "RedisKeyLayout": "plain"},
             {"RedisAuth": "iam"},
             {"CreateCache": "true"},
             {**VPC, "CreateCache": "true", "RedisWaitReplicas": 1},
@@ -405,6 +475,49 @@ class Settings(unittest.TestCase):
             {"SecurityGroupIds": "sg-1"},
         ):
             self.assertTrue(Effective(given).refused(), given)
+        for given in (
+            {"RedisMode": "cluster", "RedisKeyLayout": "tagged"},
+            {"RedisMode": "sentinel", "RedisKeyLayout": "plain"},
+            # What is said of a Redis of one's own is not used then.
+            {**VPC, "CreateCache": "true", "RedisUrl": "", "RedisMode": "cluster", "RedisKeyLayout": "plain"},
+        ):
+            self.assertEqual(Effective(given).refused(), [], given)
+
+    def test_a_value_that_a_function_would_not_start_with_is_not_taken(self) -> None:
+        # As shared/src/config has it; its own tests have these values too.
+        for name, good, bad in (
+            ("CorsAllowedOrigins", ORIGINS + [",".join(ORIGINS), "*", ""], NO_ORIGINS),
+            (
+                "MetricsNamespace",
+                ["CompanionChat", "AWS", "team/AWS/chat", "n" * 255],
+                ["", " ", "AWS/Lambda", "n" * 256, "a\nb", 'a"b', "雨"],
+            ),
+            (
+                "RedisUrl",
+                ["redis://10.0.0.1:6379/0", "rediss://a:6379,rediss://b:6379"],
+                ["http://a", "redis://", "redis://a,b:6379", "redis://a,", "redis://a b", "redis://u:p@a"],
+            ),
+            (
+                "LlmBaseUrl",
+                ["https://model.example.com/api/v3", "http://10.0.0.1:8000", "http://[::1]:8000/v1"],
+                ["model.example.com", "https://", "https:///v1", "https://model.example.com/a b", "https://key@model.example.com"],
+            ),
+            (
+                "JwtJwksUrl",
+                ["https://keys.example.com/.well-known/jwks.json", "https://keys.example.com/keys?p=B2C_1"],
+                ["http://keys.example.com", "https://", "https:///keys", "https://keys.example.com/a b"],
+            ),
+            ("MemoryTtlSeconds", ["1", "315360000"], ["0", "315360001"]),
+            ("RedisBreakerCooldownMs", ["1", "900000"], ["0", "900001"]),
+            *(
+                (name, [SECRET + "a/b_+=.@-c-AbCdEf", SECRET + "a-AbCdEf#key"], [SECRET + "a!b-AbCdEf", SECRET + "a-AbCdEf#", SECRET + "a b-AbCdEf"])
+                for name in SOURCE["Parameters"] if name.endswith("SecretArn")
+            ),
+        ):
+            for value in good:
+                self.assertTrue(taken(SOURCE["Parameters"][name], value), f"{name}={value}")
+            for value in bad:
+                self.assertFalse(taken(SOURCE["Parameters"][name], value), f"{name}={value}")
 
 
 if __name__ == "__main__":
