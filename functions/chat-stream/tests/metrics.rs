@@ -14,6 +14,18 @@ const OPERATIONS: &str = "short_memory_operations_total";
 const LATENCY: &str = "short_memory_latency_seconds";
 const DEGRADATION: &str = "short_memory_degradation_total";
 
+/// Each takes a few values only. CloudWatch bills every combination, so an id of anybody must be none of them.
+const DIMENSIONS: [&str; 6] = [
+    "function",
+    "status",
+    "operation",
+    "result",
+    "reason",
+    "code",
+];
+/// Logs are billed by what is written.
+const MOST_LINES_A_TURN: usize = 10;
+
 fn function(name: &str, redis: &Server) -> FunctionBuilder {
     Function::builder(name)
         .env("REDIS_URL", redis.url())
@@ -38,8 +50,15 @@ fn reply() -> Script {
 struct Told(Vec<Sample>);
 
 impl Told {
+    #[track_caller]
     fn by(function: Function) -> Self {
-        Self(emf::samples(&function.stop()))
+        let samples = emf::samples(&function.stop());
+        for sample in &samples {
+            for name in sample.dimensions.keys() {
+                assert!(DIMENSIONS.contains(&name.as_str()), "{name} of {sample:?}");
+            }
+        }
+        Self(samples)
     }
 
     fn values(&self, name: &str, dimensions: &[(&str, &str)]) -> Vec<f64> {
@@ -454,13 +473,18 @@ async fn metrics_can_be_switched_off_and_kept_under_another_name() {
 }
 
 #[tokio::test]
-async fn nobody_is_told_of_in_metrics() {
+async fn nobody_is_told_of_in_metrics_and_a_turn_takes_few_lines() {
     let redis = Server::start().await;
     let upstream = Upstream::start(reply()).await;
     let chat = chat(&redis, &upstream).start().await;
     let answer = chat.invoke(&said("晚霞")).await;
     let turn = answer.start()["turn_id"].as_str().expect("text").to_owned();
     let output = chat.stop();
+    let lines = emf::lines(&output).count();
+    assert!(
+        (1..=MOST_LINES_A_TURN).contains(&lines),
+        "{lines}:\n{output}"
+    );
     for line in emf::lines(&output) {
         for told in ["alice", "luna", &turn, &answer.request_id] {
             assert!(!line.contains(told), "{told} in {line}");
