@@ -103,11 +103,10 @@ impl Sample {
         }
         let messages = self.sessions * self.shape.messages;
         assert_eq!(sums.elements, messages, "every message is stored");
-        let content = messages * self.shape.bytes;
         let each = |bytes: u64| bytes as f64 / self.sessions as f64;
         Anatomy {
-            content: each(content),
-            envelope: each(sums.json - content),
+            content: each(sums.content),
+            envelope: each(sums.json - sums.content),
             list: each(sums.lists - sums.json),
             recent_turns: each(sums.recent_turns),
             meta: each(sums.hashes - sums.recent_turns),
@@ -211,6 +210,7 @@ fn message(role: Role, content: String, now: SystemTime) -> Message {
 struct Sums {
     lists: u64,
     json: u64,
+    content: u64,
     elements: u64,
     hashes: u64,
     recent_turns: u64,
@@ -235,7 +235,11 @@ impl Sums {
                     .expect("Redis answers");
                 self.lists += usage;
                 self.elements += elements.len() as u64;
-                self.json += elements.iter().map(|json| json.len() as u64).sum::<u64>();
+                for json in elements {
+                    let stored = Message::from_json(&json).expect("a message");
+                    self.json += json.len() as u64;
+                    self.content += stored.content.len() as u64;
+                }
             } else {
                 let recent: u64 = redis::cmd("HSTRLEN")
                     .arg(&[key, "recent_turns"])
