@@ -51,6 +51,12 @@ impl JwksServer {
         format!("http://{}/.well-known/jwks.json", self.server.address)
     }
 
+    /// The port they are at.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.server.address.port()
+    }
+
     /// Publishes other keys from now on.
     ///
     /// # Panics
