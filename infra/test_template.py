@@ -6,6 +6,7 @@ import json
 import math
 import re
 import unittest
+from typing import Any
 
 import airspeed
 from samcli.commands.deploy.auth_utils import auth_per_resource
@@ -20,6 +21,25 @@ ROUTES = {
     ("/api/v1/chat/session", "get"): "SessionMetaFunction",
     ("/api/v1/chat/session", "patch"): "SessionMetaFunction",
 }
+# What stops a deployment of each, and takes it back.
+GOES_BACK_ON = {
+    "ChatStreamFunction": ["ChatStreamNewVersionAlarm", "UpstreamErrorsAlarm", "CommitFailuresAlarm", "MemoryDownAlarm"],
+    "ClearHistoryFunction": ["ClearHistoryNewVersionAlarm"],
+    "SessionMetaFunction": ["SessionMetaNewVersionAlarm"],
+}
+# All that anybody may do in a cache of the stack: the keys, and the commands that a client or a script of shared/src/memory sends.
+RIGHTS = {
+    "turns": "on ~chat:* ~character:* -@all +ping +cluster|slots "
+    "+eval +evalsha +time +get +lrange +lindex +llen +lpush +ltrim +rpop +hmget +hset +expire",
+    "clear": "on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +del +get +set",
+    "session": "on ~chat:* -@all +ping +cluster|slots +eval +evalsha +exists +llen +hmget +hset +ttl",
+    "characters": "on ~character:* -@all +ping +cluster|slots +get +set +del",
+}
+# What Lambda needs to put a function into a VPC.
+INTERFACES = [
+    "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses",
+]
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "shared/src").rglob("*.rs")))
 
 # What an operator of a deployment does not set, and why.
@@ -49,6 +69,10 @@ NO_ORIGINS = [
 ]
 
 
+def many(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
 def body(stack: Effective) -> dict:
     return stack.properties("Api")["Body"]
 
@@ -74,12 +98,16 @@ class Gateway(unittest.TestCase):
 
     def test_the_gateway_may_call_what_it_calls(self) -> None:
         stack = Effective()
-        allowed = {
-            (permission["FunctionName"], permission["SourceArn"].split("/", 2)[2])
-            for permission in stack.of_type("AWS::Lambda::Permission").values()
-        }
-        expected = {("${%sAliaslive}" % function, method.upper() + path) for (path, method), function in ROUTES.items()}
-        self.assertEqual(allowed, expected)
+        expected = [
+            {
+                "FunctionName": "${%sAliaslive}" % function,
+                "Action": "lambda:InvokeFunction",
+                "Principal": "apigateway.amazonaws.com",
+                "SourceArn": "arn:aws:execute-api:eu-west-1:111122223333:${Api}/*/" + method.upper() + path,
+            }
+            for (path, method), function in ROUTES.items()
+        ]
+        self.assertCountEqual(stack.of_type("AWS::Lambda::Permission").values(), expected)
 
     def test_the_stage_is_regional_throttled_and_served_as_it_was_deployed_last(self) -> None:
         stack = Effective({"ThrottleRate": 7, "ThrottleBurst": 9})
@@ -195,11 +223,11 @@ class Functions(unittest.TestCase):
             deployment = stack.properties(function + "DeploymentGroup")
             self.assertEqual(deployment["DeploymentConfigName"], "CodeDeployDefault.LambdaCanary10Percent10Minutes")
             self.assertTrue(deployment["AutoRollbackConfiguration"]["Enabled"])
-            own = "${%sNewVersionAlarm}" % function.removesuffix("Function")
-            alarms = [alarm["Name"] for alarm in deployment["AlarmConfiguration"]["Alarms"]]
-            self.assertIn(own, alarms)
+            self.assertTrue(deployment["AlarmConfiguration"]["Enabled"])
+            alarms = [alarm["Name"].strip("${}") for alarm in deployment["AlarmConfiguration"]["Alarms"]]
+            self.assertCountEqual(alarms, GOES_BACK_ON[function])
             for alarm in alarms:
-                self.assertIn(alarm.strip("${}"), stack.resources)
+                self.assertIn(alarm, stack.resources)
         binaries = {SOURCE["Resources"][function]["Metadata"]["BuildProperties"]["Binary"] for function in FUNCTIONS}
         self.assertEqual(binaries, {path.name for path in (ROOT / "functions").iterdir()})
         once = Effective({"DeploymentType": "AllAtOnce", "ChatReservedConcurrency": 5})
@@ -247,6 +275,42 @@ class Functions(unittest.TestCase):
         self.assertNotIn("FunctionSecurityGroup", Effective().resources)
 
 
+class Runbook(unittest.TestCase):
+    """Each alarm that somebody is told of, against the table of README.md that says what to do then."""
+
+    TOPIC = "arn:aws:sns:eu-west-1:111122223333:alarms"
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        text = (ROOT / "README.md").read_text(encoding="utf-8").split("\n### Alarms\n")[1].split("\n### ")[0]
+        # The name, and how bad it is: "| `memory-down` critical, 1 min |".
+        cls.rows = re.findall(r"^\| `([a-z-]+…?)`(?: (critical|warning),[^|]*)? \|", text, re.MULTILINE)
+        cls.alarms = Effective({"AlarmTopicArn": cls.TOPIC}).of_type("AWS::CloudWatch::Alarm")
+
+    def test_every_alarm_has_its_row_and_every_row_its_alarm(self) -> None:
+        expected = [("new-version-…", "")]
+        for alarm in self.alarms.values():
+            name = alarm["AlarmName"].removeprefix("chat-")
+            if name.startswith("new-version-"):
+                self.assertIn(name.removeprefix("new-version-"), {path.name for path in (ROOT / "functions").iterdir()})
+                self.assertTrue(alarm["AlarmDescription"].endswith("Runbook: roll back"), name)
+                continue
+            severity = alarm["AlarmDescription"].split(":")[0]
+            self.assertTrue(alarm["AlarmDescription"].endswith(f". Runbook: {name}"), name)
+            expected.append((name, severity))
+        self.assertCountEqual(self.rows, expected)
+
+    def test_every_alarm_tells_the_topic_when_it_begins_and_when_it_ends(self) -> None:
+        self.assertEqual(len(self.alarms), 12)
+        untold = Effective().of_type("AWS::CloudWatch::Alarm")
+        for name, alarm in self.alarms.items():
+            self.assertEqual(alarm["AlarmActions"], [self.TOPIC], name)
+            # A deployment that went back is over then, and its alarm with it.
+            self.assertEqual(alarm.get("OKActions", []), [] if "NewVersion" in name else [self.TOPIC], name)
+            self.assertIsNot(alarm.get("ActionsEnabled"), False, name)
+            self.assertEqual(untold[name]["AlarmActions"], [], name)
+
+
 class Permissions(unittest.TestCase):
     def statements(self, stack: Effective, function: str) -> dict:
         role = stack.properties(stack.properties(function)["Role"].strip("${}").removesuffix(".Arn"))
@@ -255,7 +319,6 @@ class Permissions(unittest.TestCase):
             found += stack.properties(managed.strip("${}"))["PolicyDocument"]["Statement"]
         by_name = {}
         for one in found:
-            many = lambda value: value if isinstance(value, list) else [value]  # noqa: E731
             by_name[one["Sid"]] = (one["Effect"], sorted(many(one["Action"])), sorted(many(one["Resource"])), one.get("Condition"))
         self.assertEqual(len(by_name), len(found))
         return by_name
@@ -265,6 +328,13 @@ class Permissions(unittest.TestCase):
         return {
             "Logs": ("Allow", ["logs:CreateLogStream", "logs:PutLogEvents"], ["${%s.Arn}" % group], None),
             "Traces": ("Allow", ["xray:PutTelemetryRecords", "xray:PutTraceSegments"], ["*"], None),
+        }
+
+    def interfaces(self) -> dict:
+        code = {"ArnLike": {"lambda:SourceFunctionArn": "arn:aws:lambda:eu-west-1:111122223333:function:*"}}
+        return {
+            "NetworkInterfaces": ("Allow", INTERFACES, ["*"], None),
+            "NotFromTheCode": ("Deny", INTERFACES, ["*"], code),
         }
 
     def secrets(self, *names: str) -> dict:
@@ -306,17 +376,14 @@ class Permissions(unittest.TestCase):
         self.assertEqual(stack.refused(), [])
         for function, user in zip(FUNCTIONS, ("turns", "clear", "session")):
             resource = f"Cache{user.capitalize()}User"
-            statements = self.statements(stack, function)
-            expected = ("Allow", ["elasticache:Connect"], ["${Cache.ARN}", "${%s.Arn}" % resource], None)
-            self.assertEqual(statements.pop("Cache"), expected)
-            self.assertEqual(
-                set(statements), {"Logs", "Traces", "Secrets", "NetworkInterfaces", "NotFromTheCode"}, "and nothing else"
-            )
-            self.assertNotIn(unused, statements["Secrets"][2])
-            properties = stack.properties(resource)
-            self.assertEqual((properties["UserId"], properties["UserName"]), (f"memory-{user}",) * 2)
-            self.assertEqual(properties["AuthenticationMode"], {"Type": "iam"})
-            self.assertRegex(properties["AccessString"], r"^on ~chat:\* (~character:\* )?-@all \+")
+            secrets = ("jwt-AbCdEf", "model-AbCdEf") if user == "turns" else ("jwt-AbCdEf",)
+            expected = {
+                **self.basic(function),
+                **self.secrets(*secrets),
+                **self.interfaces(),
+                "Cache": ("Allow", ["elasticache:Connect"], ["${Cache.ARN}", "${%s.Arn}" % resource], None),
+            }
+            self.assertEqual(self.statements(stack, function), expected)
             environment = stack.environment(function)
             self.assertEqual(environment["REDIS_USERNAME"], f"memory-{user}")
             self.assertEqual(environment["REDIS_URL"], "rediss://${Cache.Endpoint.Address}:${Cache.Endpoint.Port}")
@@ -328,6 +395,23 @@ class Permissions(unittest.TestCase):
         self.assertEqual(stack.properties("Cache")["SecurityGroupIds"], ["${CacheSecurityGroup.GroupId}"])
         self.assertEqual(stack.properties("Cache")["UserGroupId"], "${CacheUsers}")
 
+    def test_a_user_of_the_stacks_cache_has_the_commands_of_its_function_and_no_more(self) -> None:
+        stack = Effective({**VPC, "CreateCache": "true", "CacheName": "memory"})
+        names = {user: f"Cache{user.capitalize()}User" for user in RIGHTS}
+        expected = {
+            names[user]: {
+                "UserId": f"memory-{user}",
+                "UserName": f"memory-{user}",
+                "Engine": "valkey",
+                "AuthenticationMode": {"Type": "iam"},
+                "AccessString": rights,
+            }
+            for user, rights in RIGHTS.items()
+        }
+        self.assertEqual(stack.of_type("AWS::ElastiCache::User"), expected)
+        (group,) = stack.of_type("AWS::ElastiCache::UserGroup").values()
+        self.assertCountEqual(group["UserIds"], ["${%s}" % name for name in names.values()])
+
     def test_a_cache_of_ones_own_is_reached_as_one_user(self) -> None:
         for serverless, kind in (("true", "serverlesscache"), ("false", "replicationgroup")):
             stack = Effective(
@@ -336,14 +420,39 @@ class Permissions(unittest.TestCase):
             self.assertEqual(stack.refused(), [])
             prefix = "arn:aws:elasticache:eu-west-1:111122223333:"
             for function in FUNCTIONS:
-                self.assertEqual(
-                    self.statements(stack, function)["CacheElsewhere"],
-                    ("Allow", ["elasticache:Connect"], [f"{prefix}{kind}:c", f"{prefix}user:u"], None),
-                )
+                secrets = ("jwt-AbCdEf", "model-AbCdEf") if function == "ChatStreamFunction" else ("jwt-AbCdEf",)
+                expected = {
+                    **self.basic(function),
+                    **self.secrets(*secrets),
+                    "CacheElsewhere": ("Allow", ["elasticache:Connect"], [f"{prefix}{kind}:c", f"{prefix}user:u"], None),
+                }
+                self.assertEqual(self.statements(stack, function), expected)
 
     def test_nothing_else_in_the_stack_may_do_anything_unexpected(self) -> None:
-        roles = set(Effective({**VPC, "CreateCache": "true"}).of_type("AWS::IAM::Role"))
-        self.assertEqual(roles, {"ChatStreamRole", "ClearHistoryRole", "SessionMetaRole", "GatewayLogRole", "CodeDeployServiceRole"})
+        stack = Effective({**VPC, "CreateCache": "true"})
+        aws = "arn:aws:iam::aws:policy/service-role/"
+        expected = {
+            "ChatStreamRole": ("lambda", ["${FunctionBasics}"], True),
+            "ClearHistoryRole": ("lambda", ["${FunctionBasics}"], True),
+            "SessionMetaRole": ("lambda", ["${FunctionBasics}"], True),
+            "GatewayLogRole": ("apigateway", [aws + "AmazonAPIGatewayPushToCloudWatchLogs"], False),
+            "CodeDeployServiceRole": ("codedeploy", [aws + "AWSCodeDeployRoleForLambda"], False),
+        }
+        roles = stack.of_type("AWS::IAM::Role")
+        self.assertEqual(set(roles), set(expected))
+        for name, (service, managed, has_own) in expected.items():
+            (trust,) = roles[name]["AssumeRolePolicyDocument"]["Statement"]
+            self.assertEqual(many(trust["Principal"]["Service"]), [service + ".amazonaws.com"])
+            self.assertEqual((trust["Effect"], list(trust["Principal"]), many(trust["Action"])), ("Allow", ["Service"], ["sts:AssumeRole"]))
+            self.assertEqual(roles[name]["ManagedPolicyArns"], managed)
+            self.assertEqual("Policies" in roles[name], has_own, name)
+        # Statements come from nowhere else: no policy stands by itself, and none is a resource's own.
+        kinds = {resource["Type"] for resource in stack.resources.values()}
+        self.assertEqual({kind for kind in kinds if kind.startswith("AWS::IAM::")}, {"AWS::IAM::Role", "AWS::IAM::ManagedPolicy"})
+        self.assertEqual(set(stack.of_type("AWS::IAM::ManagedPolicy")), {"FunctionBasics"})
+        self.assertEqual(
+            {kind for kind in kinds if kind.endswith(("Policy", "Permission"))}, {"AWS::IAM::ManagedPolicy", "AWS::Lambda::Permission"}
+        )
 
 
 class Settings(unittest.TestCase):
@@ -510,7 +619,11 @@ class Settings(unittest.TestCase):
             ("MemoryTtlSeconds", ["1", "315360000"], ["0", "315360001"]),
             ("RedisBreakerCooldownMs", ["1", "900000"], ["0", "900001"]),
             *(
-                (name, [SECRET + "a/b_+=.@-c-AbCdEf", SECRET + "a-AbCdEf#key"], [SECRET + "a!b-AbCdEf", SECRET + "a-AbCdEf#", SECRET + "a b-AbCdEf"])
+                (
+                    name,
+                    [SECRET + "a/b_+=.@-c-AbCdEf", SECRET + "a-AbCdEf#key"],
+                    [SECRET + "a!b-AbCdEf", SECRET + "a-AbCdEf#", SECRET + "a b-AbCdEf"],
+                )
                 for name in SOURCE["Parameters"] if name.endswith("SecretArn")
             ),
         ):
