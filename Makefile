@@ -71,9 +71,11 @@ build: ## what `sam deploy` deploys, in .aws-sam
 	@scripts/setup.sh sam
 	$(SAM) build
 
-deploy-check: template-check build ## the same, build, and run what was built behind a Runtime API
+deploy-check: template-check build package ## the same, build, zip, and run what was built behind a Runtime API
 	@scripts/setup.sh arm64
+	@python3 infra/packages.py target/lambda .aws-sam/packages
 	cargo run --quiet --locked --package testkit --example bootstraps -- .aws-sam/build template.yaml
+	cargo run --quiet --locked --package testkit --example bootstraps -- .aws-sam/packages template.yaml
 
 # Every variable of the command line is an option, so that a misspelt one is refused.
 capacity: ## memory of Redis and cost of Lambda, from measured sessions (USERS=100000 ACTIVE_PERCENT=20 MESSAGES=50 BYTES=500 …)
