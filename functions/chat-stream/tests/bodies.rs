@@ -25,14 +25,14 @@ const MEDIA_TYPE: Refusal = Refusal(
 #[tokio::test]
 async fn a_body_is_one_json_object_in_utf_8() {
     let house = House::start().await;
-    let good = r#"{"character_id":"luna","message":"你好"}"#;
+    let good = r#"{"character_id":"luna","message":"晚上好呀"}"#;
     let deep = "[".repeat(30_000) + &"]".repeat(30_000);
     for (case, body) in [
         ("plain", good.to_owned()),
         ("white space around", format!(" \r\n\t{good}\n")),
         (
             "escapes",
-            r#"{"character_id":"\u006cuna","m\u0065ssage":"\u4f60\u597d"}"#.to_owned(),
+            r#"{"character_id":"\u006cuna","m\u0065ssage":"\u665a\u4e0a\u597d\u5440"}"#.to_owned(),
         ),
         (
             "unknown fields, even twice",
@@ -49,10 +49,10 @@ async fn a_body_is_one_json_object_in_utf_8() {
     ] {
         for gateway in GATEWAYS {
             house
-                .assert_answers(&house.event().body(&body).build(gateway), "你好", case)
+                .assert_answers(&house.event().body(&body).build(gateway), "晚上好呀", case)
                 .await;
             let encoded = house.event().bytes(body.as_bytes()).build(gateway);
-            house.assert_answers(&encoded, "你好", case).await;
+            house.assert_answers(&encoded, "晚上好呀", case).await;
         }
     }
     let object = Refusal::request("the body must be a JSON object");
@@ -60,18 +60,22 @@ async fn a_body_is_one_json_object_in_utf_8() {
     let broken = Refusal::json;
     for (case, body, refusal) in [
         ("a list", "[]", object),
-        ("the fields as a list", r#"["luna","你好",null]"#, object),
+        (
+            "the fields as a list",
+            r#"["luna","晚上好呀",null]"#,
+            object,
+        ),
         ("text", r#""x""#, object),
         ("null", "null", object),
         ("a number", " 7", object),
         (
             "a message twice",
-            r#"{"character_id":"luna","message":"你好","message":"再见"}"#,
+            r#"{"character_id":"luna","message":"晚上好呀","message":"再见"}"#,
             twice,
         ),
         (
             "null, then a character",
-            r#"{"character_id":null,"character_id":"luna","message":"你好"}"#,
+            r#"{"character_id":null,"character_id":"luna","message":"晚上好呀"}"#,
             twice,
         ),
         (
@@ -159,18 +163,20 @@ async fn a_body_is_one_json_object_in_utf_8() {
 async fn a_body_is_at_most_64_kib() {
     let house = House::start().await;
     let of_size = |bytes: usize| {
-        let start = r#"{"character_id":"luna","message":"你好","x":""#;
+        let start = r#"{"character_id":"luna","message":"晚上好呀","x":""#;
         format!("{start}{}\"}}", "x".repeat(bytes - start.len() - 2))
     };
     let (largest, too_large) = (of_size(MAX_BODY), of_size(MAX_BODY + 1));
     assert_eq!((largest.len(), too_large.len()), (65_536, 65_537));
     for gateway in GATEWAYS {
         let event = house.event().body(&largest).build(gateway);
-        house.assert_answers(&event, "你好", "the largest").await;
+        house
+            .assert_answers(&event, "晚上好呀", "the largest")
+            .await;
         // Encoded it is longer, and that does not count.
         let event = house.event().bytes(largest.as_bytes()).build(gateway);
         house
-            .assert_answers(&event, "你好", "the largest, encoded")
+            .assert_answers(&event, "晚上好呀", "the largest, encoded")
             .await;
         for event in [
             house.event().body(&too_large),
@@ -189,7 +195,7 @@ async fn a_body_is_at_most_64_kib() {
 #[tokio::test]
 async fn a_body_is_declared_as_json() {
     let house = House::start().await;
-    let body = r#"{"character_id":"luna","message":"你好"}"#;
+    let body = r#"{"character_id":"luna","message":"晚上好呀"}"#;
     for gateway in GATEWAYS {
         for name in ["content-type", "Content-Type"] {
             for value in [
@@ -204,7 +210,7 @@ async fn a_body_is_declared_as_json() {
                     .header(name, value)
                     .body(body);
                 house
-                    .assert_answers(&event.build(gateway), "你好", value)
+                    .assert_answers(&event.build(gateway), "晚上好呀", value)
                     .await;
             }
         }

@@ -351,7 +351,7 @@ async fn a_body_a_query_or_a_header_never_says_who_calls() {
             session.invoke(&ended.build(gateway)).await.json()["code"],
             "session_not_found"
         );
-        let event = disguised(Event::stream()).json(&body(json!({ "message": "你好" })));
+        let event = disguised(Event::stream()).json(&body(json!({ "message": "晚上好呀" })));
         let answer = chat.invoke(&event.build(gateway)).await;
         assert_eq!(answer.start()["memory"], "empty");
         let cleared = clear

@@ -111,7 +111,7 @@ async fn a_character_streams_and_remembers() {
         .invoke(&events::chat(
             &testkit::tokens::token("bob"),
             "luna",
-            "你好",
+            "晚上好呀",
         ))
         .await;
     assert_eq!(other.start()["memory"], "empty");
@@ -287,7 +287,7 @@ async fn metadata_is_stored_to_the_letter() {
     let upstream = Upstream::start(Script::reply(&["好"])).await;
     let chat = chat_stream(&redis, &upstream).start().await;
 
-    let body = r#"{"character_id":"luna","message":"你好","metadata":{"n":12345678901234567890123.50,"客户端":"ios"},"x":1}"#;
+    let body = r#"{"character_id":"luna","message":"晚上好呀","metadata":{"n":12345678901234567890123.50,"客户端":"ios"},"x":1}"#;
     let event = Event::stream()
         .token(&token("alice"))
         .header("content-type", "application/json; charset=UTF-8")
@@ -322,7 +322,7 @@ async fn a_panic_in_a_turn_is_an_event_and_the_next_turn_works() {
     );
     assert_eq!(last["turn_id"], broken.start()["turn_id"]);
 
-    let next = chat.invoke(&events::chat(&token, "luna", "你好")).await;
+    let next = chat.invoke(&events::chat(&token, "luna", "晚上好呀")).await;
     assert_eq!(next.last()["saved"], true);
     assert!(chat.is_running());
     // What was said is in no log, the panic's neither.

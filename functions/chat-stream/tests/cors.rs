@@ -42,7 +42,7 @@ impl House {
     /// Every kind of answer, to a page of this origin, from both gateways: what it is, and the answer.
     async fn answers(&self, origin: Option<&str>) -> Vec<(String, Answer)> {
         let token = token("alice");
-        let body = json!({ "character_id": "luna", "message": "你好" });
+        let body = json!({ "character_id": "luna", "message": "晚上好呀" });
         let cases = [
             (
                 "a stream",

@@ -85,7 +85,7 @@ async fn any_text_is_an_id_and_its_keys_are_those_of_the_contract() {
                 _ => format!("chat:{key}:{key}"),
             };
             let token = token(&id);
-            let turn = chat.invoke(&events::chat(&token, &id, "你好")).await;
+            let turn = chat.invoke(&events::chat(&token, &id, "晚上好呀")).await;
             assert_eq!(turn.last()["saved"], true, "{id:?}");
             assert_eq!(
                 house.keys().await,
@@ -138,7 +138,7 @@ async fn no_two_pairs_of_ids_share_a_session() {
         }
         for (n, (user, character)) in pairs.into_iter().enumerate() {
             let turn = chat
-                .invoke(&events::chat(&token(user), character, "你好"))
+                .invoke(&events::chat(&token(user), character, "晚上好呀"))
                 .await;
             assert_eq!(turn.start()["memory"], "empty", "{user} {character}");
             assert_eq!(house.keys().await.len(), 2 * (n + 1), "{user} {character}");

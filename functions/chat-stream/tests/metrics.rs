@@ -100,8 +100,8 @@ async fn a_healthy_turn_tells_each_figure_once() {
     let redis = Server::start().await;
     let upstream = Upstream::start(reply()).await;
     let chat = chat(&redis, &upstream).start().await;
-    assert_eq!(chat.invoke(&said("晚霞")).await.last()["saved"], true);
-    assert_eq!(chat.invoke(&said("晚霞")).await.last()["saved"], true);
+    assert_eq!(chat.invoke(&said("今天的晚霞")).await.last()["saved"], true);
+    assert_eq!(chat.invoke(&said("今天的晚霞")).await.last()["saved"], true);
     let told = Told::by(chat);
 
     told.assert_requests("chat-stream", "200", 2);
@@ -159,7 +159,7 @@ async fn the_number_of_stored_messages_is_not_limited_by_what_a_turn_reads_of_th
         .start()
         .await;
     for _ in 0..3 {
-        chat.invoke(&said("晚霞")).await;
+        chat.invoke(&said("今天的晚霞")).await;
     }
     Told::by(chat).assert("short_memory_messages", &[], &[0.0, 2.0, 4.0]);
 }
@@ -175,7 +175,7 @@ async fn first_delta_and_reply_are_measured_to_the_client_and_to_the_end() {
         .done();
     let upstream = Upstream::start(late).await;
     let chat = chat(&redis, &upstream).start().await;
-    let answer = chat.invoke(&said("晚霞")).await;
+    let answer = chat.invoke(&said("今天的晚霞")).await;
     let seen = answer.events()[1].at - answer.handed_over;
     let told = Told::by(chat);
     let first = told.values("first_delta_seconds", &[]);
@@ -197,7 +197,10 @@ async fn a_redis_that_refuses_is_a_failure_then_an_open_breaker() {
     redis.kill().await;
     let chat = chat(&redis, &upstream).start().await;
     for _ in 0..2 {
-        assert_eq!(chat.invoke(&said("晚霞")).await.last()["saved"], false);
+        assert_eq!(
+            chat.invoke(&said("今天的晚霞")).await.last()["saved"],
+            false
+        );
     }
     let told = Told::by(chat);
     told.assert_operations("load", "failure", 2);
@@ -220,10 +223,10 @@ async fn a_redis_that_stands_still_is_a_timeout_of_the_whole_budget() {
         .env("MEMORY_READ_TIMEOUT_MS", "300")
         .start()
         .await;
-    chat.invoke(&said("晚霞")).await;
+    chat.invoke(&said("今天的晚霞")).await;
     redis.pause();
     assert_eq!(
-        chat.invoke(&said("晚霞")).await.start()["memory"],
+        chat.invoke(&said("今天的晚霞")).await.start()["memory"],
         "unavailable"
     );
     redis.resume();
@@ -250,7 +253,7 @@ async fn a_commit_is_told_by_its_result() {
     let upstream = Upstream::start_sequence(vec![held, reply()]).await;
     let talkative = chat(&redis, &upstream).start().await;
     let clear = function("clear-history", &redis).start().await;
-    let mut fenced = talkative.invoke_streaming(&said("晚霞")).await;
+    let mut fenced = talkative.invoke_streaming(&said("今天的晚霞")).await;
     assert_eq!(fenced.next_event().await.expect("start").event, "start");
     let cleared = clear.invoke(&events::clear(&token("alice"), "luna")).await;
     assert_eq!(cleared.status, 200);
@@ -260,7 +263,10 @@ async fn a_commit_is_told_by_its_result() {
         let [name, value] = setting;
         let _: () = redis.command(&["CONFIG", "SET", name, value]).await;
     }
-    assert_eq!(talkative.invoke(&said("晚霞")).await.last()["saved"], false);
+    assert_eq!(
+        talkative.invoke(&said("今天的晚霞")).await.last()["saved"],
+        false
+    );
     let told = Told::by(talkative);
     told.assert("commits_total", &[("result", "fenced")], &[1.0]);
     told.assert("commits_total", &[("result", "failed")], &[1.0]);
@@ -287,7 +293,7 @@ async fn a_commit_that_was_stored_before_is_a_duplicate() {
         .env("BROKEN_COMMIT_SCRIPT", script.to_str().expect("UTF-8"))
         .start()
         .await;
-    assert_eq!(chat.invoke(&said("晚霞")).await.last()["saved"], true);
+    assert_eq!(chat.invoke(&said("今天的晚霞")).await.last()["saved"], true);
     Told::by(chat).assert("commits_total", &[("result", "duplicate")], &[1.0]);
 }
 
@@ -309,7 +315,7 @@ async fn an_upstream_error_is_told_by_its_code() {
         ["unavailable", "rejected", "timeout", "interrupted"].map(|c| format!("upstream_{c}"));
     for code in &codes {
         assert_eq!(
-            chat.invoke(&said("晚霞")).await.last()["code"],
+            chat.invoke(&said("今天的晚霞")).await.last()["code"],
             code.as_str()
         );
     }
@@ -340,18 +346,18 @@ async fn a_refusal_is_told_by_its_status_and_is_no_turn() {
     let damaged = r#"{"name":"Mei","system_prompt":7}"#;
     let _: () = redis.command(&["SET", "character:damaged", damaged]).await;
     let refusals = [
-        (401, events::chat("nobody", "luna", "晚霞")),
+        (401, events::chat("nobody", "luna", "今天的晚霞")),
         (405, Event::new("PUT", "/api/v1/chat/stream").http()),
         (413, body("luna", &"x".repeat(70_000)).http()),
         (
             415,
-            body("luna", "晚霞")
+            body("luna", "今天的晚霞")
                 .header("content-type", "text/plain")
                 .http(),
         ),
         (422, body("luna", " ").http()),
-        (404, body("somebody", "晚霞").http()),
-        (500, body("damaged", "晚霞").http()),
+        (404, body("somebody", "今天的晚霞").http()),
+        (500, body("damaged", "今天的晚霞").http()),
     ];
     for (status, event) in &refusals {
         assert_eq!(chat.invoke(event).await.status, *status);
@@ -428,7 +434,7 @@ async fn a_turn_whose_client_left_is_told_when_it_ends() {
     let gate = Gate::new();
     let upstream = Upstream::start(reply().gated(gate.clone())).await;
     let chat = chat(&redis, &upstream).start().await;
-    let mut left = chat.invoke_streaming(&said("晚霞")).await;
+    let mut left = chat.invoke_streaming(&said("今天的晚霞")).await;
     assert_eq!(left.next_event().await.expect("start").event, "start");
     left.drop_connection();
     chat.wait_idle().await;
@@ -477,7 +483,7 @@ async fn nobody_is_told_of_in_metrics_and_a_turn_takes_few_lines() {
     let redis = Server::start().await;
     let upstream = Upstream::start(reply()).await;
     let chat = chat(&redis, &upstream).start().await;
-    let answer = chat.invoke(&said("晚霞")).await;
+    let answer = chat.invoke(&said("今天的晚霞")).await;
     let turn = answer.start()["turn_id"].as_str().expect("text").to_owned();
     let output = chat.stop();
     let lines = emf::lines(&output).count();

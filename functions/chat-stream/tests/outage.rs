@@ -26,7 +26,7 @@ fn function(name: &str, redis: &Server, upstream: &Upstream) -> FunctionBuilder 
 async fn talk_until_memory_is_back(chat: &Function, token: &str) -> serde_json::Value {
     let started = Instant::now();
     loop {
-        let answer = chat.invoke(&events::chat(token, "luna", "还在吗")).await;
+        let answer = chat.invoke(&events::chat(token, "luna", "你还在吗")).await;
         assert_eq!(answer.reply(), "在的");
         if answer.start()["memory"] != "unavailable" {
             return answer.start();
@@ -47,7 +47,7 @@ async fn a_conversation_survives_a_redis_that_is_killed_before_it() {
     let chat = function("chat-stream", &redis, &upstream).start().await;
     let token = token("alice");
 
-    let answer = chat.invoke(&events::chat(&token, "luna", "在吗")).await;
+    let answer = chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.start()["memory"], "unavailable");
     assert_eq!(answer.start()["history_messages"], 0);
@@ -56,7 +56,9 @@ async fn a_conversation_survives_a_redis_that_is_killed_before_it() {
     assert_eq!(answer.last()["finish_reason"], "stop");
 
     // An unknown character cannot be told from one that is only in Redis.
-    let unknown = chat.invoke(&events::chat(&token, "somebody", "在吗")).await;
+    let unknown = chat
+        .invoke(&events::chat(&token, "somebody", "你在吗？"))
+        .await;
     assert_eq!(
         (unknown.status, unknown.json()["code"].clone()),
         (503, json!("memory_unavailable"))
@@ -64,13 +66,15 @@ async fn a_conversation_survives_a_redis_that_is_killed_before_it() {
     assert!(unknown.header("retry-after").is_some());
 
     // While it stays down, nobody waits for it again.
-    let answer = chat.invoke(&events::chat(&token, "luna", "在吗")).await;
+    let answer = chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
     let first = answer.events().first().expect("a start").at - answer.handed_over;
     assert!(first < Duration::from_millis(50) + SLACK, "{first:?}");
 
     redis.restart().await;
     talk_until_memory_is_back(&chat, &token).await;
-    let unknown = chat.invoke(&events::chat(&token, "somebody", "在吗")).await;
+    let unknown = chat
+        .invoke(&events::chat(&token, "somebody", "你在吗？"))
+        .await;
     assert_eq!(
         (unknown.status, unknown.json()["code"].clone()),
         (404, json!("character_not_found"))
@@ -91,7 +95,7 @@ async fn a_reply_survives_a_redis_that_is_killed_in_the_middle_of_it() {
     let token = token("alice");
 
     let mut answer = chat
-        .invoke_streaming(&events::chat(&token, "luna", "在吗"))
+        .invoke_streaming(&events::chat(&token, "luna", "你在吗？"))
         .await;
     assert_eq!(
         answer.next_event().await.expect("start").data["memory"],
@@ -121,7 +125,7 @@ async fn a_redis_that_is_killed_and_restarted_between_turns_is_found_again() {
     let chat = function("chat-stream", &redis, &upstream).start().await;
     let token = token("alice");
     assert_eq!(
-        chat.invoke(&events::chat(&token, "luna", "在吗"))
+        chat.invoke(&events::chat(&token, "luna", "你在吗？"))
             .await
             .last()["saved"],
         true
@@ -129,12 +133,12 @@ async fn a_redis_that_is_killed_and_restarted_between_turns_is_found_again() {
 
     redis.restart().await;
     // The connection is dead and the scripts are gone, and the next turn notices neither.
-    let answer = chat.invoke(&events::chat(&token, "luna", "在吗")).await;
+    let answer = chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
     assert_eq!(
         (&answer.start()["memory"], &answer.last()["saved"]),
         (&json!("empty"), &json!(true))
     );
-    let answer = chat.invoke(&events::chat(&token, "luna", "在吗")).await;
+    let answer = chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
     assert_eq!(answer.start()["history_messages"], 2);
 }
 
@@ -144,11 +148,11 @@ async fn a_redis_that_stands_still_delays_the_first_byte_by_one_budget_at_most_a
     let upstream = Upstream::start(Script::reply(&["在", "的"])).await;
     let chat = function("chat-stream", &redis, &upstream).start().await;
     let token = token("alice");
-    chat.invoke(&events::chat(&token, "luna", "在吗")).await;
+    chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
 
     redis.pause();
     let first_frame = async || {
-        let answer = chat.invoke(&events::chat(&token, "luna", "在吗")).await;
+        let answer = chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
         assert_eq!(answer.start()["memory"], "unavailable");
         assert_eq!(answer.reply(), "在的");
         answer.events().first().expect("a start").at - answer.handed_over
@@ -177,7 +181,7 @@ async fn a_stored_character_is_used_and_kept_while_redis_is_down() {
         .command::<String>(&["SET", "character:rin", &character.to_string()])
         .await;
     assert_eq!(
-        chat.invoke(&events::chat(&token, "rin", "在吗"))
+        chat.invoke(&events::chat(&token, "rin", "你在吗？"))
             .await
             .status,
         200
@@ -185,7 +189,7 @@ async fn a_stored_character_is_used_and_kept_while_redis_is_down() {
 
     redis.kill().await;
     assert_eq!(
-        chat.invoke(&events::chat(&token, "rin", "在吗"))
+        chat.invoke(&events::chat(&token, "rin", "你在吗？"))
             .await
             .status,
         200
@@ -208,7 +212,7 @@ async fn a_process_that_was_frozen_reads_its_memory_over_a_new_connection() {
     let upstream = Upstream::start(Script::reply(&["在", "的"])).await;
     let chat = function("chat-stream", &redis, &upstream).start().await;
     let token = token("alice");
-    chat.invoke(&events::chat(&token, "luna", "在吗")).await;
+    chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
     chat.wait_idle().await;
 
     chat.pause();
@@ -216,7 +220,7 @@ async fn a_process_that_was_frozen_reads_its_memory_over_a_new_connection() {
         .command::<i64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
         .await;
     chat.resume();
-    let answer = chat.invoke(&events::chat(&token, "luna", "在吗")).await;
+    let answer = chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
     assert_eq!(
         (
             &answer.start()["memory"],
@@ -236,7 +240,7 @@ async fn the_end_of_the_invocation_is_the_end_of_the_reply_and_not_of_the_turn()
         .await;
 
     let answer = chat
-        .invoke(&events::chat(&token("alice"), "luna", "在吗"))
+        .invoke(&events::chat(&token("alice"), "luna", "你在吗？"))
         .await;
     assert!(answer.ended - answer.handed_over < Duration::from_secs(3));
     let last = answer.last();

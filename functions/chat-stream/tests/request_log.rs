@@ -105,13 +105,13 @@ async fn every_request_of_every_function_is_one_line() {
     for (name, event, method, status) in [
         (
             "chat-stream",
-            events::chat("nobody", "luna", "晚霞"),
+            events::chat("nobody", "luna", "今天的晚霞"),
             "POST",
             401,
         ),
         (
             "chat-stream",
-            events::chat(&alice, "somebody", "晚霞"),
+            events::chat(&alice, "somebody", "今天的晚霞"),
             "POST",
             404,
         ),
@@ -191,7 +191,7 @@ async fn says_whose_request_it_is(level: &str) {
     let alice = token("alice");
     let mut answers = Vec::new();
     for character in ["luna", "kai"] {
-        let event = events::chat(&alice, character, "晚霞");
+        let event = events::chat(&alice, character, "今天的晚霞");
         let mut answer = chat.invoke_streaming(&event).await;
         assert_eq!(answer.next_event().await.expect("start").event, "start");
         answers.push(answer);
@@ -249,7 +249,7 @@ async fn invocations_at_the_same_time_do_not_mix() {
         .await;
     let users: Vec<String> = (0..MANY).map(|n| token(&format!("user-{n}"))).collect();
     let invocations = users.iter().map(|user| async {
-        let event = events::chat(user, "luna", "晚霞");
+        let event = events::chat(user, "luna", "今天的晚霞");
         chat.invoke(&event).await
     });
     let opening = async {
@@ -306,7 +306,7 @@ async fn the_last_frame_waits_until_everything_is_told() {
     chat.hold_output(true);
     let mut waits = None;
     for _ in 0..MORE_THAN_A_PIPE_HOLDS {
-        let event = events::chat(&token("alice"), "luna", "晚霞");
+        let event = events::chat(&token("alice"), "luna", "今天的晚霞");
         let mut answer = chat.invoke_streaming(&event).await;
         let mut content = String::new();
         let whole = timeout(Duration::from_secs(2), async {
@@ -343,7 +343,7 @@ async fn output_that_nobody_reads_holds_up_no_other_turn() {
         .start()
         .await;
     let mut turn = chat
-        .invoke_streaming(&events::chat(&token("alice"), "luna", "晚霞"))
+        .invoke_streaming(&events::chat(&token("alice"), "luna", "今天的晚霞"))
         .await;
     assert_eq!(turn.next_event().await.expect("start").event, "start");
     assert_eq!(
@@ -351,7 +351,7 @@ async fn output_that_nobody_reads_holds_up_no_other_turn() {
         "海风"
     );
     chat.hold_output(true);
-    let event = events::chat("no token", "luna", "晚霞");
+    let event = events::chat("no token", "luna", "今天的晚霞");
     let mut refused: FuturesUnordered<_> = (0..MORE_THAN_A_PIPE_HOLDS)
         .map(|_| chat.invoke(&event))
         .collect();

@@ -23,7 +23,7 @@ async fn a_message_is_1_to_2000_characters_and_not_only_white_space() {
         ("four bytes each", "🙂".repeat(2_000)),
         ("letters and their accents", "e\u{301}".repeat(1_000)),
         ("a family of seven characters", "👨‍👩‍👧‍👦".repeat(285)),
-        ("white space around", "\u{3000} 你好\n".to_owned()),
+        ("white space around", "\u{3000} 晚上好呀\n".to_owned()),
         (
             "an invisible character that is no white space",
             "\u{200b}".to_owned(),
@@ -64,8 +64,8 @@ async fn a_message_is_1_to_2000_characters_and_not_only_white_space() {
     for value in [
         json!(7),
         json!(true),
-        json!(["你好"]),
-        json!({ "text": "你好" }),
+        json!(["晚上好呀"]),
+        json!({ "text": "晚上好呀" }),
     ] {
         let refusal = Refusal::request("message: must be text");
         house
@@ -84,7 +84,7 @@ async fn a_message_is_1_to_2000_characters_and_not_only_white_space() {
 async fn a_character_is_named_in_1_to_128_bytes_and_must_exist() {
     let house = House::start().await;
     let event = |id: &Value| {
-        let body = json!({ "character_id": id, "message": "你好" });
+        let body = json!({ "character_id": id, "message": "晚上好呀" });
         house.event().body(&body.to_string())
     };
     let size = "character_id: must be 1 to 128 bytes";
@@ -102,7 +102,7 @@ async fn a_character_is_named_in_1_to_128_bytes_and_must_exist() {
             .assert_refuses(&event(&id).http(), Refusal::request(detail), &case)
             .await;
     }
-    let event_without = house.event().body(r#"{"message":"你好"}"#).http();
+    let event_without = house.event().body(r#"{"message":"晚上好呀"}"#).http();
     let refusal = Refusal::request("character_id: is required");
     house
         .assert_refuses(&event_without, refusal, "nothing")
@@ -133,7 +133,7 @@ async fn a_character_is_named_in_1_to_128_bytes_and_must_exist() {
         .command(&["SET", "character:%E7%81%B5", &stored.to_string()])
         .await;
     house
-        .assert_answers(&event(&json!("灵")).rest(), "你好", "a stored one")
+        .assert_answers(&event(&json!("灵")).rest(), "晚上好呀", "a stored one")
         .await;
     let prompt = house.upstream.requests()[0].messages().swap_remove(0);
     assert_eq!(prompt, ("system".to_owned(), "你是灵。".to_owned()));
@@ -143,7 +143,8 @@ async fn a_character_is_named_in_1_to_128_bytes_and_must_exist() {
 async fn metadata_is_a_readable_object_of_at_most_2_kib() {
     let house = House::start().await;
     let event = |metadata: &str| {
-        let body = format!(r#"{{"character_id":"luna","message":"你好","metadata":{metadata}}}"#);
+        let body =
+            format!(r#"{{"character_id":"luna","message":"晚上好呀","metadata":{metadata}}}"#);
         house.event().body(&body)
     };
     let of_size = |bytes: usize| format!(r#"{{"k":"{}"}}"#, "x".repeat(bytes - 8));
@@ -158,7 +159,7 @@ async fn metadata_is_a_readable_object_of_at_most_2_kib() {
         &nested(100),
     ] {
         house
-            .assert_answers(&event(metadata).rest(), "你好", metadata)
+            .assert_answers(&event(metadata).rest(), "晚上好呀", metadata)
             .await;
         let said: String = house.redis.command(&["LINDEX", key, "1"]).await;
         assert!(

@@ -123,7 +123,7 @@ fn stranger() -> String {
 }
 
 async fn say(chat: &Function, token: &str) -> Answer {
-    chat.invoke(&events::chat(token, "luna", "在吗")).await
+    chat.invoke(&events::chat(token, "luna", "你在吗？")).await
 }
 
 /// Talks until an answer is as it should be.

@@ -152,10 +152,10 @@ async fn an_outage_is_no_reason_not_to_start() {
         .start()
         .await;
     let turn = chat
-        .invoke(&events::chat(&token("alice"), "luna", "你好"))
+        .invoke(&events::chat(&token("alice"), "luna", "晚上好呀"))
         .await;
     assert_eq!(turn.start()["memory"], "unavailable");
-    assert!(turn.reply().contains("你好"), "{}", turn.reply());
+    assert!(turn.reply().contains("晚上好呀"), "{}", turn.reply());
     assert_eq!(turn.last()["saved"], false);
     for name in ["clear-history", "session-meta"] {
         let function = down(name).start().await;

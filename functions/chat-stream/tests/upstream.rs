@@ -79,12 +79,12 @@ impl House {
     /// One turn that fails with `code` after the user was shown `shown`: what was shown is stored and nothing else, nothing
     /// of it is left open, and the next turn works.
     async fn fails(&self, code: &str, shown: &str) -> Answer {
-        let answer = self.say("在吗？").await;
+        let answer = self.say("你在吗？").await;
         assert_failed(&answer, code, shown);
         self.upstream.wait_until_no_streams().await;
         let mut expected = Vec::new();
         if !shown.is_empty() {
-            expected.push(("user", "在吗？", Value::Null));
+            expected.push(("user", "你在吗？", Value::Null));
             expected.push((
                 "assistant",
                 shown,

@@ -127,7 +127,7 @@ async fn a_session_is_shown_whole_with_numbers_as_numbers() {
     let mut tokens = 0;
     for _ in 0..3 {
         let turn = chat
-            .invoke(&events::chat(&token("alice"), "luna", "你好"))
+            .invoke(&events::chat(&token("alice"), "luna", "晚上好呀"))
             .await;
         assert_eq!(turn.last()["saved"], true);
         let newest: Vec<String> = redis.command(&["LRANGE", MESSAGES, "0", "1"]).await;

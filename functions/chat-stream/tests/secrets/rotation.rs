@@ -208,7 +208,7 @@ async fn a_password_is_rotated_in_a_cluster_too() {
         say_until(&chat, &token(user), is_saved).await;
     }
     let answer = chat
-        .invoke(&events::chat(&token("alice"), "luna", "在吗"))
+        .invoke(&events::chat(&token("alice"), "luna", "你在吗？"))
         .await;
     assert_eq!(answer.start()["memory"], "ok");
     assert_eq!(aws.fetches().len(), 2);

@@ -30,7 +30,7 @@ async fn bytes_that_come_one_by_one_are_the_same_reply() {
     let parts = ["你", "好呀，", "👨‍👩‍👧", "é\"\\\n", "🙂"];
     let house = House::new(vec![Script::reply(&parts).byte_by_byte()]).await;
 
-    let answer = house.say("你好").await;
+    let answer = house.say("晚上好呀").await;
     assert_done(&answer, &parts.concat());
     assert_eq!(deltas(&answer), parts);
     assert_eq!(house.stored().await[1]["content"], parts.concat());
@@ -58,7 +58,7 @@ async fn where_many_share_the_threads_each_delta_leaves_alone() {
     let many = [("AWS_LAMBDA_MAX_CONCURRENCY", "2")];
     let house = House::with(&many, vec![script]).await;
 
-    let answer = house.say("你好").await;
+    let answer = house.say("晚上好呀").await;
     assert_eq!(deltas(&answer), parts);
     assert_eq!(deltas_of_parts(&answer), vec![1; 30], "{answer:?}");
 }
@@ -70,7 +70,7 @@ async fn the_first_words_leave_alone_and_what_comes_at_once_after_them_together(
 
     let mut fewest = parts.len();
     for _ in 0..10 {
-        let answer = house.say("你好").await;
+        let answer = house.say("晚上好呀").await;
         assert_eq!(deltas(&answer), parts);
         let deltas = deltas_of_parts(&answer);
         assert_eq!(deltas.first(), Some(&1), "{answer:?}");
@@ -100,7 +100,7 @@ async fn lines_may_end_in_any_of_the_three_ways() {
     let house = House::new([whole, by_byte].concat()).await;
 
     for _ in 0..6 {
-        let answer = house.say("你好").await;
+        let answer = house.say("晚上好呀").await;
         assert_done(&answer, "你好");
         assert_eq!(deltas(&answer), ["你", "好"]);
     }
@@ -120,7 +120,7 @@ async fn comments_and_fields_other_than_data_say_nothing() {
     .done();
     let house = House::new(vec![script]).await;
 
-    assert_done(&house.say("你好").await, "你好");
+    assert_done(&house.say("晚上好呀").await, "你好");
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn several_data_lines_are_one_event() {
     .done();
     let house = House::new(vec![script]).await;
 
-    assert_done(&house.say("你好").await, "你好");
+    assert_done(&house.say("晚上好呀").await, "你好");
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn a_proxy_may_drop_the_content_type_and_the_space_after_data() {
     .without_header("content-type");
     let house = House::new(vec![script]).await;
 
-    assert_done(&house.say("你好").await, " 你好");
+    assert_done(&house.say("晚上好呀").await, " 你好");
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn chunks_without_content_say_nothing() {
     .done();
     let house = House::new(vec![script]).await;
 
-    let answer = house.say("你好").await;
+    let answer = house.say("晚上好呀").await;
     assert_done(&answer, "你好");
     assert_eq!(deltas(&answer), ["你", "好"]);
 }
@@ -194,14 +194,14 @@ async fn reasoning_is_neither_shown_nor_stored() {
     .done();
     let house = House::new(vec![script]).await;
 
-    let answer = house.say("在吗").await;
+    let answer = house.say("你在吗？").await;
     assert_done(&answer, "你好");
     assert_eq!(deltas(&answer), ["你好"]);
     let stored = house.stored().await;
     assert_eq!(
         said(&stored),
         [
-            ("user", "在吗", Value::Null),
+            ("user", "你在吗？", Value::Null),
             ("assistant", "你好", Value::Null)
         ]
     );
@@ -226,7 +226,7 @@ async fn a_reply_whose_finish_reason_came_needs_no_done() {
     .await;
 
     for _ in 0..3 {
-        assert_done(&house.say("你好").await, "你好");
+        assert_done(&house.say("晚上好呀").await, "你好");
     }
     assert_eq!(house.stored().await.len(), 6);
 }
@@ -243,7 +243,7 @@ async fn why_a_reply_ended_is_passed_on_and_stored_unless_it_is_complete() {
     let house = House::new(scripts.into()).await;
 
     for (turn, (word, told)) in cases.into_iter().enumerate() {
-        let answer = house.say("你好").await;
+        let answer = house.say("晚上好呀").await;
         let last = answer.last();
         assert_eq!(
             (&last["done"], &last["finish_reason"], &last["saved"]),
@@ -257,7 +257,10 @@ async fn why_a_reply_ended_is_passed_on_and_stored_unless_it_is_complete() {
         let stored = house.stored().await;
         assert_eq!(
             said(&stored)[2 * turn..],
-            [("user", "你好", Value::Null), ("assistant", "嗯", metadata)],
+            [
+                ("user", "晚上好呀", Value::Null),
+                ("assistant", "嗯", metadata)
+            ],
             "{word}"
         );
     }
@@ -271,7 +274,7 @@ async fn an_empty_reply_is_done_and_not_stored() {
     ])
     .await;
 
-    let answer = house.say("你好").await;
+    let answer = house.say("晚上好呀").await;
     let kinds: Vec<String> = answer
         .events()
         .into_iter()
@@ -286,7 +289,7 @@ async fn an_empty_reply_is_done_and_not_stored() {
     let keys: Vec<String> = house.redis.command(&["KEYS", "*"]).await;
     assert_eq!(keys, Vec::<String>::new());
 
-    assert_done(&house.say("你好").await, "好");
+    assert_done(&house.say("晚上好呀").await, "好");
 }
 
 #[tokio::test]
@@ -315,7 +318,7 @@ async fn the_upstreams_own_usage_is_told_and_its_hidden_reasoning_is_not_counted
     let house = House::new(vec![apart, together]).await;
 
     for turn in 0..2 {
-        let answer = house.say("你好").await;
+        let answer = house.say("晚上好呀").await;
         assert_done(&answer, "你好");
         assert_eq!(
             answer.last()["usage"],
@@ -364,7 +367,7 @@ async fn a_reply_over_256_kib_ends_as_if_at_its_limit() {
         ]
     );
 
-    assert_done(&house.say("你好").await, "好");
+    assert_done(&house.say("晚上好呀").await, "好");
 }
 
 #[tokio::test]
@@ -383,7 +386,7 @@ async fn an_empty_finish_reason_with_every_delta_and_a_usage_of_nulls_end_nothin
         .done();
     let house = House::new(vec![script]).await;
 
-    let answer = house.say("你好").await;
+    let answer = house.say("晚上好呀").await;
     assert_done(&answer, "你好");
 }
 

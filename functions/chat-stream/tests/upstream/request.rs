@@ -19,7 +19,7 @@ async fn a_characters_own_settings_are_sent() {
         .command(&["SET", "character:hero", &character.to_string()])
         .await;
 
-    assert_done(&house.say_to("hero", "你好").await, "好");
+    assert_done(&house.say_to("hero", "晚上好呀").await, "好");
     let request = &house.upstream.requests()[0];
     assert_eq!(
         request.body,
@@ -27,7 +27,7 @@ async fn a_characters_own_settings_are_sent() {
             "model": "model-of-the-character",
             "messages": [
                 { "role": "system", "content": "你是一名侠客。" },
-                { "role": "user", "content": "你好" },
+                { "role": "user", "content": "晚上好呀" },
             ],
             "stream": true,
             "stream_options": { "include_usage": true },
@@ -50,7 +50,7 @@ async fn a_character_without_settings_leaves_them_to_the_upstream() {
         .command(&["SET", "character:anybody", &character.to_string()])
         .await;
 
-    assert_done(&house.say_to("anybody", "你好").await, "好");
+    assert_done(&house.say_to("anybody", "晚上好呀").await, "好");
     let body = &house.upstream.requests()[0].body;
     let mut fields: Vec<&String> = body.as_object().expect("an object").keys().collect();
     fields.sort();
@@ -62,7 +62,7 @@ async fn a_character_without_settings_leaves_them_to_the_upstream() {
 async fn turns_share_a_connection() {
     let house = House::new(vec![good()]).await;
     for _ in 0..5 {
-        assert_done(&house.say("你好").await, "好");
+        assert_done(&house.say("晚上好呀").await, "好");
     }
     assert_eq!(connections(&house), [0; 5]);
 }
@@ -73,7 +73,7 @@ async fn a_connection_is_kept_when_the_answer_ends_a_little_after_the_reply() {
     let late = good().then(Step::Delay(Duration::from_millis(20)));
     let house = House::new(vec![late]).await;
     for _ in 0..5 {
-        assert_done(&house.say("你好").await, "好");
+        assert_done(&house.say("晚上好呀").await, "好");
         house.upstream.wait_until_no_streams().await;
     }
     assert_eq!(connections(&house), [0; 5]);
@@ -86,17 +86,17 @@ async fn a_connection_is_kept_after_an_error_answer() {
         good(),
     ])
     .await;
-    assert_done(&house.say("你好").await, "好");
+    assert_done(&house.say("晚上好呀").await, "好");
     assert_eq!(connections(&house), [0; 2]);
 }
 
 #[tokio::test]
 async fn an_answer_that_does_not_end_after_done_is_not_waited_for() {
     let house = House::new(vec![good().then(Step::Silence)]).await;
-    assert_done(&house.say("你好").await, "好");
+    assert_done(&house.say("晚上好呀").await, "好");
     // Nor is its connection kept for ever.
     house.upstream.wait_until_no_streams().await;
-    assert_done(&house.say("你好").await, "好");
+    assert_done(&house.say("晚上好呀").await, "好");
 }
 
 fn connections(house: &House) -> Vec<u64> {

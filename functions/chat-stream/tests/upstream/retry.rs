@@ -56,7 +56,7 @@ async fn a_rate_limit_is_waited_out_for_as_long_as_the_upstream_says() {
     let limited = Script::status(429, OVERLOADED).header("retry-after", "1");
     let house = House::new(once(limited)).await;
 
-    assert_done(&house.say("你好").await, "好");
+    assert_done(&house.say("晚上好呀").await, "好");
     let pauses = pauses(&house.upstream.requests());
     assert_eq!(pauses.len(), 1);
     assert!(pauses[0] >= Duration::from_secs(1), "{pauses:?}");
@@ -85,7 +85,7 @@ async fn an_upstream_that_recovers_is_asked_again_with_growing_pauses() {
     ];
     let house = House::with(&[("LLM_MAX_RETRIES", "2")], scripts).await;
 
-    assert_done(&house.say("你好").await, "好");
+    assert_done(&house.say("晚上好呀").await, "好");
     let requests = house.upstream.requests();
     let pauses = pauses(&requests);
     assert_eq!(pauses.len(), 2);
@@ -119,7 +119,7 @@ async fn nothing_is_tried_again_after_the_first_delta() {
         once(Script::deltas(&["我", "在"]).cut()),
     )
     .await;
-    let answer = house.say("在吗？").await;
+    let answer = house.say("你在吗？").await;
     assert_failed(&answer, "upstream_interrupted", "我在");
     assert_eq!(house.upstream.requests().len(), 1);
 }
@@ -135,7 +135,7 @@ async fn an_upstream_where_nothing_listens_is_unavailable_and_tried_again() {
 
     for _ in 0..2 {
         let asked = Instant::now();
-        assert_failed(&house.say("你好").await, "upstream_unavailable", "");
+        assert_failed(&house.say("晚上好呀").await, "upstream_unavailable", "");
         // Two pauses, the second twice the first.
         assert!(asked.elapsed() >= Duration::from_millis(600));
         assert!(house.stored().await.is_empty());

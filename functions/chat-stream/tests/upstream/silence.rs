@@ -63,7 +63,7 @@ async fn an_upstream_that_accepts_and_never_answers_is_a_timeout() {
     let house = House::with(&env, vec![good()]).await;
 
     let asked = Instant::now();
-    assert_failed(&house.say("在吗？").await, "upstream_timeout", "");
+    assert_failed(&house.say("你在吗？").await, "upstream_timeout", "");
     assert!(asked.elapsed() < SOON);
     assert!(house.stored().await.is_empty());
 }
@@ -118,13 +118,13 @@ async fn silence_after_the_finish_reason_is_the_end() {
     .await;
     for _ in 0..2 {
         let asked = Instant::now();
-        let answer = house.say("在吗？").await;
+        let answer = house.say("你在吗？").await;
         assert_done(&answer, "好");
         assert!(answer.ended.duration_since(asked) < SOON);
         house.upstream.wait_until_no_streams().await;
     }
     assert_eq!(
-        house.say("在吗？").await.last()["usage"]["prompt_tokens"],
+        house.say("你在吗？").await.last()["usage"]["prompt_tokens"],
         7
     );
     assert_eq!(house.stored().await.len(), 6);
@@ -151,7 +151,7 @@ async fn reasoning_is_a_sign_of_life() {
     ];
     let house = House::with(&env, vec![script]).await;
 
-    assert_done(&house.say("你好").await, "你好");
+    assert_done(&house.say("晚上好呀").await, "你好");
 }
 
 #[tokio::test]
@@ -173,7 +173,7 @@ async fn a_client_that_waits_for_the_first_delta_hears_a_heartbeat() {
         .done();
     let house = House::new(vec![script]).await;
 
-    let answer = house.say("在吗？").await;
+    let answer = house.say("你在吗？").await;
     assert_done(&answer, "好");
     assert_eq!(answer.comments(), 1);
     let text = answer.text();
