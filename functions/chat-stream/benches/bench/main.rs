@@ -104,6 +104,7 @@ async fn main() {
     if wanted("turn") {
         turns::turns(&mut report, effort).await;
         turns::gap(&mut report, effort).await;
+        turns::whole_answers(&mut report, effort).await;
     }
     if wanted("peak") {
         turns::peaks(&mut report, effort).await;

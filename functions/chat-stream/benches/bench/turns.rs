@@ -169,6 +169,30 @@ pub(crate) async fn gap(report: &mut Report, effort: Effort) {
     );
 }
 
+/// The two functions that answer at once, on a session of 50 messages.
+pub(crate) async fn whole_answers(report: &mut Report, effort: Effort) {
+    heading("Whole answers: from the event handed over to the end of the answer");
+    let redis = Server::start().await;
+    let token = token("whole");
+    for (name, event) in [
+        ("session-meta", events::session(&token, "luna")),
+        ("clear-history", events::clear(&token, "luna")),
+    ] {
+        let function = Function::builder(name)
+            .env("REDIS_URL", redis.url())
+            .env("JWT_SECRET", secret())
+            .start()
+            .await;
+        let mut times = Series::default();
+        for _ in 0..effort.turns {
+            store(&redis, "whole", 50).await;
+            let answer = function.invoke(&event).await;
+            times.push_time(answer.ended - answer.handed_over);
+        }
+        report.measured("turn", &format!("{name}: whole answer"), "µs", &times);
+    }
+}
+
 /// Peak resident memory after many requests, with the tokenizer where a reply needs it.
 pub(crate) async fn peaks(report: &mut Report, effort: Effort) {
     heading("Peak resident memory");
