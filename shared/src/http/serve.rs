@@ -110,16 +110,10 @@ where
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Answer, Infallible>> + Send + 'static,
 {
-    let no_delay = Arc::new(NoDelay::default());
     let service = service_fn(move |request: Request| {
         let grant = Grant::of(&cors, request.headers());
-        let (answer, no_delay) = (handle(request), Arc::clone(&no_delay));
-        Box::pin(async move {
-            let answer = answer.await;
-            // The connection that brought the event takes the answer back, in two writes.
-            no_delay.ensure();
-            answer.map(|response| grant.add_to(response))
-        })
+        let answer = handle(request);
+        Box::pin(async move { answer.await.map(|response| grant.add_to(response)) })
     });
     runtime_concurrent(service)
         .layer(MapResultLayer::new(broken_answer))
