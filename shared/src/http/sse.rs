@@ -36,12 +36,17 @@ const ENOUGH: usize = 8 * 1024;
 /// A frame this soon after the last part is one of many that come at once.
 const AT_ONCE: Duration = Duration::from_micros(500);
 /// On its way here a delta passes two tasks, the upstream's connection and the turn.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 
 /// The answer that follows a turn.
 #[must_use]
 pub fn stream(turn: Turn) -> Response<StreamingBody> {
-    let frames = unfold(Following { turn, sent: None }, |mut following| async {
+    let following = Following {
+        turn,
+        sent: None,
+        alone: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
+    };
+    let frames = unfold(following, |mut following| async {
         let bytes = following.next_part().await?;
         Some((Ok(BodyFrame::data(bytes)), following))
     });
@@ -60,6 +65,8 @@ struct Following {
     turn: Turn,
     /// When the last part went, from the first words on.
     sent: Option<Instant>,
+    /// No other answer is on this thread. Where many share the threads, stepping back is as long as the others please.
+    alone: bool,
 }
 
 impl Following {
@@ -73,8 +80,7 @@ impl Following {
         let mut bytes = Vec::with_capacity(USUAL);
         encode(self.turn.id(), &frame, &mut bytes);
         let many = self.sent.is_some_and(|sent| sent.elapsed() < AT_ONCE);
-        // Where many answers share the threads, stepping back is as long as the others please.
-        if many && Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        if many && self.alone {
             let mut rounds = 0;
             while rounds < ROUNDS && bytes.len() < ENOUGH && !self.turn.has_ended() {
                 step_back().await;

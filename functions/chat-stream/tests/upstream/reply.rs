@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 use testkit::answer::Answer;
 use testkit::upstream::{Script, Step, chunk, delta};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::{House, assert_done, once, said};
 
@@ -36,11 +38,33 @@ async fn bytes_that_come_one_by_one_are_the_same_reply() {
     assert_eq!(house.stored().await[1]["content"], parts.concat());
 }
 
-fn thirty_deltas_at_once() -> (Vec<&'static str>, Script) {
-    let parts = ["你", "好", "呀"].repeat(10);
-    let together: Vec<u8> = parts.iter().flat_map(|part| delta(part)).collect();
-    let script = Script::raw(vec![Step::Bytes(together.into())]);
-    (parts, script.finish("stop").done())
+const THIRTY: usize = 30;
+
+/// An upstream that sends each delta as a chunk of HTTP, and all of them, the end included, in one write, so that one read of
+/// the function brings them. Gives its URL.
+async fn thirty_chunks_in_one_write() -> String {
+    let end = "data: [DONE]\n\n".into();
+    let chunks = std::iter::repeat_n(delta("你"), THIRTY).chain([end]);
+    let mut answer = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+                       connection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+        .to_vec();
+    for chunk in chunks {
+        answer.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+        answer.extend(chunk);
+        answer.extend(b"\r\n");
+    }
+    answer.extend(b"0\r\n\r\n");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            // The prompt ends the request, whose head and body may come apart.
+            let mut request = Vec::new();
+            while !request.ends_with(b"}") && client.read_buf(&mut request).await.is_ok() {}
+            let _ = client.write_all(&answer).await;
+        }
+    });
+    format!("http://{address}")
 }
 
 /// How many deltas each part of the body has that has any.
@@ -54,30 +78,33 @@ fn deltas_of_parts(answer: &Answer) -> Vec<usize> {
 
 #[tokio::test]
 async fn where_many_share_the_threads_each_delta_leaves_alone() {
-    let (parts, script) = thirty_deltas_at_once();
-    let many = [("AWS_LAMBDA_MAX_CONCURRENCY", "2")];
-    let house = House::with(&many, vec![script]).await;
+    let url = thirty_chunks_in_one_write().await;
+    let env = [
+        ("LLM_BASE_URL", url.as_str()),
+        ("AWS_LAMBDA_MAX_CONCURRENCY", "2"),
+    ];
+    let house = House::with(&env, Vec::new()).await;
 
     let answer = house.say("晚上好呀").await;
-    assert_eq!(deltas(&answer), parts);
-    assert_eq!(deltas_of_parts(&answer), vec![1; 30], "{answer:?}");
+    assert_eq!(deltas(&answer), ["你"; THIRTY]);
+    assert_eq!(deltas_of_parts(&answer), [1; THIRTY], "{answer:?}");
 }
 
 #[tokio::test]
 async fn the_first_words_leave_alone_and_what_comes_at_once_after_them_together() {
-    let (parts, script) = thirty_deltas_at_once();
-    let house = House::new(vec![script]).await;
+    let url = thirty_chunks_in_one_write().await;
+    let house = House::with(&[("LLM_BASE_URL", &url)], Vec::new()).await;
 
-    let mut fewest = parts.len();
+    let mut fewest = THIRTY;
     for _ in 0..10 {
         let answer = house.say("晚上好呀").await;
-        assert_eq!(deltas(&answer), parts);
+        assert_eq!(deltas(&answer), ["你"; THIRTY]);
         let deltas = deltas_of_parts(&answer);
         assert_eq!(deltas.first(), Some(&1), "{answer:?}");
         fewest = fewest.min(deltas.len());
     }
     // A process that has to wait for its CPU takes what comes for a slow stream.
-    assert!(fewest < 10, "30 deltas in {fewest} parts at least");
+    assert!(fewest < 10, "{THIRTY} deltas in {fewest} parts at least");
 }
 
 #[tokio::test]
