@@ -6,6 +6,7 @@
 mod breaker;
 mod call;
 mod connection;
+mod failure;
 mod keys;
 mod login;
 mod observed;

@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
+use redis::{RedisResult, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Error;
 use super::breaker::{Admission, Breaker, Rules};
 use super::call::{Call, CallError};
+use super::failure::{Failure, is_outage, is_wrong_server};
 use super::topology::{Connection, Topology};
 use crate::config::{ConfigError, MemoryConfig, RedisConfig, RedisMode};
 use crate::secrets::Secrets;
@@ -55,86 +56,6 @@ impl Link {
         Duration::from_millis(
             unix_milliseconds().saturating_sub(self.answered_at.load(Ordering::Relaxed)),
         )
-    }
-}
-
-/// Why an attempt failed.
-enum Failure {
-    /// No answer in time, on a connection that was reused or not.
-    Timeout { reused: bool },
-    /// The connection could not be made.
-    Connect(RedisError),
-    /// The connection broke, or the server answered with an error. What a cluster's connection could not mend by itself is
-    /// not mended by a new one, so there `reused` is false.
-    Command { error: RedisError, reused: bool },
-    /// It was done, but on fewer replicas than asked for.
-    NotReplicated,
-}
-
-impl Failure {
-    /// Whether the connection was dead before this attempt, which then cost nothing but the discovery.
-    fn was_found_dead(&self) -> bool {
-        match self {
-            Self::Timeout { reused } => *reused,
-            Self::Command { error, reused } => *reused && error.is_unrecoverable_error(),
-            Self::Connect(_) | Self::NotReplicated => false,
-        }
-    }
-
-    /// Whether the server may answer differently in a moment.
-    fn is_passing(&self) -> bool {
-        match self {
-            Self::Timeout { .. } => true,
-            Self::Connect(error) => error.kind() != ErrorKind::AuthenticationFailed,
-            Self::Command { error, .. } => is_outage(error) || is_wrong_server(error),
-            Self::NotReplicated => false,
-        }
-    }
-
-    /// Whether it tells of the server rather than of this request.
-    fn is_outage(&self) -> bool {
-        match self {
-            Self::Timeout { .. } | Self::Connect(_) => true,
-            Self::Command { error, .. } => is_outage(error),
-            Self::NotReplicated => false,
-        }
-    }
-}
-
-/// Whether the server is in no state to serve, as opposed to refusing this request.
-fn is_outage(error: &RedisError) -> bool {
-    match error.kind() {
-        ErrorKind::Io
-        | ErrorKind::Parse
-        | ErrorKind::AuthenticationFailed
-        | ErrorKind::ClusterConnectionNotFound
-        | ErrorKind::MasterNameNotFoundBySentinel => true,
-        ErrorKind::Server(kind) => matches!(
-            kind,
-            ServerErrorKind::BusyLoading
-                | ServerErrorKind::ReadOnly
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::TryAgain
-        ),
-        _ => false,
-    }
-}
-
-/// Whether another server is master now, or this one is cut off from its replicas and must not take writes. The sentinels
-/// know better.
-fn is_wrong_server(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
-        || error.code() == Some("NOREPLICAS")
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Timeout { .. } => Self::Timeout,
-            Failure::Connect(error) | Failure::Command { error, .. } => Self::Redis(error),
-            Failure::NotReplicated => Self::NotReplicated,
-        }
     }
 }
 
