@@ -1,7 +1,9 @@
 //! Instructions and allocations of a turn, by callgrind: the same again on any machine of the kind, however busy it is.
 //!
 //! The real binary runs under valgrind behind the stand-ins. What so many turns take more than fewer is what a turn takes: starting
-//! and warming up cancel out. `BENCH_PROFILE=file` keeps the profile, for `callgrind_annotate`. The upstream is slow enough for each delta to come by itself.
+//! and warming up cancel out. The upstream is slow enough for each delta to come by itself.
+//!
+//! `BENCH_PROFILE=file` keeps the profile, for `callgrind_annotate`.
 
 use std::path::Path;
 use std::time::Duration;

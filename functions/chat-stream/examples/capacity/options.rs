@@ -2,7 +2,9 @@
 //! misspelt one does not pass for its default.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use shared::config::KeyLayout;
 
@@ -114,7 +116,7 @@ impl Options {
             turns_per_day,
             reply_seconds: decimal(lookup, "REPLY_SECONDS", 8.0, 0.1, 900.0)?,
             lambda_mb: whole(lookup, "LAMBDA_MB", 256, 128, 10_240)?,
-            cpu_ms: decimal(lookup, "CPU_MS", 0.9, 0.001, 900_000.0)?,
+            cpu_ms: decimal(lookup, "CPU_MS", 4.0, 0.001, 900_000.0)?,
             dollars_per_gb_second: decimal(
                 lookup,
                 "DOLLARS_PER_GB_SECOND",
@@ -161,16 +163,7 @@ fn whole(
     min: u64,
     max: u64,
 ) -> Result<u64, BadOption> {
-    let Some(value) = lookup(name) else {
-        return Ok(default);
-    };
-    match value.parse() {
-        Ok(number) if (min..=max).contains(&number) => Ok(number),
-        _ => Err(bad(
-            name,
-            format!("must be a whole number from {min} to {max}, not `{value}`"),
-        )),
-    }
+    number(lookup, name, "a whole number", default, min..=max)
 }
 
 fn decimal(
@@ -180,17 +173,31 @@ fn decimal(
     min: f64,
     max: f64,
 ) -> Result<f64, BadOption> {
+    // No range contains what is not a number.
+    number(lookup, name, "a number", default, min..=max)
+}
+
+fn number<T: FromStr + PartialOrd + fmt::Display>(
+    lookup: Lookup<'_>,
+    name: &str,
+    what: &str,
+    default: T,
+    range: RangeInclusive<T>,
+) -> Result<T, BadOption> {
     let Some(value) = lookup(name) else {
         return Ok(default);
     };
-    match value.parse() {
-        // No range contains what is not a number.
-        Ok(number) if (min..=max).contains(&number) => Ok(number),
-        _ => Err(bad(
-            name,
-            format!("must be a number from {min} to {max}, not `{value}`"),
-        )),
-    }
+    value
+        .parse()
+        .ok()
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| {
+            let (min, max) = (range.start(), range.end());
+            bad(
+                name,
+                format!("must be {what} from {min} to {max}, not `{value}`"),
+            )
+        })
 }
 
 fn messages(lookup: Lookup<'_>) -> Result<u64, BadOption> {

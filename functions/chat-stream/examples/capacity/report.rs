@@ -290,7 +290,7 @@ fn lambda(options: &Options) {
         "CPU_MS",
         &format!("{} ms", options.cpu_ms),
         &format!(
-            "a turn, by `make bench`; {:.1} ms on {:.2} CPU: {:.2}% of the {} ms that are billed",
+            "a turn whose deltas come one by one, by `make bench`; {:.1} ms on {:.2} CPU: {:.2}% of the {} ms that are billed",
             plan.cpu_ms_at_share,
             options.cpu_ms / plan.cpu_ms_at_share,
             plan.cpu_ms_at_share / billed_ms * 100.0,
