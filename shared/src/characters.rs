@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::ids::CharacterId;
 use crate::memory::{self, Memory};
-use crate::telemetry::Event;
+use crate::telemetry::Invocation;
 
 /// How long a copy serves without a look at Redis.
 const FRESH: Duration = Duration::from_secs(60);
@@ -83,16 +83,20 @@ impl Characters {
         }
     }
 
-    /// Finds a character, for the invocation of `event`.
+    /// Finds a character, for the invocation of `invocation`.
     ///
     /// # Errors
     /// It does not exist, or could not be looked up and is not known here.
-    pub async fn find(&self, id: &CharacterId, event: &Event) -> Result<Arc<Character>, Error> {
+    pub async fn find(
+        &self,
+        id: &CharacterId,
+        invocation: &Invocation,
+    ) -> Result<Arc<Character>, Error> {
         let now = (self.clock)();
         if let Some(copy) = self.copy(id, |copy| is_fresh(copy, now)) {
             return Ok(copy);
         }
-        let found = match self.memory.observed(event).character_json(id).await {
+        let found = match self.memory.observed(invocation).character_json(id).await {
             Ok(Some(json)) => serde_json::from_slice(&json).map_err(Error::Malformed),
             Ok(None) => sample(id).ok_or(Error::NotFound),
             Err(error) => return self.without_redis(id, error),

@@ -25,7 +25,7 @@ use crate::ids::{CharacterId, TurnId, UserId};
 use crate::llm::{FinishReason, Llm, Prompt};
 use crate::memory::{self, Began, History, Memory};
 use crate::message::{Message, PromptMessage};
-use crate::telemetry::{Event, TurnFigures};
+use crate::telemetry::{Invocation, TurnFigures};
 use crate::tokens::Counter;
 
 /// A message to a character.
@@ -236,20 +236,20 @@ impl Chat {
         }
     }
 
-    /// Looks up the character, reads the history at the same time, and lets the turn run. Everything is noted in `event`, which
+    /// Looks up the character, reads the history at the same time, and lets the turn run. Everything is noted in `invocation`, which
     /// the turn lets go of before its last frame.
     ///
     /// # Errors
     /// The turn did not begin, and nothing is stored.
-    pub async fn begin(&self, ask: Ask, event: Event) -> Result<Turn, Refusal> {
+    pub async fn begin(&self, ask: Ask, invocation: Invocation) -> Result<Turn, Refusal> {
         let began_at_unix = SystemTime::now();
         let id = TurnId::new();
         let inner = &self.inner;
-        let memory = inner.memory.observed(&event);
-        event.note_character(&ask.character);
+        let memory = inner.memory.observed(&invocation);
+        invocation.note_character(&ask.character);
         let (history, character) = tokio::join!(
             memory.load(&ask.user, &ask.character, inner.limits.max_messages),
-            inner.characters.find(&ask.character, &event),
+            inner.characters.find(&ask.character, &invocation),
         );
         let character = character?;
         let unavailable = history.as_ref().err().map(memory::Error::reason);
@@ -264,7 +264,7 @@ impl Chat {
             inner.limits,
         )?;
 
-        event.note(|figures| {
+        invocation.note(|figures| {
             figures.degradation = unavailable;
             figures.turn = Some(TurnFigures {
                 id,
@@ -289,7 +289,7 @@ impl Chat {
             began_at_unix,
             prompt: prompt(&character, messages),
             ask,
-            event,
+            invocation,
             relay,
         };
         // It outlives the connection and ends by itself: every wait in it has a limit, except the one for a client that

@@ -26,7 +26,7 @@ use serde::Serialize;
 
 use crate::ids::CharacterId;
 use crate::session::Session;
-use crate::telemetry::Event;
+use crate::telemetry::Invocation;
 
 pub use self::error::Problem;
 pub use self::request::{
@@ -87,12 +87,12 @@ fn json_answer(
 }
 
 /// Makes any outcome of a handler, a panic included, an answer: the runtime must never see an error, because it would
-/// answer with an empty 502. The answer's status is noted in `event`.
+/// answer with an empty 502. The answer's status is noted in `invocation`.
 ///
 /// # Errors
 /// None; the type is what the runtime asks for.
 pub async fn respond<T>(
-    event: &Event,
+    invocation: &Invocation,
     outcome: impl Future<Output = Result<Response<T>, Problem>>,
     refuse: impl FnOnce(Answer) -> Response<T>,
 ) -> Result<Response<T>, Infallible> {
@@ -102,6 +102,6 @@ pub async fn respond<T>(
         Ok(response) => response,
         Err(problem) => refuse(problem.into_answer()),
     };
-    event.note(|figures| figures.status = Some(response.status().as_u16()));
+    invocation.note(|figures| figures.status = Some(response.status().as_u16()));
     Ok(response)
 }

@@ -74,7 +74,7 @@ pub struct Usage {
 
 /// One step of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum Step {
     /// More text; never empty.
     Delta(String),
     /// The reply is complete. Nothing follows.
@@ -207,11 +207,11 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// Waits for the next step. After [`Event::End`] or an error there is none.
+    /// Waits for the next step. After [`Step::End`] or an error there is none.
     ///
     /// # Errors
     /// The upstream failed or fell silent.
-    pub async fn next(&mut self) -> Result<Event, Error> {
+    pub async fn next(&mut self) -> Result<Step, Error> {
         match self {
             Self::OpenAi(reply) => reply.next().await,
             Self::Echo(reply) => Ok(reply.next().await),

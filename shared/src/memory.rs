@@ -118,7 +118,7 @@ pub struct History {
 
 /// A message and its reply, to be stored together or not at all.
 #[derive(Debug)]
-pub struct Turn {
+pub struct NewTurn {
     /// Commits are idempotent by it.
     pub id: TurnId,
     /// When the turn began.
@@ -227,7 +227,7 @@ impl Memory {
         &self,
         user: &UserId,
         character: &CharacterId,
-        turn: &Turn,
+        turn: &NewTurn,
     ) -> Result<Commit, Error> {
         self.commit(
             user,

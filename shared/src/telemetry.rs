@@ -1,6 +1,6 @@
 //! Logs and metrics: one event an invocation, told twice when it ends, as a log line and as metrics.
 //!
-//! Whoever works on an invocation notes in its [`Event`] what only they know; [`Figures`] holds all that can be noted. The
+//! Whoever works on an invocation notes in its [`Invocation`] what only they know; [`Figures`] holds all that can be noted. The
 //! event is closed when the last of them lets go of it, before the invocation's answer ends, however it ends: nothing is
 //! left to be written after it, because the platform may freeze the process then. Both forms go to standard output, where
 //! the platform collects them.
@@ -8,8 +8,8 @@
 //! Never told in either form, at any level: what anybody said, prompts, tokens, secrets. A user's id is told as a hash. That
 //! is a pseudonym and no more: who has the id can find its lines.
 
-mod event;
 mod figures;
+mod invocation;
 mod logs;
 mod metrics;
 mod request_line;
@@ -17,10 +17,10 @@ mod request_line;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-pub use self::event::Event;
 pub use self::figures::{
     CommitResult, Done, Figures, Operation, Status, TurnFigures, UpstreamTokens,
 };
+pub use self::invocation::Invocation;
 pub(crate) use self::logs::{platform_lost, start_failed};
 use self::metrics::Metrics;
 use crate::config::{ConfigError, LogConfig, MetricsConfig, Section};

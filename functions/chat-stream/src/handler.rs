@@ -9,7 +9,7 @@ use shared::auth::Authenticator;
 use shared::chat::{Ask, Chat};
 use shared::http::sse::{self, StreamingBody};
 use shared::http::{self, ChatBody, Problem};
-use shared::telemetry::{Event, Telemetry};
+use shared::telemetry::{Invocation, Telemetry};
 
 /// Serves the route. Cheap to clone; clones share connections.
 #[derive(Clone)]
@@ -37,17 +37,17 @@ impl Handler {
         self,
         request: Request,
     ) -> Result<Response<StreamingBody>, Infallible> {
-        let event = http::begin(&self.telemetry, &request);
-        http::respond(&event, self.stream(&request, &event), sse::whole).await
+        let invocation = http::begin(&self.telemetry, &request);
+        http::respond(&invocation, self.stream(&request, &invocation), sse::whole).await
     }
 
     async fn stream(
         &self,
         request: &Request,
-        event: &Event,
+        invocation: &Invocation,
     ) -> Result<Response<StreamingBody>, Problem> {
         http::expect_method(request, &[Method::POST], "POST")?;
-        let user = http::authenticate(&self.authenticator, request, event).await?;
+        let user = http::authenticate(&self.authenticator, request, invocation).await?;
         let ChatBody {
             character,
             message,
@@ -64,7 +64,7 @@ impl Handler {
                     metadata,
                     deadline,
                 },
-                event.clone(),
+                invocation.clone(),
             )
             .await?;
         Ok(sse::stream(turn))

@@ -8,7 +8,7 @@ use lambda_http::http::Method;
 use shared::auth::Authenticator;
 use shared::http::{self, Answer, Problem};
 use shared::memory::Memory;
-use shared::telemetry::{Event, Telemetry};
+use shared::telemetry::{Invocation, Telemetry};
 
 /// Serves the route. Cheap to clone; clones share connections.
 #[derive(Clone)]
@@ -28,17 +28,22 @@ impl Handler {
     }
 
     pub(crate) async fn handle(self, request: Request) -> Result<Answer, Infallible> {
-        let event = http::begin(&self.telemetry, &request);
-        http::respond(&event, self.clear(&request, &event), std::convert::identity).await
+        let invocation = http::begin(&self.telemetry, &request);
+        http::respond(
+            &invocation,
+            self.clear(&request, &invocation),
+            std::convert::identity,
+        )
+        .await
     }
 
-    async fn clear(&self, request: &Request, event: &Event) -> Result<Answer, Problem> {
+    async fn clear(&self, request: &Request, invocation: &Invocation) -> Result<Answer, Problem> {
         http::expect_method(request, &[Method::DELETE], "DELETE")?;
-        let user = http::authenticate(&self.authenticator, request, event).await?;
+        let user = http::authenticate(&self.authenticator, request, invocation).await?;
         let character = http::character_of_query(request)?;
-        event.note_character(&character);
+        invocation.note_character(&character);
         self.memory
-            .observed(event)
+            .observed(invocation)
             .clear(&user, &character)
             .await
             .map_err(Problem::clear_failed)?;

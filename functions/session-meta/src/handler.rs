@@ -8,7 +8,7 @@ use lambda_http::http::Method;
 use shared::auth::Authenticator;
 use shared::http::{self, Answer, Problem, StateBody};
 use shared::memory::Memory;
-use shared::telemetry::{Event, Telemetry};
+use shared::telemetry::{Invocation, Telemetry};
 
 /// Serves the route. Cheap to clone; clones share connections.
 #[derive(Clone)]
@@ -28,27 +28,27 @@ impl Handler {
     }
 
     pub(crate) async fn handle(self, request: Request) -> Result<Answer, Infallible> {
-        let event = http::begin(&self.telemetry, &request);
+        let invocation = http::begin(&self.telemetry, &request);
         http::respond(
-            &event,
-            self.session(&request, &event),
+            &invocation,
+            self.session(&request, &invocation),
             std::convert::identity,
         )
         .await
     }
 
-    async fn session(&self, request: &Request, event: &Event) -> Result<Answer, Problem> {
+    async fn session(&self, request: &Request, invocation: &Invocation) -> Result<Answer, Problem> {
         http::expect_method(request, &[Method::GET, Method::PATCH], "GET, PATCH")?;
-        let user = http::authenticate(&self.authenticator, request, event).await?;
-        let memory = self.memory.observed(event);
+        let user = http::authenticate(&self.authenticator, request, invocation).await?;
+        let memory = self.memory.observed(invocation);
         let (character, session) = if request.method() == Method::PATCH {
             let StateBody { character, state } = StateBody::parse(request)?;
-            event.note_character(&character);
+            invocation.note_character(&character);
             let session = memory.set_state(&user, &character, state).await;
             (character, session)
         } else {
             let character = http::character_of_query(request)?;
-            event.note_character(&character);
+            invocation.note_character(&character);
             let session = memory.session(&user, &character).await;
             (character, session)
         };

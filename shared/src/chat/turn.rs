@@ -9,10 +9,10 @@ use tokio::time::{Instant, timeout_at};
 use super::relay::Relay;
 use super::{Ask, FailureCode, Frame, Inner, Usage};
 use crate::ids::TurnId;
-use crate::llm::{self, Event, FinishReason, Llm, Prompt};
+use crate::llm::{self, FinishReason, Llm, Prompt, Step};
 use crate::memory::{self, Began, Commit};
 use crate::message::{Message, PromptMessage, Role};
-use crate::telemetry::{Event as Telling, UpstreamTokens};
+use crate::telemetry::{Invocation, UpstreamTokens};
 use crate::tokens;
 
 /// The longest reply that is kept, in bytes. A longer one ends there, as if it had reached its token limit.
@@ -33,7 +33,7 @@ pub(super) struct Task {
     pub(super) prompt: Prompt,
     pub(super) ask: Ask,
     /// Before the relay, so that it is let go of first when a panic takes the turn: with the relay the answer ends.
-    pub(super) event: Telling,
+    pub(super) invocation: Invocation,
     pub(super) relay: Relay,
 }
 
@@ -84,8 +84,10 @@ impl Task {
             },
         };
         self.note(&generated, &counts);
-        let Self { event, relay, .. } = self;
-        drop(event);
+        let Self {
+            invocation, relay, ..
+        } = self;
+        drop(invocation);
         relay.finish(last).await;
     }
 
@@ -100,7 +102,7 @@ impl Task {
             &self.service.llm,
             &self.prompt,
             &mut self.relay,
-            &self.event,
+            &self.invocation,
             &mut generated,
         );
         match self
@@ -122,7 +124,7 @@ impl Task {
         llm: &Llm,
         prompt: &Prompt,
         relay: &mut Relay,
-        telling: &Telling,
+        invocation: &Invocation,
         generated: &mut Generated,
     ) {
         let mut reply = match llm.reply(prompt).await {
@@ -133,27 +135,27 @@ impl Task {
             }
         };
         loop {
-            let event = tokio::select! {
+            let step = tokio::select! {
                 biased;
-                event = reply.next() => event,
+                step = reply.next() => step,
                 () = relay.catch_up() => continue,
             };
-            match event {
-                Ok(Event::Delta(delta)) if generated.text.len() + delta.len() > MAX_REPLY_BYTES => {
+            match step {
+                Ok(Step::Delta(delta)) if generated.text.len() + delta.len() > MAX_REPLY_BYTES => {
                     generated.ending = Ending::Complete {
                         finish_reason: FinishReason::Length,
                         usage: None,
                     };
                     return;
                 }
-                Ok(Event::Delta(delta)) => {
+                Ok(Step::Delta(delta)) => {
                     generated.text.push_str(&delta);
                     relay.send(delta);
                     if generated.first_delta.is_none() {
-                        generated.first_delta = Some(telling.elapsed());
+                        generated.first_delta = Some(invocation.elapsed());
                     }
                 }
-                Ok(Event::End {
+                Ok(Step::End {
                     finish_reason,
                     usage,
                 }) => {
@@ -272,7 +274,7 @@ impl Task {
         if generated.text.is_empty() {
             return (false, msg_id);
         }
-        let turn = memory::Turn {
+        let turn = memory::NewTurn {
             id: self.id,
             began: self.began,
             user,
@@ -281,7 +283,7 @@ impl Task {
         let committed = self
             .service
             .memory
-            .observed(&self.event)
+            .observed(&self.invocation)
             .commit_turn(&self.ask.user, &self.ask.character, &turn)
             .await;
         let saved = match committed {
@@ -293,7 +295,7 @@ impl Task {
             }
             Err(error) => {
                 tracing::warn!(reason = error.reason(), "the turn could not be stored");
-                self.event.note(|figures| {
+                self.invocation.note(|figures| {
                     // A turn counts once, by what came first.
                     figures.degradation.get_or_insert(error.reason());
                 });
@@ -316,8 +318,8 @@ impl Task {
         };
         let replied =
             matches!(generated.ending, Ending::Complete { .. }) || !generated.text.is_empty();
-        let reply = self.event.elapsed();
-        self.event.note(|figures| {
+        let reply = self.invocation.elapsed();
+        self.invocation.note(|figures| {
             let Some(turn) = &mut figures.turn else {
                 return;
             };

@@ -1,5 +1,7 @@
 //! The settings' contract: names, defaults, ranges, and errors that name the variable.
 
+use std::time::Duration;
+
 use secrecy::ExposeSecret;
 
 use super::*;

@@ -16,15 +16,15 @@ use super::Problem;
 use crate::auth::{Authenticator, Credentials};
 use crate::ids::{CharacterId, UserId};
 use crate::session::State;
-use crate::telemetry::{Event, Telemetry};
+use crate::telemetry::{Invocation, Telemetry};
 
 const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_MESSAGE_CHARACTERS: usize = 2_000;
 const MAX_METADATA_BYTES: usize = 2 * 1024;
 
-/// Opens the event of the invocation that brought a request.
+/// Opens the invocation of the invocation that brought a request.
 #[must_use]
-pub fn begin(telemetry: &Telemetry, request: &Request) -> Event {
+pub fn begin(telemetry: &Telemetry, request: &Request) -> Invocation {
     let context = request.lambda_context_ref();
     let request_id = context.map(|context| context.request_id.clone());
     let trace_id = context
@@ -38,7 +38,7 @@ pub fn begin(telemetry: &Telemetry, request: &Request) -> Event {
         Method::DELETE => "DELETE",
         _ => "other",
     };
-    telemetry.event(method, request_id.unwrap_or_default(), trace_id)
+    telemetry.begin(method, request_id.unwrap_or_default(), trace_id)
 }
 
 /// The trace of a tracing header: `Root=1-…;Parent=…;Sampled=1`.
@@ -71,7 +71,7 @@ pub fn expect_method(
 pub async fn authenticate(
     authenticator: &Authenticator,
     request: &Request,
-    event: &Event,
+    invocation: &Invocation,
 ) -> Result<UserId, Problem> {
     let context = request.request_context_ref();
     let credentials = Credentials {
@@ -79,7 +79,7 @@ pub async fn authenticate(
         authorizer_subject: context.and_then(authorizer_subject),
     };
     let user = authenticator.authenticate(credentials).await?;
-    event.note_user(&user);
+    invocation.note_user(&user);
     Ok(user)
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Event, FinishReason, Prompt};
+use super::{FinishReason, Prompt, Step};
 use crate::message::Role;
 
 /// Slow enough to be seen streaming, fast enough not to annoy.
@@ -28,7 +28,7 @@ impl Reply {
         }
     }
 
-    pub(super) async fn next(&mut self) -> Event {
+    pub(super) async fn next(&mut self) -> Step {
         // The pause comes first: a caller that stops waiting must not lose a delta.
         tokio::time::sleep(PAUSE).await;
         match self.deltas.next() {
@@ -36,9 +36,9 @@ impl Reply {
                 // For a developer who wants to see what a crash in mid-reply looks like. Not in release builds.
                 #[cfg(debug_assertions)]
                 assert!(delta != PANIC_MARK, "a panic was asked for");
-                Event::Delta(delta)
+                Step::Delta(delta)
             }
-            None => Event::End {
+            None => Step::End {
                 finish_reason: FinishReason::Stop,
                 usage: None,
             },
@@ -102,7 +102,7 @@ mod tests {
         let mut reply = Reply::new(&prompt(&["我叫小雨", "你记得吗"]));
         let mut text = String::new();
         let mut deltas = 0;
-        while let Event::Delta(delta) = reply.next().await {
+        while let Step::Delta(delta) = reply.next().await {
             text.push_str(&delta);
             deltas += 1;
         }
@@ -117,7 +117,7 @@ mod tests {
     async fn the_first_time_it_remembers_nothing() {
         let mut reply = Reply::new(&prompt(&["你好"]));
         let mut text = String::new();
-        while let Event::Delta(delta) = reply.next().await {
+        while let Step::Delta(delta) = reply.next().await {
             text.push_str(&delta);
         }
         assert!(

@@ -1,25 +1,25 @@
-//! Memory as one invocation uses it: what each operation took, and how it ended, is noted in the invocation's event.
+//! Memory as one invocation uses it: what each operation took, and how it ended, is noted in the invocation's invocation.
 //!
 //! Operations are boxed, because a future that is handed on grows with every hand.
 
-use super::{Commit, Error, History, Memory, Turn};
+use super::{Commit, Error, History, Memory, NewTurn};
 use crate::ids::{CharacterId, UserId};
 use crate::session::{Session, State};
-use crate::telemetry::{CommitResult, Event, Operation, Status};
+use crate::telemetry::{CommitResult, Invocation, Operation, Status};
 
-/// Memory, and the event of who uses it.
+/// Memory, and the invocation of who uses it.
 pub struct Observed<'a> {
     memory: &'a Memory,
-    event: &'a Event,
+    invocation: &'a Invocation,
 }
 
 impl Memory {
-    /// The same memory, for the invocation of `event`.
+    /// The same memory, for the invocation of `invocation`.
     #[must_use]
-    pub fn observed<'a>(&'a self, event: &'a Event) -> Observed<'a> {
+    pub fn observed<'a>(&'a self, invocation: &'a Invocation) -> Observed<'a> {
         Observed {
             memory: self,
-            event,
+            invocation,
         }
     }
 }
@@ -53,7 +53,7 @@ impl Observed<'_> {
         &self,
         user: &UserId,
         character: &CharacterId,
-        turn: &Turn,
+        turn: &NewTurn,
     ) -> Result<Commit, Error> {
         let commit = Box::pin(self.memory.commit_turn(user, character, turn));
         let commit = self
@@ -65,7 +65,8 @@ impl Observed<'_> {
             Ok(Commit::Fenced) => CommitResult::Fenced,
             Err(_) => CommitResult::Failed,
         };
-        self.event.note(|figures| figures.commit = Some(result));
+        self.invocation
+            .note(|figures| figures.commit = Some(result));
         commit
     }
 
@@ -111,7 +112,7 @@ impl Observed<'_> {
     /// [`Memory::character_json`]
     pub(crate) async fn character_json(&self, id: &CharacterId) -> Result<Option<Vec<u8>>, Error> {
         let json = Box::pin(self.memory.character_json(id));
-        self.event
+        self.invocation
             .timed(Operation::Character, Error::status, json)
             .await
     }
@@ -138,15 +139,16 @@ impl Observed<'_> {
         operation: Operation,
         run: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let outcome = self.event.timed(operation, Error::status, run).await;
+        let outcome = self.invocation.timed(operation, Error::status, run).await;
         let open = self.memory.breaker_is_open(user, character);
-        self.event.note(|figures| figures.breaker_open = Some(open));
+        self.invocation
+            .note(|figures| figures.breaker_open = Some(open));
         outcome
     }
 
     fn note_stored(&self, messages: usize) {
         let messages = u64::try_from(messages).unwrap_or(u64::MAX);
-        self.event
+        self.invocation
             .note(|figures| figures.stored_messages = Some(messages));
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use shared::config::{MemoryConfig, RedisConfig, Section};
 use shared::ids::{CharacterId, TurnId, UserId};
-use shared::memory::{Commit, Error, History, Memory, Turn};
+use shared::memory::{Commit, Error, History, Memory, NewTurn};
 use shared::message::{Message, Role};
 use shared::secrets::Secrets;
 use shared::session::Session;
@@ -69,17 +69,17 @@ impl Subject {
     }
 
     /// Begins a turn as the chat does: by reading.
-    pub(crate) async fn turn(&self, said: &str) -> Turn {
+    pub(crate) async fn turn(&self, said: &str) -> NewTurn {
         turn(self.load().await, said)
     }
 
-    pub(crate) async fn try_commit(&self, turn: &Turn) -> Result<Commit, Error> {
+    pub(crate) async fn try_commit(&self, turn: &NewTurn) -> Result<Commit, Error> {
         self.memory
             .commit_turn(&self.user, &self.character, turn)
             .await
     }
 
-    pub(crate) async fn commit(&self, turn: &Turn) -> Commit {
+    pub(crate) async fn commit(&self, turn: &NewTurn) -> Commit {
         self.try_commit(turn).await.expect("memory is up")
     }
 
@@ -116,8 +116,8 @@ impl Subject {
     }
 }
 
-fn turn(history: History, said: &str) -> Turn {
-    Turn {
+fn turn(history: History, said: &str) -> NewTurn {
+    NewTurn {
         id: TurnId::new(),
         began: history.read_at,
         user: Message::new(Role::User, said.into(), 1, 2),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use redis::aio::MultiplexedConnection;
 use shared::config::{MemoryConfig, RedisConfig, Section};
 use shared::ids::{CharacterId, TurnId, UserId};
-use shared::memory::{Commit, Memory, Turn};
+use shared::memory::{Commit, Memory, NewTurn};
 use shared::message::{Message, Role};
 use shared::secrets::Secrets;
 use testkit::redis::Server;
@@ -95,7 +95,7 @@ impl Subject {
             .load(&self.user, &self.character, 0)
             .await
             .expect("Redis is up");
-        let turn = Turn {
+        let turn = NewTurn {
             id: TurnId::new(),
             began: history.read_at,
             user: Message::new(Role::User, "今天过得怎么样？".into(), 1_732_430_000, 8),

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use redis::aio::MultiplexedConnection;
 use shared::config::{KeyLayout, MemoryConfig, RedisConfig, Section};
 use shared::ids::{CharacterId, TurnId, UserId};
-use shared::memory::{Began, Commit, Memory, Turn};
+use shared::memory::{Began, Commit, Memory, NewTurn};
 use shared::message::{Message, Role};
 use shared::secrets::Secrets;
 use shared::tokens::estimate;
@@ -186,7 +186,7 @@ async fn write_session(memory: &Memory, session: u64, shape: Shape) {
     let (user, character) = ids(session);
     for (question, reply) in conversation(session, shape.messages, shape.bytes) {
         let now = SystemTime::now();
-        let turn = Turn {
+        let turn = NewTurn {
             id: TurnId::new(),
             began: Began::by_local_clock(now),
             user: message(Role::User, question, now),

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error_code;
 use crate::llm::sse::Parser;
-use crate::llm::{Cause, Error, Event, FinishReason, Usage};
+use crate::llm::{Cause, Error, FinishReason, Step, Usage};
 
 /// A reply is complete with its `finish_reason`. What may still come is the usage, and it is not waited for any longer.
 const USAGE_GRACE: Duration = Duration::from_secs(2);
@@ -96,7 +96,7 @@ impl Reply {
         }
     }
 
-    pub(in crate::llm) async fn next(&mut self) -> Result<Event, Error> {
+    pub(in crate::llm) async fn next(&mut self) -> Result<Step, Error> {
         loop {
             while let Some(data) = self
                 .parser
@@ -134,7 +134,7 @@ impl Reply {
     }
 
     /// Takes the data of one event; gives the step that it is, if it is one.
-    fn take(&mut self, data: &[u8]) -> Result<Option<Event>, Error> {
+    fn take(&mut self, data: &[u8]) -> Result<Option<Step>, Error> {
         if data.trim_ascii() == b"[DONE]" {
             if let Some(body) = self.body.take() {
                 read_last_bytes(body);
@@ -183,25 +183,25 @@ impl Reply {
         } else if token && self.finish_reason.is_none() {
             self.deadline = Instant::now() + self.idle_timeout;
         }
-        Ok(content.map(Event::Delta))
+        Ok(content.map(Step::Delta))
     }
 
-    fn end(&self) -> Event {
-        Event::End {
+    fn end(&self) -> Step {
+        Step::End {
             finish_reason: self.finish_reason.unwrap_or(FinishReason::Stop),
             usage: self.usage,
         }
     }
 
     /// The bytes ended. With a `finish_reason` the reply is complete all the same.
-    fn ended(&self, cause: Cause) -> Result<Event, Error> {
+    fn ended(&self, cause: Cause) -> Result<Step, Error> {
         if self.finish_reason.is_some() {
             return Ok(self.end());
         }
         Err(self.broken(cause))
     }
 
-    fn silent(&self) -> Result<Event, Error> {
+    fn silent(&self) -> Result<Step, Error> {
         if self.finish_reason.is_some() {
             return Ok(self.end());
         }

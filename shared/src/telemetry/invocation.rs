@@ -16,7 +16,7 @@ use crate::ids::{CharacterId, UserId};
 /// The event of one invocation. Whoever works on the invocation holds one; clones are the same event. It is closed and told,
 /// once, when the last is dropped, which a panic does too.
 #[derive(Clone)]
-pub struct Event {
+pub struct Invocation {
     open: Arc<Open>,
 }
 
@@ -32,12 +32,12 @@ struct Open {
 impl Telemetry {
     /// Opens the event of an invocation that begins now, in its span.
     #[must_use]
-    pub fn event(
+    pub fn begin(
         &self,
         method: &'static str,
         request_id: String,
         trace_id: Option<String>,
-    ) -> Event {
+    ) -> Invocation {
         let process = Arc::clone(&self.process);
         let figures = Figures {
             function: process.function,
@@ -47,7 +47,7 @@ impl Telemetry {
             cold_start: !process.warm.swap(true, Ordering::Relaxed),
             ..Figures::default()
         };
-        Event {
+        Invocation {
             open: Arc::new(Open {
                 process,
                 span: Span::current(),
@@ -58,7 +58,7 @@ impl Telemetry {
     }
 }
 
-impl Event {
+impl Invocation {
     /// Notes what its holder knows.
     pub fn note(&self, note: impl FnOnce(&mut Figures)) {
         let mut figures = self
@@ -106,9 +106,9 @@ impl Event {
 }
 
 /// Figures are told when they are complete, and not by accident before.
-impl fmt::Debug for Event {
+impl fmt::Debug for Invocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Event(…)")
+        f.write_str("Invocation(…)")
     }
 }
 
