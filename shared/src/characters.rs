@@ -4,14 +4,16 @@
 //! that are compiled in: an outage stops no conversation whose character is known.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
+use crate::clock::{age, lock};
 use crate::ids::CharacterId;
-use crate::memory::{self, Memory};
-use crate::telemetry::Invocation;
+use crate::keys;
+use crate::store::{self, Call, Store};
+use crate::telemetry::{Invocation, Operation};
 
 /// How long a copy serves without a look at Redis.
 const FRESH: Duration = Duration::from_secs(60);
@@ -53,7 +55,7 @@ pub enum Error {
     NotFound,
     /// Redis could not be asked, and no copy is at hand.
     #[error("the character could not be looked up")]
-    Unavailable(#[source] memory::Error),
+    Unavailable(#[source] store::Error),
     /// What Redis holds under its key is no character. The source names a place and a type, not the prompt.
     #[error("the stored character cannot be read")]
     Malformed(#[source] serde_json::Error),
@@ -66,18 +68,18 @@ struct Kept {
 
 /// Looks characters up.
 pub struct Characters {
-    memory: Memory,
+    store: Store,
     clock: fn() -> SystemTime,
     /// Held for a look-up or an insertion, never across an await.
     copies: Mutex<HashMap<CharacterId, Kept>>,
 }
 
 impl Characters {
-    /// Looks them up through `memory`'s connection. `clock` tells wall-clock time.
+    /// Looks them up in `store`. `clock` returns wall-clock time.
     #[must_use]
-    pub fn new(memory: Memory, clock: fn() -> SystemTime) -> Self {
+    pub fn new(store: Store, clock: fn() -> SystemTime) -> Self {
         Self {
-            memory,
+            store,
             clock,
             copies: Mutex::new(HashMap::new()),
         }
@@ -96,7 +98,12 @@ impl Characters {
         if let Some(copy) = self.copy(id, |copy| is_fresh(copy, now)) {
             return Ok(copy);
         }
-        let found = match self.memory.observed(invocation).character_json(id).await {
+        let call = Call::command("GET", keys::character(id));
+        let stored: Result<Option<Vec<u8>>, _> = self
+            .store
+            .read(invocation, Operation::Character, &call)
+            .await;
+        let found = match stored {
             Ok(Some(json)) => serde_json::from_slice(&json).map_err(Error::Malformed),
             Ok(None) => sample(id).ok_or(Error::NotFound),
             Err(error) => return self.without_redis(id, error),
@@ -105,7 +112,7 @@ impl Characters {
             Ok(character) => Ok(self.keep(id, character, now)),
             Err(error) => {
                 // Deleted or damaged: what was kept is no longer true.
-                self.copies().remove(id);
+                lock(&self.copies).remove(id);
                 Err(error)
             }
         }
@@ -114,7 +121,7 @@ impl Characters {
     fn without_redis(
         &self,
         id: &CharacterId,
-        error: memory::Error,
+        error: store::Error,
     ) -> Result<Arc<Character>, Error> {
         self.copy(id, |_| true)
             .or_else(|| sample(id).map(Arc::new))
@@ -122,14 +129,14 @@ impl Characters {
     }
 
     fn copy(&self, id: &CharacterId, suits: impl FnOnce(&Kept) -> bool) -> Option<Arc<Character>> {
-        let copies = self.copies();
+        let copies = lock(&self.copies);
         let copy = copies.get(id)?;
         suits(copy).then(|| Arc::clone(&copy.character))
     }
 
     fn keep(&self, id: &CharacterId, character: Character, now: SystemTime) -> Arc<Character> {
         let character = Arc::new(character);
-        let mut copies = self.copies();
+        let mut copies = lock(&self.copies);
         if copies.len() >= MOST_KEPT
             && !copies.contains_key(id)
             && let Some(oldest) = copies
@@ -146,16 +153,11 @@ impl Characters {
         copies.insert(id.clone(), copy);
         character
     }
-
-    fn copies(&self) -> MutexGuard<'_, HashMap<CharacterId, Kept>> {
-        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A copy from the future is not fresh: the clock was set back.
 fn is_fresh(copy: &Kept, now: SystemTime) -> bool {
-    now.duration_since(copy.fetched_at)
-        .is_ok_and(|age| age < FRESH)
+    age(copy.fetched_at, now).is_some_and(|age| age < FRESH)
 }
 
 fn sample(id: &CharacterId) -> Option<Character> {

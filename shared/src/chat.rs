@@ -218,11 +218,17 @@ struct Inner {
 impl Chat {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(memory: Memory, llm: Llm, context: ContextConfig, config: &MemoryConfig) -> Self {
+    pub fn new(
+        memory: Memory,
+        characters: Characters,
+        llm: Llm,
+        context: ContextConfig,
+        config: &MemoryConfig,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
-                characters: Characters::new(memory.clone(), SystemTime::now),
                 memory,
+                characters,
                 llm,
                 counter: Arc::new(Counter::new()),
                 counting: Arc::new(Semaphore::new(1)),
@@ -245,10 +251,13 @@ impl Chat {
         let began_at_unix = SystemTime::now();
         let id = TurnId::new();
         let inner = &self.inner;
-        let memory = inner.memory.observed(&invocation);
-        invocation.note_character(&ask.character);
         let (history, character) = tokio::join!(
-            memory.load(&ask.user, &ask.character, inner.limits.max_messages),
+            inner.memory.load(
+                &invocation,
+                &ask.user,
+                &ask.character,
+                inner.limits.max_messages
+            ),
             inner.characters.find(&ask.character, &invocation),
         );
         let character = character?;
@@ -335,7 +344,7 @@ fn remembered(
             );
             (
                 MemoryStatus::Unavailable,
-                Began::by_local_clock(began_at),
+                Began::on_local_clock(began_at),
                 Vec::new(),
             )
         }

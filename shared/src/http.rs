@@ -1,9 +1,10 @@
 //! HTTP in, HTTP out: what handlers share. The only room that knows `lambda_http`.
 //!
-//! A request is parsed once, here, into types that cannot be wrong; whatever is wrong with it becomes a [`Problem`] that
-//! names it. Order of the checks: method, caller, then the body or the query. What can be told of a request is noted in the
-//! invocation's event as it becomes known.
+//! A function is its route: [`run_buffered`] or [`run`] does the rest. A request is parsed once, here, into types that cannot be
+//! wrong; an error becomes a [`Problem`] that names what is wrong. The checks come in this order: method, caller, then the body
+//! or the query. What is learned about a request is recorded in its invocation.
 
+mod base;
 mod cors;
 mod error;
 #[cfg(target_os = "linux")]
@@ -15,10 +16,6 @@ mod request;
 mod serve;
 pub mod sse;
 
-use std::convert::Infallible;
-use std::panic::AssertUnwindSafe;
-
-use futures_util::FutureExt;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response};
 use lambda_http::Body;
@@ -26,15 +23,15 @@ use serde::Serialize;
 
 use crate::ids::CharacterId;
 use crate::session::Session;
-use crate::telemetry::Invocation;
 
+pub use http::Method;
+
+pub use self::base::Base;
 pub use self::error::Problem;
-pub use self::request::{
-    ChatBody, StateBody, authenticate, begin, character_of_query, deadline, expect_method,
-};
-pub use self::serve::{run, serve_buffered, serve_streaming};
+pub use self::request::{ChatBody, StateBody, UserRequest};
+pub use self::serve::{run, run_buffered, serve_streaming};
 
-/// A buffered answer.
+/// A buffered response.
 pub type Answer = Response<Body>;
 
 #[derive(Serialize)]
@@ -42,7 +39,7 @@ struct Cleared {
     message: &'static str,
 }
 
-/// The answer to a clear.
+/// Returns the response to a clear.
 #[must_use]
 pub fn cleared() -> Answer {
     ok(&Cleared {
@@ -57,7 +54,7 @@ struct SessionOf<'a> {
     session: &'a Session,
 }
 
-/// The answer that shows a session.
+/// Returns the response that shows a session.
 #[must_use]
 pub fn session(character: &CharacterId, session: &Session) -> Answer {
     ok(&SessionOf {
@@ -75,33 +72,13 @@ fn json_answer(
     content_type: &'static str,
     body: &impl Serialize,
 ) -> Answer {
-    // The bodies of this service are text and numbers, which cannot fail to serialize.
+    // The bodies of this service are text and numbers, which always serialize.
     let text = serde_json::to_string(body).unwrap_or_default();
     let mut response = Response::new(Body::Text(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    // An answer is one user's, and true for a moment.
+    // Responses are per user and change at any time, so they must not be cached.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-/// Makes any outcome of a handler, a panic included, an answer: the runtime must never see an error, because it would
-/// answer with an empty 502. The answer's status is noted in `invocation`.
-///
-/// # Errors
-/// None; the type is what the runtime asks for.
-pub async fn respond<T>(
-    invocation: &Invocation,
-    outcome: impl Future<Output = Result<Response<T>, Problem>>,
-    refuse: impl FnOnce(Answer) -> Response<T>,
-) -> Result<Response<T>, Infallible> {
-    // A handler shares nothing with its caller that a panic could leave half done.
-    let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
-    let response = match outcome.unwrap_or(Err(Problem::Internal)) {
-        Ok(response) => response,
-        Err(problem) => refuse(problem.into_answer()),
-    };
-    invocation.note(|figures| figures.status = Some(response.status().as_u16()));
-    Ok(response)
 }

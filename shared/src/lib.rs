@@ -11,25 +11,31 @@
 //! | [`characters`] | who the user talks to |
 //! | [`context`] | what fits into the context window |
 //! | [`tokens`] | counting tokens |
-//! | [`memory`] | short-term memory; the only room that knows the `redis` crate |
+//! | [`memory`] | short-term memory: sessions |
+//! | [`store`] | the way to Redis; the only room that knows the `redis` crate |
+//! | `keys` | how keys are spelled |
 //! | [`message`], [`session`] | the stored forms |
 //! | [`secrets`] | where secret values come from; the only room that knows the AWS SDK |
 //! | [`outbound`] | the one HTTP client, for the upstream, for published keys and for AWS |
 //! | [`telemetry`] | logs and metrics |
+//! | `clock` | ageing on the wall clock, Unix time, short locks |
 //! | [`ids`], [`config`] | identifiers and settings, parsed once at the edge |
 
 pub mod auth;
 pub mod characters;
 pub mod chat;
+mod clock;
 pub mod config;
 pub mod context;
 pub mod http;
 pub mod ids;
+mod keys;
 pub mod llm;
 pub mod memory;
 pub mod message;
 pub mod outbound;
 pub mod secrets;
 pub mod session;
+pub mod store;
 pub mod telemetry;
 pub mod tokens;

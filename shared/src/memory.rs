@@ -1,147 +1,92 @@
-//! Short-term memory: what was said, kept in Redis. The only room that knows the `redis` crate.
+//! Short-term memory: the sessions of users with characters, kept in Redis.
 //!
-//! Every operation is one round trip inside a budget. An error means that memory is unavailable, which is never the same
-//! as memory that is empty.
+//! Every operation is one round trip within a budget, and is recorded in the invocation that asks for it. An error means that
+//! memory is unavailable, which is never the same as memory that is empty.
 
-mod breaker;
-mod call;
-mod connection;
-mod failure;
-mod keys;
-mod login;
-mod observed;
 mod scripts;
-mod topology;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redis::{FromRedisValue, RedisError, Value};
-use tokio::time::Instant;
-
-use self::call::{Call, Replicas};
-use self::connection::Redis;
-use self::keys::SessionKeys;
-pub use self::observed::Observed;
-use crate::config::{ConfigError, KeyLayout, MemoryConfig, RedisConfig};
+use crate::clock::{micros, unix_micros};
+use crate::config::{KeyLayout, MemoryConfig};
 use crate::ids::{CharacterId, TurnId, UserId};
+use crate::keys::SessionKeys;
 use crate::message::Message;
-use crate::secrets::Secrets;
 use crate::session::{Session, State};
+pub use crate::store::Error;
+use crate::store::{Call, Pipeline, Store};
+use crate::telemetry::{CommitResult, Invocation, Operation};
 
-/// A local clock is taken to be at most this far from Redis's. It only matters for a turn that began while Redis could
-/// not be asked for the time.
+/// The largest difference between a local clock and Redis's that is allowed for. It only matters for a turn that began while
+/// Redis could not be asked for the time.
 const CLOCK_SKEW: Duration = Duration::from_secs(2);
-
-/// Memory could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Nothing came back within the operation's budget.
-    #[error("redis did not answer within the budget")]
-    Timeout,
-    /// Redis is known to be down, so it was not asked.
-    #[error("redis is known to be down")]
-    BreakerOpen,
-    /// Redis could not be reached, or refused.
-    #[error("redis failed")]
-    Redis(#[source] RedisError),
-    /// Fewer replicas than asked for (`REDIS_WAIT_REPLICAS`) have it. It may be lost in a failover.
-    #[error("too few replicas have it")]
-    NotReplicated,
-    /// Redis answered something that this operation cannot mean.
-    #[error("redis answered in an unexpected form")]
-    Unexpected,
-}
-
-impl Error {
-    /// A word for logs and metrics.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Timeout => "timeout",
-            Self::BreakerOpen => "breaker_open",
-            Self::Redis(error) if error.is_io_error() => "connection",
-            Self::Redis(_) => "refused",
-            Self::NotReplicated => "not_replicated",
-            Self::Unexpected => "unexpected_answer",
-        }
-    }
-}
 
 /// When a turn began, so that a clear that came later wins over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Began {
-    redis_microseconds: u64,
-    /// The same moment by the local clock, to tell how long ago that is.
+    redis_micros: u64,
+    /// The same moment on the local clock, from which the elapsed time is measured.
     local: SystemTime,
 }
 
 impl Began {
-    /// For a turn whose history could not be read, and whose beginning Redis has therefore not seen. It is dated early by the
-    /// largest clock difference that is allowed for, so that a clear still wins over it.
+    /// Returns the beginning of a turn whose history could not be read, which Redis has therefore not seen. It is dated early
+    /// by the largest clock difference that is allowed for, so that a clear still wins over it.
     #[must_use]
-    pub fn by_local_clock(now: SystemTime) -> Self {
+    pub fn on_local_clock(now: SystemTime) -> Self {
         let early = now.checked_sub(CLOCK_SKEW).unwrap_or(UNIX_EPOCH);
         Self {
-            redis_microseconds: unix_microseconds(early),
+            redis_micros: unix_micros(early),
             local: early,
         }
     }
 
-    /// The present by Redis's clock, as near as it is known.
+    /// Returns an estimate of the present on Redis's clock, in Unix microseconds.
     fn redis_now(self, now: SystemTime) -> u64 {
         let elapsed = now.duration_since(self.local).unwrap_or_default();
-        self.redis_microseconds
-            .saturating_add(microseconds(elapsed))
+        self.redis_micros.saturating_add(micros(elapsed))
     }
 }
 
-fn unix_microseconds(time: SystemTime) -> u64 {
-    microseconds(time.duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-fn microseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// What was said so far.
+/// The newest part of a conversation.
 #[derive(Debug)]
 pub struct History {
     /// The newest messages, oldest first.
     pub messages: Vec<Message>,
-    /// Elements that could not be read as messages and were left out.
+    /// The number of elements that could not be read as messages and were left out.
     pub skipped: usize,
-    /// Elements stored in all, those that were not asked for included.
+    /// The number of stored elements, those that were not asked for included.
     pub stored: usize,
-    /// When it was read.
+    /// When the history was read.
     pub read_at: Began,
 }
 
 /// A message and its reply, to be stored together or not at all.
 #[derive(Debug)]
 pub struct NewTurn {
-    /// Commits are idempotent by it.
+    /// The turn's id. A commit is idempotent by it.
     pub id: TurnId,
     /// When the turn began.
     pub began: Began,
-    /// What the user said.
+    /// The user's message.
     pub user: Message,
-    /// What the character said.
+    /// The character's reply.
     pub assistant: Message,
 }
 
-/// What became of a commit that Redis answered.
+/// The outcome of a commit that Redis answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {
-    /// Stored now.
+    /// The turn is stored now.
     Saved,
-    /// Stored by an earlier attempt whose answer was lost.
+    /// An earlier attempt, whose answer was lost, has stored the turn.
     Duplicate,
-    /// Not stored: the session was cleared after the turn began.
+    /// The turn is not stored: the session was cleared after the turn began.
     Fenced,
 }
 
 impl Commit {
-    /// Whether the turn is in Redis.
+    /// Returns whether the turn is in Redis.
     #[must_use]
     pub fn is_saved(self) -> bool {
         match self {
@@ -154,35 +99,22 @@ impl Commit {
 /// Short-term memory. Cheap to clone; clones share one connection.
 #[derive(Clone)]
 pub struct Memory {
-    redis: Redis,
+    store: Store,
     layout: KeyLayout,
-    config: MemoryConfig,
-    /// Who else must have a write before it counts.
-    replicas: Option<Replicas>,
+    max_messages: usize,
+    ttl_seconds: u64,
 }
 
 impl Memory {
-    /// Makes ready without touching the network.
-    ///
-    /// # Errors
-    /// A `REDIS_…` setting that cannot be used.
-    pub fn new(
-        redis: &RedisConfig,
-        memory: &MemoryConfig,
-        secrets: &Secrets,
-    ) -> Result<Self, ConfigError> {
-        Ok(Self {
-            redis: Redis::new(redis, memory, secrets)?,
-            layout: redis.key_layout,
-            config: *memory,
-            replicas: (redis.wait_replicas > 0).then(|| Replicas {
-                count: redis.wait_replicas,
-                // The other half of the budget is for the write itself.
-                wait_milliseconds: u64::try_from(memory.write_timeout.as_millis() / 2)
-                    .unwrap_or(u64::MAX)
-                    .max(1),
-            }),
-        })
+    /// Returns the memory behind `store`. Touches no network.
+    #[must_use]
+    pub fn new(store: Store, layout: KeyLayout, config: &MemoryConfig) -> Self {
+        Self {
+            store,
+            layout,
+            max_messages: config.max_messages,
+            ttl_seconds: config.ttl_seconds,
+        }
     }
 
     /// Reads the newest `most` messages.
@@ -191,15 +123,16 @@ impl Memory {
     /// Memory is unavailable.
     pub async fn load(
         &self,
+        invocation: &Invocation,
         user: &UserId,
         character: &CharacterId,
         most: usize,
     ) -> Result<History, Error> {
         let keys = self.keys(user, character);
-        let call = load(keys.messages, most);
-        let answer = self.redis.run(self.config.read_timeout, &call).await?;
-        let ((seconds, microseconds), elements, stored): ((u64, u64), Vec<Vec<u8>>, usize) =
-            parse(answer)?;
+        let call = load(&keys.messages, most);
+        let ((seconds, micros), elements, stored): ((u64, u64), Vec<Vec<u8>>, usize) =
+            self.store.read(invocation, Operation::Load, &call).await?;
+        record_stored(invocation, u64::try_from(stored).unwrap_or(u64::MAX));
         let read = elements.len();
         let messages: Vec<Message> = elements
             .iter()
@@ -211,9 +144,7 @@ impl Memory {
             stored,
             messages,
             read_at: Began {
-                redis_microseconds: seconds
-                    .saturating_mul(1_000_000)
-                    .saturating_add(microseconds),
+                redis_micros: seconds.saturating_mul(1_000_000).saturating_add(micros),
                 local: SystemTime::now(),
             },
         })
@@ -225,110 +156,75 @@ impl Memory {
     /// Memory is unavailable. The turn is then stored at most once: not at all, or by an attempt whose answer was lost.
     pub async fn commit_turn(
         &self,
+        invocation: &Invocation,
         user: &UserId,
         character: &CharacterId,
         turn: &NewTurn,
     ) -> Result<Commit, Error> {
-        self.commit(
-            user,
-            character,
-            turn.id,
-            Some(turn.began),
-            &[&turn.user, &turn.assistant],
-        )
-        .await
-    }
-
-    /// Appends one message that is no part of a turn, a greeting for example.
-    ///
-    /// # Errors
-    /// As [`Memory::commit_turn`].
-    pub async fn append(
-        &self,
-        user: &UserId,
-        character: &CharacterId,
-        message: &Message,
-    ) -> Result<Commit, Error> {
-        self.commit(user, character, TurnId::new(), None, &[message])
-            .await
-    }
-
-    async fn commit(
-        &self,
-        user: &UserId,
-        character: &CharacterId,
-        id: TurnId,
-        began: Option<Began>,
-        messages: &[&Message],
-    ) -> Result<Commit, Error> {
         let keys = self.keys(user, character);
+        let id = turn.id.to_string();
+        let messages = [&turn.user, &turn.assistant];
         let tokens: i64 = messages
             .iter()
             .map(|message| message.token_count.max(0))
             .fold(0, i64::saturating_add);
-        let id = id.to_string();
-        let began_at = began
-            .map(|began| began.redis_microseconds.to_string())
-            .unwrap_or_default();
-        let messages: Vec<String> = messages.iter().map(|message| message.to_json()).collect();
+        let messages = messages.map(Message::to_json);
         let commit = |until: u64| {
             Call::script(
                 &scripts::COMMIT,
                 [&keys.messages, &keys.meta, &keys.cleared],
             )
             .arg(&id)
-            .arg(&began_at)
-            .arg(self.config.max_messages)
-            .arg(self.config.ttl_seconds)
+            .arg(turn.began.redis_micros)
+            .arg(self.max_messages)
+            .arg(self.ttl_seconds)
             .arg(tokens)
             .arg(until)
             .arg(&messages)
-            .on_replicas(self.replicas)
         };
-        let now = SystemTime::now();
-        let redis_now = began.map_or_else(|| unix_microseconds(now), |began| began.redis_now(now));
-        match self.write(redis_now, commit).await?.as_str() {
+        let redis_now = turn.began.redis_now(SystemTime::now());
+        let answer = self
+            .store
+            .write(invocation, Operation::Commit, redis_now, commit)
+            .await;
+        let commit = answer.and_then(|answer| match answer.as_str() {
             "saved" => Ok(Commit::Saved),
             "duplicate" => Ok(Commit::Duplicate),
             "fenced" => Ok(Commit::Fenced),
             _ => Err(Error::Unexpected),
-        }
-    }
-
-    /// Runs a script that must not do anything once it has been given up here. `call` makes it from the moment, by Redis's
-    /// clock, until which it may be done; `redis_now` is the present by that clock as far as it is known here. An answer that
-    /// comes in time and says "late" tells the right time, and then it is tried again by that.
-    async fn write(&self, redis_now: u64, call: impl Fn(u64) -> Call) -> Result<String, Error> {
-        let budget = self.config.write_timeout;
-        let begun = Instant::now();
-        let until = redis_now.saturating_add(microseconds(budget));
-        let answer: String = parse(self.redis.run(budget, &call(until)).await?)?;
-        let Some(redis_now) = answer.strip_prefix("late:") else {
-            return Ok(answer);
+        });
+        let result = match &commit {
+            Ok(Commit::Saved) => CommitResult::Saved,
+            Ok(Commit::Duplicate) => CommitResult::Duplicate,
+            Ok(Commit::Fenced) => CommitResult::Fenced,
+            Err(_) => CommitResult::Failed,
         };
-        let redis_now: u64 = redis_now.parse().map_err(|_| Error::Unexpected)?;
-        let left = budget.saturating_sub(begun.elapsed());
-        let until = redis_now.saturating_add(microseconds(left));
-        parse(self.redis.run(left, &call(until)).await?)
+        invocation.note(|figures| figures.commit = Some(result));
+        commit
     }
 
-    /// Forgets a session. Turns that began before are not stored after it.
+    /// Deletes a session. Turns that began before are not stored after it.
     ///
     /// # Errors
-    /// Memory is unavailable, and the session may or may not be forgotten.
-    pub async fn clear(&self, user: &UserId, character: &CharacterId) -> Result<(), Error> {
+    /// Memory is unavailable, and the session may or may not be deleted.
+    pub async fn clear(
+        &self,
+        invocation: &Invocation,
+        user: &UserId,
+        character: &CharacterId,
+    ) -> Result<(), Error> {
         let keys = self.keys(user, character);
         let clear = |until: u64| {
             Call::script(&scripts::CLEAR, [&keys.messages, &keys.meta, &keys.cleared])
                 .arg(scripts::CLEARED_TTL_SECONDS)
                 .arg(until)
-                .on_replicas(self.replicas)
         };
-        match self
-            .write(unix_microseconds(SystemTime::now()), clear)
-            .await?
-            .as_str()
-        {
+        let redis_now = unix_micros(SystemTime::now());
+        let answer = self
+            .store
+            .write(invocation, Operation::Clear, redis_now, clear)
+            .await?;
+        match answer.as_str() {
             "cleared" => Ok(()),
             _ => Err(Error::Unexpected),
         }
@@ -340,78 +236,41 @@ impl Memory {
     /// Memory is unavailable.
     pub async fn session(
         &self,
+        invocation: &Invocation,
         user: &UserId,
         character: &CharacterId,
     ) -> Result<Option<Session>, Error> {
-        self.read_session(user, character, None, self.config.read_timeout)
-            .await
+        let call = self.session_call(user, character, "");
+        let fields = self
+            .store
+            .read(invocation, Operation::Session, &call)
+            .await?;
+        Ok(session(invocation, fields))
     }
 
-    /// Sets a session's state and reads it; `None` where there is none. Never creates one, never changes its expiry.
+    /// Sets a session's state and reads the session; `None` where there is none. Never creates one and never changes when one
+    /// expires.
     ///
     /// # Errors
     /// Memory is unavailable.
     pub async fn set_state(
         &self,
+        invocation: &Invocation,
         user: &UserId,
         character: &CharacterId,
         state: State,
     ) -> Result<Option<Session>, Error> {
-        self.read_session(user, character, Some(state), self.config.write_timeout)
-            .await
+        let call = self.session_call(user, character, state.as_str());
+        let fields = self
+            .store
+            .change(invocation, Operation::SetState, &call)
+            .await?;
+        Ok(session(invocation, fields))
     }
 
-    async fn read_session(
-        &self,
-        user: &UserId,
-        character: &CharacterId,
-        state: Option<State>,
-        budget: Duration,
-    ) -> Result<Option<Session>, Error> {
+    fn session_call(&self, user: &UserId, character: &CharacterId, state: &str) -> Call {
         let keys = self.keys(user, character);
-        let call = Call::script(&scripts::SESSION, [&keys.messages, &keys.meta])
-            .arg(state.map_or("", State::as_str));
-        let answer = self.redis.run(budget, &call).await?;
-        let Some(fields) = parse::<Option<Vec<Option<String>>>>(answer)? else {
-            return Ok(None);
-        };
-        let field = |index: usize| fields.get(index).and_then(Option::as_deref);
-        let figure = |index| field(index).and_then(|text| text.parse::<i64>().ok());
-        Ok(Some(Session {
-            state: field(0).and_then(State::parse).unwrap_or(State::Active),
-            last_active_at: figure(1),
-            message_count: figure(2).unwrap_or(0),
-            session_start: figure(3),
-            total_tokens: figure(4).unwrap_or(0),
-            stored_messages: figure(5).unwrap_or(0),
-            expires_in: figure(6).filter(|seconds| *seconds >= 0),
-        }))
-    }
-
-    /// Counts the stored messages.
-    ///
-    /// # Errors
-    /// Memory is unavailable.
-    pub async fn stored_messages(
-        &self,
-        user: &UserId,
-        character: &CharacterId,
-    ) -> Result<usize, Error> {
-        let keys = self.keys(user, character);
-        let call = Call::command("LLEN", keys.messages);
-        parse(self.redis.run(self.config.read_timeout, &call).await?)
-    }
-
-    /// Reads a character's JSON; `None` where there is none.
-    pub(crate) async fn character_json(&self, id: &CharacterId) -> Result<Option<Vec<u8>>, Error> {
-        let call = Call::command("GET", keys::character(id));
-        parse(self.redis.run(self.config.read_timeout, &call).await?)
-    }
-
-    /// Whether Redis is known to be down, as far as this session is concerned.
-    fn breaker_is_open(&self, user: &UserId, character: &CharacterId) -> bool {
-        self.redis
-            .is_known_down(&self.keys(user, character).messages)
+        Call::script(&scripts::SESSION, [&keys.messages, &keys.meta]).arg(state)
     }
 
     fn keys(&self, user: &UserId, character: &CharacterId) -> SessionKeys {
@@ -419,28 +278,46 @@ impl Memory {
     }
 }
 
-/// The time comes first: a clear between the commands is then one that came after the turn began, and the turn is not stored
-/// after it.
-fn load(messages: String, most: usize) -> Call {
+/// Returns the request for the newest `most` messages. The time comes first: a clear between the commands is then one that
+/// came after the turn began, and the turn is not stored after it.
+fn load(messages: &str, most: usize) -> Call {
     let (first, last) = match most.checked_sub(1) {
         Some(last) => (0, last),
         None => (1, 0),
     };
-    let mut commands = redis::pipe();
+    let mut commands = Pipeline::new();
     commands
         .cmd("TIME")
         .cmd("LRANGE")
-        .arg(&messages)
+        .arg(messages)
         .arg(first)
         .arg(last)
         .cmd("LLEN")
-        .arg(&messages);
-    Call::script(&scripts::LOAD, [&messages])
+        .arg(messages);
+    Call::script(&scripts::LOAD, [messages])
         .arg(first)
         .arg(last)
         .or_plain(commands)
 }
 
-fn parse<T: FromRedisValue>(answer: Value) -> Result<T, Error> {
-    redis::from_redis_value(answer).map_err(|_| Error::Unexpected)
+/// Returns the session in the answer of the session script, and records its length.
+fn session(invocation: &Invocation, fields: Option<Vec<Option<String>>>) -> Option<Session> {
+    let fields = fields?;
+    let field = |index: usize| fields.get(index).and_then(Option::as_deref);
+    let figure = |index| field(index).and_then(|text| text.parse::<i64>().ok());
+    let stored_messages = figure(5).unwrap_or(0);
+    record_stored(invocation, u64::try_from(stored_messages).unwrap_or(0));
+    Some(Session {
+        state: field(0).and_then(State::parse).unwrap_or(State::Active),
+        last_active_at: figure(1),
+        message_count: figure(2).unwrap_or(0),
+        session_start: figure(3),
+        total_tokens: figure(4).unwrap_or(0),
+        stored_messages,
+        expires_in: figure(6).filter(|seconds| *seconds >= 0),
+    })
+}
+
+fn record_stored(invocation: &Invocation, messages: u64) {
+    invocation.note(|figures| figures.stored_messages = Some(messages));
 }

@@ -10,8 +10,8 @@ mod subject;
 use std::time::{Duration, SystemTime};
 
 use shared::memory::{Began, Commit};
-use shared::message::{Message, Role};
 use shared::session::State;
+use shared::telemetry::Invocation;
 use testkit::redis::Server;
 
 use self::subject::{Subject, memory};
@@ -45,14 +45,7 @@ async fn a_turn_reads_back_in_order() {
     // The newest is at the head of the list.
     let head: String = server.command(&["LINDEX", MESSAGES, "0"]).await;
     assert!(head.contains("re: two"), "{head}");
-    assert_eq!(
-        subject
-            .memory
-            .stored_messages(&subject.user, &subject.character)
-            .await
-            .expect("up"),
-        4
-    );
+    assert_eq!(subject.load().await.stored, 4);
 }
 
 #[tokio::test]
@@ -64,7 +57,12 @@ async fn only_the_newest_messages_are_read() {
     }
     let history = subject
         .memory
-        .load(&subject.user, &subject.character, 2)
+        .load(
+            &Invocation::detached(),
+            &subject.user,
+            &subject.character,
+            2,
+        )
         .await
         .expect("up");
     let contents: Vec<_> = history
@@ -116,7 +114,7 @@ async fn a_clear_wins_over_a_turn_whose_beginning_redis_did_not_see() {
     let server = Server::start().await;
     let subject = subject(&server);
     let mut turn = subject.turn("began in an outage").await;
-    turn.began = Began::by_local_clock(SystemTime::now());
+    turn.began = Began::on_local_clock(SystemTime::now());
     subject.clear().await;
     assert_eq!(subject.commit(&turn).await, Commit::Fenced);
 }
@@ -126,7 +124,7 @@ async fn a_turn_older_than_the_mark_of_a_clear_can_be_is_not_stored() {
     let server = Server::start().await;
     let subject = subject(&server);
     let mut turn = subject.turn("from long ago").await;
-    turn.began = Began::by_local_clock(SystemTime::now() - Duration::from_secs(3_700));
+    turn.began = Began::on_local_clock(SystemTime::now() - Duration::from_secs(3_700));
     assert_eq!(subject.commit(&turn).await, Commit::Fenced);
 }
 
@@ -178,7 +176,12 @@ async fn setting_a_state_creates_nothing_and_prolongs_nothing() {
     let set = async |state| {
         subject
             .memory
-            .set_state(&subject.user, &subject.character, state)
+            .set_state(
+                &Invocation::detached(),
+                &subject.user,
+                &subject.character,
+                state,
+            )
             .await
             .expect("up")
     };
@@ -198,19 +201,4 @@ async fn setting_a_state_creates_nothing_and_prolongs_nothing() {
         subject.session().await.expect("a session").state,
         State::Active
     );
-}
-
-#[tokio::test]
-async fn one_message_can_be_appended() {
-    let server = Server::start().await;
-    let subject = subject(&server);
-    let greeting = Message::new(Role::Assistant, "hello".into(), 1, 1);
-    let appended = subject
-        .memory
-        .append(&subject.user, &subject.character, &greeting)
-        .await
-        .expect("up");
-    assert_eq!(appended, Commit::Saved);
-    assert_eq!(subject.contents().await, ["hello"]);
-    assert_eq!(subject.session().await.expect("a session").message_count, 1);
 }

@@ -6,6 +6,7 @@ mod subject;
 use std::time::{Duration, Instant};
 
 use shared::memory::{Commit, Error};
+use shared::telemetry::Invocation;
 use testkit::redis::Server;
 
 use self::subject::{SLACK, Subject};
@@ -108,7 +109,7 @@ async fn a_clear_that_was_given_up_takes_nothing_with_it_later() {
     assert!(
         subject
             .memory
-            .clear(&subject.user, &subject.character)
+            .clear(&Invocation::detached(), &subject.user, &subject.character)
             .await
             .is_err()
     );

@@ -1,36 +1,29 @@
-//! `POST /api/v1/chat/stream`: says something to a character and streams the reply.
+//! `POST /api/v1/chat/stream`: sends a message to a character and streams the reply.
 
 mod handler;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
-use shared::config::{
-    AuthConfig, ContextConfig, CorsConfig, LlmConfig, MemoryConfig, RedisConfig, Section,
-};
-use shared::{auth::Authenticator, chat::Chat, http, llm::Llm, memory::Memory};
-use shared::{secrets::Secrets, telemetry::Telemetry};
-
-use self::handler::Handler;
+use shared::config::{ContextConfig, LlmConfig, Section};
+use shared::http::{self, Base};
+use shared::{characters::Characters, chat::Chat, llm::Llm};
 
 fn main() -> ExitCode {
-    http::run(start, async |(handler, cors): (Handler, CorsConfig)| {
-        let chat = handler.chat();
-        let handle = move |request| handler.clone().handle(request);
-        let ended = http::serve_streaming(cors, handle).await;
+    http::run(env!("CARGO_PKG_NAME"), chat, async |base, chat| {
+        let ended = http::serve_streaming(base, "POST", chat.clone(), handler::stream).await;
         chat.settle().await;
         ended
     })
 }
 
-fn start() -> Result<(Handler, CorsConfig), Box<dyn Error>> {
-    let telemetry = Telemetry::from_env(env!("CARGO_PKG_NAME"))?;
-    let secrets = Secrets::new();
-    let memory = MemoryConfig::from_env()?;
-    let auth = Authenticator::new(&AuthConfig::from_env()?, &secrets)?;
-    let llm = Llm::new(&LlmConfig::from_env()?, &secrets)?;
-    let redis = Memory::new(&RedisConfig::from_env()?, &memory, &secrets)?;
-    let chat = Chat::new(redis, llm, ContextConfig::from_env()?, &memory);
-    let handler = Handler::new(telemetry, auth, chat);
-    Ok((handler, CorsConfig::from_env()?))
+fn chat(base: &Base) -> Result<Chat, Box<dyn Error>> {
+    Ok(Chat::new(
+        base.memory.clone(),
+        Characters::new(base.store.clone(), SystemTime::now),
+        Llm::new(&LlmConfig::from_env()?, &base.secrets)?,
+        ContextConfig::from_env()?,
+        &base.memory_config,
+    ))
 }

@@ -81,42 +81,42 @@ async fn a_body_is_one_json_object_in_utf_8() {
         (
             "nothing",
             "",
-            broken("the body is not JSON (line 1, column 0)"),
+            broken("the body is not valid JSON (line 1, column 0)"),
         ),
         (
             "white space",
             "\n ",
-            broken("the body is not JSON (line 2, column 1)"),
+            broken("the body is not valid JSON (line 2, column 1)"),
         ),
         (
             "half",
             r#"{"character_id":"luna","#,
-            broken("the body is not JSON (line 1, column 23)"),
+            broken("the body is not valid JSON (line 1, column 23)"),
         ),
         (
             "half a list",
             "[1,",
-            broken("the body is not JSON (line 1, column 3)"),
+            broken("the body is not valid JSON (line 1, column 3)"),
         ),
         (
             "two objects",
             "{}\n{}",
-            broken("the body is not JSON (line 2, column 1)"),
+            broken("the body is not valid JSON (line 2, column 1)"),
         ),
         (
             "a comma too many",
             r#"{"message":"x",}"#,
-            broken("the body is not JSON (line 1, column 16)"),
+            broken("the body is not valid JSON (line 1, column 16)"),
         ),
         (
             "a line break in text",
             "{\"message\":\"a\nb\"}",
-            broken("the body is not JSON (line 1, column 13)"),
+            broken("the body is not valid JSON (line 1, column 13)"),
         ),
         (
             "a byte order mark",
             "\u{feff}{}",
-            broken("the body is not JSON (line 1, column 1)"),
+            broken("the body is not valid JSON (line 1, column 1)"),
         ),
         (
             "half a character",
@@ -141,7 +141,7 @@ async fn a_body_is_one_json_object_in_utf_8() {
             .assert_refuses(&house.event().bytes(body.as_bytes()).http(), refusal, case)
             .await;
     }
-    let nothing = broken("the body is not JSON (line 1, column 0)");
+    let nothing = broken("the body is not valid JSON (line 1, column 0)");
     for gateway in GATEWAYS {
         house
             .assert_refuses(&house.event().build(gateway), nothing, "no body")

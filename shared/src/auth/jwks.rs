@@ -4,7 +4,7 @@
 //! that is not known, but not more often than every half minute: anybody can send a token that names a key. While the
 //! publisher is down, the keys that are known go on serving.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use tokio::time::timeout;
 
 use super::Error;
+use crate::clock::{age, is_within, lock};
 use crate::outbound::{HttpClient, TlsSetupError};
 
 /// Keys younger than this are used without a look at the publisher.
@@ -74,7 +75,7 @@ impl Jwks {
         algorithm: Algorithm,
     ) -> Result<Vec<DecodingKey>, Error> {
         let now = SystemTime::now();
-        let attempts = self.inner.known().attempts;
+        let attempts = lock(&self.inner.known).attempts;
         if let Some((keys, age)) = self.inner.current(now) {
             let suitable = suitable(&keys, kid, algorithm);
             if !suitable.is_empty() && age < OLD {
@@ -95,12 +96,12 @@ impl Jwks {
 impl Inner {
     /// The keys that are known, and how old they are.
     fn current(&self, now: SystemTime) -> Option<(Arc<JwkSet>, Duration)> {
-        let known = self.known();
+        let known = lock(&self.known);
         let keys = Arc::clone(known.keys.as_ref()?);
         // Keys from the future are new: the clock was set back, or they came while this request waited.
         let age = known
             .fetched_at
-            .and_then(|at| now.duration_since(at).ok())
+            .and_then(|at| age(at, now))
             .unwrap_or_default();
         Some((keys, age))
     }
@@ -109,7 +110,7 @@ impl Inner {
     async fn refresh(&self, now: SystemTime, attempts: u64) {
         let _one_at_a_time = self.fetching.lock().await;
         {
-            let mut known = self.known();
+            let mut known = lock(&self.known);
             // What came of an attempt counts for all who waited for it, or a silent publisher would hold them up in turn.
             if known.attempts != attempts {
                 return;
@@ -126,7 +127,7 @@ impl Inner {
             }
         }
         let fetched = timeout(FETCH_TIMEOUT, self.fetch()).await.ok().flatten();
-        let mut known = self.known();
+        let mut known = lock(&self.known);
         known.attempts += 1;
         match fetched {
             Some(keys) => {
@@ -151,17 +152,6 @@ impl Inner {
             .to_bytes();
         serde_json::from_slice(&body).ok()
     }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A moment far in the future is not within: the clock was set back.
-fn is_within(at: SystemTime, now: SystemTime, span: Duration) -> bool {
-    // Requests that wait for one fetch carry a `now` from before it.
-    now.duration_since(at)
-        .map_or_else(|ahead| ahead.duration() < span, |age| age < span)
 }
 
 /// By name where the token names a key, else all keys that fit the algorithm.

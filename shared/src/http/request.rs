@@ -22,9 +22,77 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_MESSAGE_CHARACTERS: usize = 2_000;
 const MAX_METADATA_BYTES: usize = 2 * 1024;
 
-/// Opens the invocation of the invocation that brought a request.
-#[must_use]
-pub fn begin(telemetry: &Telemetry, request: &Request) -> Invocation {
+/// A request of a known caller, with a method that the route has.
+#[derive(Debug)]
+pub struct UserRequest {
+    /// The caller, from the token alone.
+    pub user: UserId,
+    /// The record of the invocation that brought the request.
+    pub invocation: Invocation,
+    request: Request,
+}
+
+impl UserRequest {
+    /// Checks the method and authenticates the caller. `allow` lists the methods of the route as the `Allow` header does.
+    pub(super) async fn accept(
+        request: Request,
+        allow: &'static str,
+        authenticator: &Authenticator,
+        invocation: Invocation,
+    ) -> Result<Self, Problem> {
+        let method = request.method().as_str();
+        if !allow.split(", ").any(|allowed| allowed == method) {
+            return Err(Problem::MethodNotAllowed(allow));
+        }
+        let context = request.request_context_ref();
+        let credentials = Credentials {
+            bearer: bearer(&request),
+            authorizer_subject: context.and_then(authorizer_subject),
+        };
+        let user = authenticator.authenticate(credentials).await?;
+        invocation.note_user(&user);
+        Ok(Self {
+            user,
+            invocation,
+            request,
+        })
+    }
+
+    /// Returns the method.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        self.request.method()
+    }
+
+    /// Returns when the platform ends this invocation; `None` if that is unknown. `cargo lambda watch` sends a moment of 1970.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadline = self.request.lambda_context_ref()?.deadline();
+        let left = deadline.duration_since(SystemTime::now()).ok()?;
+        Instant::now().checked_add(left)
+    }
+
+    /// Returns the `character_id` of the query, and records it.
+    ///
+    /// # Errors
+    /// [`Problem::InvalidRequest`] if the parameter is missing, given more than once, or not an id.
+    pub fn character(&self) -> Result<CharacterId, Problem> {
+        let parameters = self.request.query_string_parameters_ref();
+        let values = parameters
+            .and_then(|parameters| parameters.all("character_id"))
+            .unwrap_or_default();
+        let character = match values.as_slice() {
+            [id] => character(id)?,
+            [] => return Err(invalid("character_id", "is required in the query")),
+            _ => return Err(invalid("character_id", "must be given once")),
+        };
+        self.invocation.note_character(&character);
+        Ok(character)
+    }
+}
+
+/// Opens the record of the invocation that brought a request.
+pub(super) fn begin(telemetry: &Telemetry, request: &Request) -> Invocation {
     let context = request.lambda_context_ref();
     let request_id = context.map(|context| context.request_id.clone());
     let trace_id = context
@@ -41,46 +109,11 @@ pub fn begin(telemetry: &Telemetry, request: &Request) -> Invocation {
     telemetry.begin(method, request_id.unwrap_or_default(), trace_id)
 }
 
-/// The trace of a tracing header: `Root=1-…;Parent=…;Sampled=1`.
+/// Returns the trace id of a tracing header: `Root=1-…;Parent=…;Sampled=1`.
 fn root(header: &str) -> Option<&str> {
     header
         .split(';')
         .find_map(|part| part.trim().strip_prefix("Root="))
-}
-
-/// Refuses methods that a route does not have. `allow` lists those that it has, as the `Allow` header does.
-///
-/// # Errors
-/// [`Problem::MethodNotAllowed`]
-pub fn expect_method(
-    request: &Request,
-    methods: &[Method],
-    allow: &'static str,
-) -> Result<(), Problem> {
-    if methods.contains(request.method()) {
-        Ok(())
-    } else {
-        Err(Problem::MethodNotAllowed(allow))
-    }
-}
-
-/// Finds out who calls, and notes a hash of it.
-///
-/// # Errors
-/// [`Problem::Unauthorized`], or [`Problem::Internal`] if published keys cannot be fetched.
-pub async fn authenticate(
-    authenticator: &Authenticator,
-    request: &Request,
-    invocation: &Invocation,
-) -> Result<UserId, Problem> {
-    let context = request.request_context_ref();
-    let credentials = Credentials {
-        bearer: bearer(request),
-        authorizer_subject: context.and_then(authorizer_subject),
-    };
-    let user = authenticator.authenticate(credentials).await?;
-    invocation.note_user(&user);
-    Ok(user)
 }
 
 fn bearer(request: &Request) -> Option<&str> {
@@ -96,7 +129,7 @@ fn bearer(request: &Request) -> Option<&str> {
         .then(|| token.trim_start())
 }
 
-/// Where each kind of gateway and authorizer puts the subject: REST with Cognito in `claims.sub`, HTTP APIs in
+/// Returns the subject that an authorizer put into the event: REST with Cognito in `claims.sub`, HTTP APIs in
 /// `jwt.claims.sub`, Lambda authorizers in `principalId`.
 fn authorizer_subject(context: &RequestContext) -> Option<&str> {
     let authorizer = context.authorizer()?;
@@ -108,42 +141,18 @@ fn authorizer_subject(context: &RequestContext) -> Option<&str> {
     claimed.or_else(|| fields.get("principalId"))?.as_str()
 }
 
-/// When the platform ends this invocation. `cargo lambda watch` sends a moment of 1970, which means that nobody knows.
-#[must_use]
-pub fn deadline(request: &Request) -> Option<Instant> {
-    let deadline = request.lambda_context_ref()?.deadline();
-    let left = deadline.duration_since(SystemTime::now()).ok()?;
-    Instant::now().checked_add(left)
-}
-
-/// The `character_id` of the query.
-///
-/// # Errors
-/// [`Problem::InvalidRequest`] if it is missing, there more than once, or no id.
-pub fn character_of_query(request: &Request) -> Result<CharacterId, Problem> {
-    let parameters = request.query_string_parameters_ref();
-    let values = parameters
-        .and_then(|parameters| parameters.all("character_id"))
-        .unwrap_or_default();
-    match values.as_slice() {
-        [id] => character(id),
-        [] => Err(invalid("character_id", "is required in the query")),
-        _ => Err(invalid("character_id", "must be given once")),
-    }
-}
-
 /// The body of a chat request.
 #[derive(Debug)]
 pub struct ChatBody {
-    /// To whom.
+    /// The character addressed.
     pub character: CharacterId,
-    /// What: 1 to 2,000 characters, not only white space.
+    /// The message text: 1 to 2,000 characters (Unicode scalar values), not only white space.
     pub message: String,
-    /// Stored with the message, to the letter.
+    /// A JSON object of at most 2 KiB, which is stored with the message as it was sent.
     pub metadata: Option<Box<RawValue>>,
 }
 
-/// Fields are taken raw, so that each can be refused by its name.
+/// Fields are taken raw, so that each can be refused by name.
 #[derive(Deserialize)]
 struct ChatForm<'a> {
     #[serde(borrow)]
@@ -155,13 +164,14 @@ struct ChatForm<'a> {
 }
 
 impl ChatBody {
-    /// Parses the body.
+    /// Parses the body of `request`.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn parse(request: &Request) -> Result<Self, Problem> {
-        let form: ChatForm<'_> = json(request)?;
+    /// A [`Problem`] that names the field at fault.
+    pub fn parse(request: &UserRequest) -> Result<Self, Problem> {
+        let form: ChatForm<'_> = json(&request.request)?;
         let character = character(&text("character_id", form.character_id)?)?;
+        request.invocation.note_character(&character);
         let message = text("message", form.message)?;
         if message.chars().all(char::is_whitespace) {
             return Err(invalid("message", "must not be empty"));
@@ -181,9 +191,9 @@ impl ChatBody {
 /// The body of a change of state.
 #[derive(Debug)]
 pub struct StateBody {
-    /// Of the session with whom.
+    /// The character of the session.
     pub character: CharacterId,
-    /// What it is set to.
+    /// The state to set.
     pub state: State,
 }
 
@@ -196,14 +206,16 @@ struct StateForm<'a> {
 }
 
 impl StateBody {
-    /// Parses the body.
+    /// Parses the body of `request`.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn parse(request: &Request) -> Result<Self, Problem> {
-        let form: StateForm<'_> = json(request)?;
+    /// A [`Problem`] that names the field at fault.
+    pub fn parse(request: &UserRequest) -> Result<Self, Problem> {
+        let form: StateForm<'_> = json(&request.request)?;
+        let character = character(&text("character_id", form.character_id)?)?;
+        request.invocation.note_character(&character);
         Ok(Self {
-            character: character(&text("character_id", form.character_id)?)?,
+            character,
             state: State::parse(&text("state", form.state)?)
                 .ok_or_else(|| invalid("state", "must be ACTIVE, INACTIVE or ENDED"))?,
         })
@@ -229,7 +241,7 @@ fn json<'a, T: Deserialize<'a>>(request: &'a Request) -> Result<T, Problem> {
     match serde_json::from_str(text) {
         Ok(form) if is_object => Ok(form),
         Err(error) if !error.is_data() => Err(Problem::InvalidJson(format!(
-            "the body is not JSON (line {}, column {})",
+            "the body is not valid JSON (line {}, column {})",
             error.line(),
             error.column()
         ))),

@@ -1,15 +1,18 @@
-//! The runtime's loop, and what must not end it.
+//! A function from start to end: the runtime's loop, and what each invocation has in common.
 //!
-//! When the connection to the runtime API breaks while an answer is sent, the runtime would end: the process, or one of
-//! its workers for good. Every turn that still runs in it would be lost with the process. A broken answer is nothing but a
-//! broken answer here; only a platform that cannot be asked for events any longer is the end.
+//! When the connection to the Runtime API breaks while a response is sent, the runtime would end: the process, or one of its
+//! workers for good, with every turn that still runs in it. Here a failed response is logged and the loop goes on; it ends
+//! only when the Runtime API can no longer be polled.
 //!
-//! Every invocation is in a span of the runtime's, which puts its id on all that is logged in it.
+//! Every invocation has a span of the runtime's, which puts the request id on every line that is logged in it.
 
 use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use http::Response;
 use http_body_util::BodyExt;
 use lambda_http::{Request, runtime_concurrent, service_fn, streaming_runtime_concurrent};
@@ -18,28 +21,46 @@ use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::MapResultLayer;
 use tokio::runtime::Builder;
 
-use super::Answer;
 use super::cors::Grant;
 use super::nodelay::NoDelay;
-use super::sse::StreamingBody;
-use crate::config::CorsConfig;
+use super::request::UserRequest;
+use super::sse::{self, StreamingAnswer, StreamingBody};
+use super::{Answer, Base, Problem};
 use crate::telemetry;
 
-/// A function from its start to its end, on the runtime that suits the platform: one thread while one invocation runs at a
-/// time, because handing a delta from thread to thread costs more than everything else that is done with it; as many threads
-/// as there are CPUs where the platform sends many invocations at once.
-pub fn run<T, F>(
-    start: impl FnOnce() -> Result<T, Box<dyn std::error::Error>>,
-    serve: impl FnOnce(T) -> F,
+/// Runs a function whose answers are buffered, from start to end. `function` is its name; `allow` lists its methods as the
+/// `Allow` header does; `build` returns what `route` needs, which each invocation gets a clone of.
+pub fn run_buffered<S, F>(
+    function: &'static str,
+    allow: &'static str,
+    build: impl FnOnce(&Base) -> Result<S, Box<dyn StdError>>,
+    route: fn(S, UserRequest) -> F,
 ) -> ExitCode
 where
-    F: Future<Output = Result<(), Error>>,
+    S: Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
-    let ready = match start() {
-        Ok(ready) => ready,
+    run(function, build, async |base, service| {
+        serve_buffered(base, allow, service, route).await
+    })
+}
+
+/// Runs a function from start to end: `build` returns what it needs besides the [`Base`], and `serve` ends when the platform is
+/// gone.
+///
+/// One thread serves while one invocation runs at a time, because handing a delta from thread to thread costs more than
+/// everything else that is done with it; one thread a CPU serves where the platform sends many invocations at once.
+pub fn run<S>(
+    function: &'static str,
+    build: impl FnOnce(&Base) -> Result<S, Box<dyn StdError>>,
+    serve: impl AsyncFnOnce(Base, S) -> Result<(), Error>,
+) -> ExitCode {
+    let started = Base::from_env(function).and_then(|base| build(&base).map(|built| (base, built)));
+    let (base, built) = match started {
+        Ok(started) => started,
         Err(error) => return telemetry::start_failed(&*error),
     };
-    // The runtime reads it in the same way, to decide between one loop and many.
+    // The runtime reads the variable in the same way, to decide between one loop and many.
     let one_at_a_time = std::env::var("AWS_LAMBDA_MAX_CONCURRENCY")
         .ok()
         .and_then(|most| most.parse::<u32>().ok())
@@ -53,47 +74,103 @@ where
         Ok(runtime) => runtime,
         Err(error) => return telemetry::start_failed(&error),
     };
-    match runtime.block_on(serve(ready)) {
+    match runtime.block_on(serve(base, built)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => telemetry::platform_lost(&*error),
     }
 }
 
-/// Serves streamed answers, many at once where the platform allows it: `run_with_streaming_response_concurrent`, with the
-/// layer that keeps it running.
-///
-/// # Errors
-/// The platform is gone.
-pub async fn serve_streaming<H, F>(cors: CorsConfig, handle: H) -> Result<(), Error>
+/// Serves buffered answers, many at once where the platform allows it: `run_concurrent`, with the layer that keeps it running.
+async fn serve_buffered<S, F>(
+    base: Base,
+    allow: &'static str,
+    service: S,
+    route: fn(S, UserRequest) -> F,
+) -> Result<(), Error>
 where
-    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<Response<StreamingBody>, Infallible>> + Send + 'static,
+    S: Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
-    let no_delay = Arc::new(NoDelay::default());
+    let base = Arc::new(base);
     let service = service_fn(move |request: Request| {
-        let grant = Grant::of(&cors, request.headers());
-        let (answer, no_delay) = (handle(request), Arc::clone(&no_delay));
-        Box::pin(async move {
-            answer.await.map(|response| {
-                grant
-                    .add_to(response)
-                    .map(|body| sent_at_once(body, no_delay))
-            })
-        })
+        let (base, service) = (Arc::clone(&base), service.clone());
+        let route = move |request| route(service, request);
+        Box::pin(async move { answer(&base, allow, request, route, |refusal| refusal).await })
     });
-    streaming_runtime_concurrent(service)
-        .layer(MapResultLayer::new(broken_answer))
+    runtime_concurrent(service)
+        .layer(MapResultLayer::new(survive_failed_response))
         .layer(TracingLayer::new())
         .run_concurrent()
         .await
 }
 
-/// The connection that carries an answer may be made for it, after the handler was called. By the first frame it is there: the
-/// runtime sends the answer's head first, and asks for a frame once the connection has taken that.
+/// Serves streamed answers, many at once where the platform allows it: `run_with_streaming_response_concurrent`, with the same
+/// layer.
+///
+/// # Errors
+/// The platform is gone.
+pub async fn serve_streaming<S, F>(
+    base: Base,
+    allow: &'static str,
+    service: S,
+    route: fn(S, UserRequest) -> F,
+) -> Result<(), Error>
+where
+    S: Clone + Send + Sync + 'static,
+    F: Future<Output = Result<StreamingAnswer, Problem>> + Send + 'static,
+{
+    let base = Arc::new(base);
+    let no_delay = Arc::new(NoDelay::default());
+    let service = service_fn(move |request: Request| {
+        let (base, service) = (Arc::clone(&base), service.clone());
+        let no_delay = Arc::clone(&no_delay);
+        let route = move |request| route(service, request);
+        Box::pin(async move {
+            answer(&base, allow, request, route, sse::whole)
+                .await
+                .map(|response| response.map(|body| sent_at_once(body, no_delay)))
+        })
+    });
+    streaming_runtime_concurrent(service)
+        .layer(MapResultLayer::new(survive_failed_response))
+        .layer(TracingLayer::new())
+        .run_concurrent()
+        .await
+}
+
+/// Answers one request, whatever its route does: the runtime must never see an error or a panic, because it would answer with an
+/// empty 502.
+async fn answer<T, F>(
+    base: &Base,
+    allow: &'static str,
+    request: Request,
+    route: impl FnOnce(UserRequest) -> F,
+    refuse: impl FnOnce(Answer) -> Response<T>,
+) -> Result<Response<T>, Infallible>
+where
+    F: Future<Output = Result<Response<T>, Problem>>,
+{
+    let grant = Grant::of(&base.cors, request.headers());
+    let invocation = super::request::begin(&base.telemetry, &request);
+    let accepted = UserRequest::accept(request, allow, &base.authenticator, invocation.clone());
+    let outcome = async { route(accepted.await?).await };
+    // A route shares nothing with this function that a panic could leave half done.
+    let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
+    let response = match outcome.unwrap_or(Err(Problem::Internal)) {
+        Ok(response) => response,
+        Err(problem) => refuse(problem.into_answer()),
+    };
+    invocation.note(|figures| figures.status = Some(response.status().as_u16()));
+    Ok(grant.add_to(response))
+}
+
+/// Sets TCP_NODELAY on the connection that carries a response. The runtime may open it after the handler was called. By the
+/// first frame it is there: the runtime sends the head of the response first, and asks for a frame once the connection has
+/// taken that.
 fn sent_at_once(body: StreamingBody, no_delay: Arc<NoDelay>) -> StreamingBody {
-    let mut unseen = true;
+    let mut is_first = true;
     body.map_frame(move |frame| {
-        if std::mem::take(&mut unseen) {
+        if std::mem::take(&mut is_first) {
             no_delay.ensure();
         }
         frame
@@ -101,30 +178,9 @@ fn sent_at_once(body: StreamingBody, no_delay: Arc<NoDelay>) -> StreamingBody {
     .boxed_unsync()
 }
 
-/// Serves buffered answers, many at once where the platform allows it: `run_concurrent`, with the same layer.
-///
-/// # Errors
-/// The platform is gone.
-pub async fn serve_buffered<H, F>(cors: CorsConfig, handle: H) -> Result<(), Error>
-where
-    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<Answer, Infallible>> + Send + 'static,
-{
-    let service = service_fn(move |request: Request| {
-        let grant = Grant::of(&cors, request.headers());
-        let answer = handle(request);
-        Box::pin(async move { answer.await.map(|response| grant.add_to(response)) })
-    });
-    runtime_concurrent(service)
-        .layer(MapResultLayer::new(broken_answer))
-        .layer(TracingLayer::new())
-        .run_concurrent()
-        .await
-}
-
-fn broken_answer(outcome: Result<(), Error>) -> Result<(), Error> {
+fn survive_failed_response(outcome: Result<(), Error>) -> Result<(), Error> {
     if outcome.is_err() {
-        tracing::warn!("an answer could not be handed to the platform; serving on");
+        tracing::warn!("failed to send a response to the Runtime API; continuing");
     }
     Ok(())
 }

@@ -21,33 +21,36 @@ use super::Answer;
 use crate::chat::{Frame, Turn};
 use crate::ids::TurnId;
 
-/// After so long without a frame a comment is sent, because gateways cut streams that seem idle.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Time without a frame after which a comment is sent, because gateways cut streams that seem idle.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 const PING: &[u8] = b": ping\n\n";
 
-/// The body of an answer that may stream. It cannot fail: the runtime would write an error into the body as if it were
+/// The body of a response that may stream. It cannot fail: the runtime would write an error into the body as if it were
 /// data, so failures are events.
 pub type StreamingBody = UnsyncBoxBody<Bytes, Infallible>;
+/// A response that may stream.
+pub type StreamingAnswer = Response<StreamingBody>;
 
-/// Holds an event with a delta.
-const USUAL: usize = 128;
-/// A part of the body that collects frames goes once it has so many bytes.
-const ENOUGH: usize = 8 * 1024;
-/// A frame this soon after the last part is one of many that come at once.
-const AT_ONCE: Duration = Duration::from_micros(500);
-/// On its way here a delta passes two tasks, the upstream's connection and the turn.
-const ROUNDS: usize = 2;
+/// Initial capacity of a chunk; fits a typical delta event.
+const FRAME_CAPACITY_BYTES: usize = 128;
+/// A chunk that merges frames is sent once it has this many bytes.
+const MAX_CHUNK_BYTES: usize = 8 * 1024;
+/// Frames closer together than this form a burst.
+const BURST_GAP: Duration = Duration::from_micros(500);
+/// Times to let other tasks run before a burst counts as over. A delta passes two tasks on its way here: the upstream's
+/// connection and the turn.
+const COALESCE_ROUNDS: usize = 2;
 
-/// The answer that follows a turn.
+/// Returns the response that follows a turn.
 #[must_use]
-pub fn stream(turn: Turn) -> Response<StreamingBody> {
+pub fn stream(turn: Turn) -> StreamingAnswer {
     let following = Following {
         turn,
         sent: None,
         alone: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
     };
     let frames = unfold(following, |mut following| async {
-        let bytes = following.next_part().await?;
+        let bytes = following.next_chunk().await?;
         Some((Ok(BodyFrame::data(bytes)), following))
     });
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
@@ -60,30 +63,33 @@ pub fn stream(turn: Turn) -> Response<StreamingBody> {
     response
 }
 
-/// A turn, as the body of an answer follows it.
+/// A turn, as the body of a response follows it.
 struct Following {
     turn: Turn,
-    /// When the last part went, from the first words on.
+    /// When the last chunk was sent; `None` before the first delta.
     sent: Option<Instant>,
-    /// No other answer is on this thread. Where many share the threads, stepping back is as long as the others please.
+    /// Whether this thread serves a single response. With several, yielding may take arbitrarily long.
     alone: bool,
 }
 
 impl Following {
-    /// The next frame. Where many come at once, one takes along what is on its way in this process, because each part of a body
-    /// costs the runtime a wake-up and a system call. The first words leave alone, and nothing is waited for.
-    async fn next_part(&mut self) -> Option<Bytes> {
-        let Ok(frame) = timeout(HEARTBEAT, self.turn.next()).await else {
+    /// Returns the next chunk of the body. In a burst, frames that are ready are merged, because each chunk costs the runtime a
+    /// wake-up and a system call. The first delta is never merged, and merging never waits for I/O.
+    async fn next_chunk(&mut self) -> Option<Bytes> {
+        let Ok(frame) = timeout(HEARTBEAT_INTERVAL, self.turn.next()).await else {
             return Some(Bytes::from_static(PING));
         };
         let frame = frame?;
-        let mut bytes = Vec::with_capacity(USUAL);
+        let mut bytes = Vec::with_capacity(FRAME_CAPACITY_BYTES);
         encode(self.turn.id(), &frame, &mut bytes);
-        let many = self.sent.is_some_and(|sent| sent.elapsed() < AT_ONCE);
-        if many && self.alone {
+        let in_burst = self.sent.is_some_and(|sent| sent.elapsed() < BURST_GAP);
+        if in_burst && self.alone {
             let mut rounds = 0;
-            while rounds < ROUNDS && bytes.len() < ENOUGH && !self.turn.has_ended() {
-                step_back().await;
+            while rounds < COALESCE_ROUNDS
+                && bytes.len() < MAX_CHUNK_BYTES
+                && !self.turn.has_ended()
+            {
+                run_ready_tasks().await;
                 rounds += 1;
                 if let Some(frame) = self.turn.try_next() {
                     encode(self.turn.id(), &frame, &mut bytes);
@@ -98,11 +104,11 @@ impl Following {
     }
 }
 
-/// Lets every task run that is ready, once. Unlike a yield it does not ask the system for events, which costs more than a frame.
-async fn step_back() {
-    let mut stepped = false;
+/// Lets every ready task run once. Unlike tokio's yield it does not poll the system for events, which costs more than a frame.
+async fn run_ready_tasks() {
+    let mut has_yielded = false;
     poll_fn(|context| {
-        if std::mem::replace(&mut stepped, true) {
+        if std::mem::replace(&mut has_yielded, true) {
             return Poll::Ready(());
         }
         context.waker().wake_by_ref();
@@ -111,9 +117,9 @@ async fn step_back() {
     .await;
 }
 
-/// A whole answer as a streaming one.
+/// Returns a buffered response as a streaming one.
 #[must_use]
-pub fn whole(answer: Answer) -> Response<StreamingBody> {
+pub fn whole(answer: Answer) -> StreamingAnswer {
     answer.map(|body| {
         let bytes = match body {
             Body::Text(text) => text.into(),

@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use super::call::Script;
+use crate::store::Script;
 
 /// How long the mark of a clear lives, in seconds. The commit script keeps turns out that began longer ago than this,
 /// so it is longer than the longest turn (15 minutes on Lambda).

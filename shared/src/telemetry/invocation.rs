@@ -21,7 +21,8 @@ pub struct Invocation {
 }
 
 struct Open {
-    process: Arc<Process>,
+    /// `None` where nothing is to be reported.
+    process: Option<Arc<Process>>,
     /// The invocation's, wherever the last holder is.
     span: Span,
     began: Instant,
@@ -49,7 +50,7 @@ impl Telemetry {
         };
         Invocation {
             open: Arc::new(Open {
-                process,
+                process: Some(process),
                 span: Span::current(),
                 began: Instant::now(),
                 figures: Mutex::new(figures),
@@ -59,6 +60,19 @@ impl Telemetry {
 }
 
 impl Invocation {
+    /// Returns the record of work that no invocation asked for, in tests and tools. Nothing is reported of it.
+    #[must_use]
+    pub fn detached() -> Self {
+        Self {
+            open: Arc::new(Open {
+                process: None,
+                span: Span::none(),
+                began: Instant::now(),
+                figures: Mutex::default(),
+            }),
+        }
+    }
+
     /// Notes what its holder knows.
     pub fn note(&self, note: impl FnOnce(&mut Figures)) {
         let mut figures = self
@@ -114,6 +128,9 @@ impl fmt::Debug for Invocation {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        let Some(process) = &self.process else {
+            return;
+        };
         let figures = self
             .figures
             .get_mut()
@@ -121,7 +138,7 @@ impl Drop for Open {
         figures.duration = self.began.elapsed();
         let tell = || {
             let _in_span = self.span.enter();
-            if let Some(metrics) = &self.process.metrics {
+            if let Some(metrics) = &process.metrics {
                 metrics.write(figures);
             }
             request_line::write(figures);

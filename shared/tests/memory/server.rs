@@ -105,20 +105,18 @@ async fn a_user_of_its_own_with_no_more_rights_than_needed() {
     assert_eq!(subject.session().await.expect("a session").message_count, 2);
     let ended = subject
         .memory
-        .set_state(&subject.user, &subject.character, State::Ended)
+        .set_state(
+            &Invocation::detached(),
+            &subject.user,
+            &subject.character,
+            State::Ended,
+        )
         .await;
     assert_eq!(
         ended.expect("allowed").expect("a session").state,
         State::Ended
     );
-    assert_eq!(
-        subject
-            .memory
-            .stored_messages(&subject.user, &subject.character)
-            .await
-            .expect("allowed"),
-        2
-    );
+    assert_eq!(subject.load().await.stored, 2);
     subject.clear().await;
     assert_eq!(subject.contents().await, Vec::<String>::new());
 }

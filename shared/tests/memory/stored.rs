@@ -153,7 +153,12 @@ async fn a_refused_commit_leaves_nothing_behind() {
         server.command::<i64>(&["ZADD", key, "1", "x"]).await;
         let refused = subject
             .memory
-            .commit_turn(&subject.user, &subject.character, &turn)
+            .commit_turn(
+                &Invocation::detached(),
+                &subject.user,
+                &subject.character,
+                &turn,
+            )
             .await;
         assert!(refused.is_err(), "{key}");
         for other in others {
@@ -174,7 +179,12 @@ async fn a_refused_commit_leaves_nothing_behind() {
     assert!(
         subject
             .memory
-            .commit_turn(&subject.user, &subject.character, &turn)
+            .commit_turn(
+                &Invocation::detached(),
+                &subject.user,
+                &subject.character,
+                &turn
+            )
             .await
             .is_err()
     );

@@ -9,6 +9,8 @@ use shared::memory::{Commit, Error, History, Memory, NewTurn};
 use shared::message::{Message, Role};
 use shared::secrets::Secrets;
 use shared::session::Session;
+use shared::store::Store;
+use shared::telemetry::Invocation;
 
 /// What scheduling on a loaded machine may add to a time limit.
 pub(crate) const SLACK: Duration = Duration::from_millis(400);
@@ -23,7 +25,8 @@ pub(crate) fn memory(settings: &[(&str, &str)]) -> Memory {
     };
     let redis = RedisConfig::from_lookup(&lookup).expect("valid settings");
     let memory = MemoryConfig::from_lookup(&lookup).expect("valid settings");
-    Memory::new(&redis, &memory, &Secrets::new()).expect("valid settings")
+    let store = Store::new(&redis, &memory, &Secrets::new()).expect("valid settings");
+    Memory::new(store, redis.key_layout, &memory)
 }
 
 pub(crate) struct Subject {
@@ -46,7 +49,9 @@ impl Subject {
     }
 
     pub(crate) async fn try_load(&self) -> Result<History, Error> {
-        self.memory.load(&self.user, &self.character, 50).await
+        self.memory
+            .load(&Invocation::detached(), &self.user, &self.character, 50)
+            .await
     }
 
     pub(crate) async fn load(&self) -> History {
@@ -75,7 +80,7 @@ impl Subject {
 
     pub(crate) async fn try_commit(&self, turn: &NewTurn) -> Result<Commit, Error> {
         self.memory
-            .commit_turn(&self.user, &self.character, turn)
+            .commit_turn(&Invocation::detached(), &self.user, &self.character, turn)
             .await
     }
 
@@ -103,14 +108,14 @@ impl Subject {
 
     pub(crate) async fn session(&self) -> Option<Session> {
         self.memory
-            .session(&self.user, &self.character)
+            .session(&Invocation::detached(), &self.user, &self.character)
             .await
             .expect("memory is up")
     }
 
     pub(crate) async fn clear(&self) {
         self.memory
-            .clear(&self.user, &self.character)
+            .clear(&Invocation::detached(), &self.user, &self.character)
             .await
             .expect("memory is up");
     }

@@ -8,6 +8,8 @@ use shared::ids::{CharacterId, TurnId, UserId};
 use shared::memory::{Commit, Memory, NewTurn};
 use shared::message::{Message, Role};
 use shared::secrets::Secrets;
+use shared::store::Store;
+use shared::telemetry::Invocation;
 use testkit::redis::Server;
 
 use super::Effort;
@@ -37,10 +39,11 @@ impl Subject {
         let lookup = |name: &str| (name == "REDIS_URL").then(|| url.to_owned());
         let redis = RedisConfig::from_lookup(&lookup).expect("valid");
         let memory = MemoryConfig::from_lookup(&lookup).expect("valid");
+        let store = Store::new(&redis, &memory, &Secrets::new()).expect("valid");
         let client = redis::Client::open(url).expect("valid");
         let settings = redis::AsyncConnectionConfig::new();
         Self {
-            memory: Memory::new(&redis, &memory, &Secrets::new()).expect("valid"),
+            memory: Memory::new(store, redis.key_layout, &memory),
             bare: client
                 .get_multiplexed_async_connection_with_config(&settings)
                 .await
@@ -53,7 +56,7 @@ impl Subject {
     /// Leaves two sessions of so many messages, ours made by our commits and the bare one by the bare commands.
     async fn restore(&mut self, messages: usize) {
         self.memory
-            .clear(&self.user, &self.character)
+            .clear(&Invocation::detached(), &self.user, &self.character)
             .await
             .expect("Redis is up");
         let delete = [format!("{BARE}:messages"), format!("{BARE}:meta")];
@@ -81,7 +84,7 @@ impl Subject {
         let asked = Instant::now();
         let history = self
             .memory
-            .load(&self.user, &self.character, 50)
+            .load(&Invocation::detached(), &self.user, &self.character, 50)
             .await
             .expect("Redis is up");
         times.load.push_time(asked.elapsed());
@@ -92,7 +95,7 @@ impl Subject {
     async fn commit(&mut self, times: &mut Times) {
         let history = self
             .memory
-            .load(&self.user, &self.character, 0)
+            .load(&Invocation::detached(), &self.user, &self.character, 0)
             .await
             .expect("Redis is up");
         let turn = NewTurn {
@@ -138,7 +141,7 @@ impl Subject {
         let asked = Instant::now();
         let commit = self
             .memory
-            .commit_turn(&self.user, &self.character, &turn)
+            .commit_turn(&Invocation::detached(), &self.user, &self.character, &turn)
             .await
             .expect("Redis is up");
         times.commit.push_time(asked.elapsed());

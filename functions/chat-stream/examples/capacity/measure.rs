@@ -9,6 +9,8 @@ use shared::ids::{CharacterId, TurnId, UserId};
 use shared::memory::{Began, Commit, Memory, NewTurn};
 use shared::message::{Message, Role};
 use shared::secrets::Secrets;
+use shared::store::Store;
+use shared::telemetry::Invocation;
 use shared::tokens::estimate;
 use testkit::redis::Server;
 
@@ -122,7 +124,7 @@ impl Sample {
         for _ in 0..PROCESSES {
             let memory = memory(&self.server, self.shape.layout);
             memory
-                .load(&user, &character, 50)
+                .load(&Invocation::detached(), &user, &character, 50)
                 .await
                 .expect("Redis is up");
             connected.push(memory);
@@ -161,7 +163,8 @@ fn memory(server: &Server, layout: KeyLayout) -> Memory {
     };
     let redis = RedisConfig::from_lookup(&lookup).expect("valid");
     let memory = MemoryConfig::from_lookup(&lookup).expect("valid");
-    Memory::new(&redis, &memory, &Secrets::new()).expect("valid")
+    let store = Store::new(&redis, &memory, &Secrets::new()).expect("valid");
+    Memory::new(store, redis.key_layout, &memory)
 }
 
 /// A user as identity providers name them, by a UUID.
@@ -188,11 +191,13 @@ async fn write_session(memory: &Memory, session: u64, shape: Shape) {
         let now = SystemTime::now();
         let turn = NewTurn {
             id: TurnId::new(),
-            began: Began::by_local_clock(now),
+            began: Began::on_local_clock(now),
             user: message(Role::User, question, now),
             assistant: message(Role::Assistant, reply, now),
         };
-        let commit = memory.commit_turn(&user, &character, &turn).await;
+        let commit = memory
+            .commit_turn(&Invocation::detached(), &user, &character, &turn)
+            .await;
         assert_eq!(commit.expect("Redis is up"), Commit::Saved);
     }
 }

@@ -2,9 +2,9 @@
 -- nothing and once for an id.
 --
 -- KEYS  messages, meta, cleared
--- ARGV  id (36 bytes), when the turn began in Redis microseconds ('' for now), most messages to keep,
---       seconds to live, tokens to add, until when this may be done in Redis microseconds,
---       then the messages as JSON, oldest first
+-- ARGV  id (36 bytes), when the turn began in microseconds on Redis's clock, most messages to keep, seconds to live,
+--       tokens to add, until when this may be done in microseconds on Redis's clock, then the messages as JSON,
+--       oldest first
 -- Gives 'saved', 'duplicate', 'fenced', or 'late:' and the time.
 --
 -- A script that fails half way is not rolled back, so everything that can fail comes before the first write, or is it: a key
@@ -30,11 +30,9 @@ end
 
 -- What began before a clear stays out. The mark of a clear lives as long as the fence, so what began earlier than that
 -- cannot be told from what was cleared, and stays out as well.
-if began then
-  local cleared_at = tonumber(redis.call('GET', cleared) or '')
-  if (cleared_at and cleared_at >= began) or now_micros - began > FENCE_MICROSECONDS then
-    return 'fenced'
-  end
+local cleared_at = tonumber(redis.call('GET', cleared) or '')
+if (cleared_at and cleared_at >= began) or now_micros - began > FENCE_MICROSECONDS then
+  return 'fenced'
 end
 
 local figures = redis.call('HMGET', meta, 'message_count', 'total_tokens', 'session_start', 'recent_turns')

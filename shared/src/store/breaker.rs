@@ -3,8 +3,10 @@
 //! It opens on consecutive failed operations. From then on one probe at a time asks whether Redis is back; the first
 //! probe may start at once, so a single slow command costs next to nothing, and each failed probe puts the next one off.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
+
+use crate::clock::lock;
 
 /// When to open, and how long to leave a server in peace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +54,7 @@ impl Breaker {
     }
 
     pub(super) fn admit(&self, now: SystemTime) -> Admission {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         match *state {
             State::Closed { .. } => Admission::Admitted,
             State::Open { probing: true, .. } => Admission::Probing,
@@ -75,17 +77,17 @@ impl Breaker {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        matches!(*self.state(), State::Closed { .. })
+        matches!(*lock(&self.state), State::Closed { .. })
     }
 
     /// Redis answered.
     pub(super) fn succeeded(&self) {
-        *self.state() = State::Closed { failures: 0 };
+        *lock(&self.state) = State::Closed { failures: 0 };
     }
 
     /// An operation failed for good.
     pub(super) fn failed(&self, now: SystemTime) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         if let State::Closed { failures } = *state {
             let failures = failures + 1;
             *state = if failures >= self.rules.failures {
@@ -101,17 +103,13 @@ impl Breaker {
 
     /// A probe failed, or ended without an answer.
     pub(super) fn probe_failed(&self, now: SystemTime) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         if matches!(*state, State::Open { .. }) {
             *state = State::Open {
                 probe_at: now + self.rules.cooldown,
                 probing: false,
             };
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,8 +6,8 @@
 //! never answers at all, the first answer on an idle connection is given only a part of the budget.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use redis::{RedisResult, Value};
 use tokio::sync::Notify;
@@ -18,6 +18,7 @@ use super::breaker::{Admission, Breaker, Rules};
 use super::call::{Call, CallError};
 use super::failure::{Failure, is_outage, is_wrong_server};
 use super::topology::{Connection, Topology};
+use crate::clock::{lock, unix_millis};
 use crate::config::{ConfigError, MemoryConfig, RedisConfig, RedisMode};
 use crate::secrets::Secrets;
 
@@ -54,7 +55,7 @@ struct Link {
 impl Link {
     fn idle(&self) -> Duration {
         Duration::from_millis(
-            unix_milliseconds().saturating_sub(self.answered_at.load(Ordering::Relaxed)),
+            unix_millis(SystemTime::now()).saturating_sub(self.answered_at.load(Ordering::Relaxed)),
         )
     }
 }
@@ -208,7 +209,7 @@ impl Inner {
         match timeout_at(limit, call.send(&mut link.connection)).await {
             Ok(Ok(value)) => {
                 link.answered_at
-                    .store(unix_milliseconds(), Ordering::Relaxed);
+                    .store(unix_millis(SystemTime::now()), Ordering::Relaxed);
                 Ok(value)
             }
             Ok(Err(CallError::NotReplicated)) => Err(Failure::NotReplicated),
@@ -251,11 +252,11 @@ impl Inner {
             return Ok(link);
         }
         let connection = self.topology.connect().await?;
-        Ok(self.install(&mut self.live(), connection))
+        Ok(self.install(&mut lock(&self.live), connection))
     }
 
     fn link_in_use(&self) -> Option<Link> {
-        self.live().as_ref().map(|live| Link {
+        lock(&self.live).as_ref().map(|live| Link {
             connection: live.connection.clone(),
             generation: live.generation,
             answered_at: Arc::clone(&live.answered_at),
@@ -263,13 +264,9 @@ impl Inner {
         })
     }
 
-    fn live(&self) -> MutexGuard<'_, Option<Live>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn install(&self, live: &mut Option<Live>, connection: Connection) -> Link {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-        let answered_at = Arc::new(AtomicU64::new(unix_milliseconds()));
+        let answered_at = Arc::new(AtomicU64::new(unix_millis(SystemTime::now())));
         *live = Some(Live {
             connection: connection.clone(),
             generation,
@@ -285,7 +282,7 @@ impl Inner {
 
     /// Drops the connection, unless somebody has replaced it already.
     fn discard(&self, generation: u64) {
-        let mut live = self.live();
+        let mut live = lock(&self.live);
         if live
             .as_ref()
             .is_some_and(|live| live.generation == generation)
@@ -299,7 +296,7 @@ impl Inner {
         let Ok(Ok(connection)) = timeout(self.probe_budget, self.topology.connect()).await else {
             return;
         };
-        let mut live = self.live();
+        let mut live = lock(&self.live);
         if live
             .as_ref()
             .is_some_and(|live| live.generation == generation)
@@ -356,14 +353,6 @@ fn slot(key: &str) -> u16 {
         .map(|(tag, _)| tag)
         .filter(|tag| !tag.is_empty());
     crc16::State::<crc16::XMODEM>::calculate(tag.unwrap_or(key).as_bytes()) % SLOTS
-}
-
-fn unix_milliseconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
 }
 
 #[cfg(test)]

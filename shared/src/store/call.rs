@@ -1,17 +1,18 @@
 //! One request to Redis: what goes there in one round trip.
 
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
+pub(crate) use redis::Pipeline;
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 
 use super::topology::Connection;
 
 /// A script, and the digest by which the server knows it.
-pub(super) struct Script {
+pub(crate) struct Script {
     code: &'static str,
     digest: redis::Script,
 }
 
 impl Script {
-    pub(super) fn new(code: &'static str) -> Self {
+    pub(crate) fn new(code: &'static str) -> Self {
         Self {
             code,
             digest: redis::Script::new(code),
@@ -27,7 +28,7 @@ pub(super) struct Replicas {
 }
 
 /// A request about one key, or about several in the same cluster slot.
-pub(super) struct Call {
+pub(crate) struct Call {
     /// Decides which server of a cluster is asked.
     key: String,
     kind: Kind,
@@ -60,7 +61,7 @@ impl From<RedisError> for CallError {
 
 impl Call {
     /// One command.
-    pub(super) fn command(name: &str, key: String) -> Self {
+    pub(crate) fn command(name: &str, key: String) -> Self {
         let mut command = redis::cmd(name);
         command.arg(&key);
         Self {
@@ -70,7 +71,7 @@ impl Call {
     }
 
     /// A script. The first key decides which server of a cluster is asked.
-    pub(super) fn script<const KEYS: usize>(script: &'static Script, keys: [&str; KEYS]) -> Self {
+    pub(crate) fn script<const KEYS: usize>(script: &'static Script, keys: [&str; KEYS]) -> Self {
         let keys: Vec<String> = keys.into_iter().map(str::to_owned).collect();
         Self {
             key: keys.first().cloned().unwrap_or_default(),
@@ -93,7 +94,7 @@ impl Call {
         &self.key
     }
 
-    pub(super) fn arg(mut self, argument: impl redis::ToRedisArgs) -> Self {
+    pub(crate) fn arg(mut self, argument: impl redis::ToRedisArgs) -> Self {
         match &mut self.kind {
             Kind::Command(command) => {
                 command.arg(argument);
@@ -105,7 +106,7 @@ impl Call {
 
     /// Where one server has all keys, sends these commands in one packet instead: for reads that need not be atomic, and cheaper
     /// than a script. Their answers in a list must be what the script answers.
-    pub(super) fn or_plain(mut self, commands: Pipeline) -> Self {
+    pub(crate) fn or_plain(mut self, commands: Pipeline) -> Self {
         if let Kind::Script { plain, .. } = &mut self.kind {
             *plain = Some(commands);
         }

@@ -1,0 +1,178 @@
+//! The way to Redis: topologies, login, budgets, the circuit breaker, and how scripts travel. The only room that knows the
+//! `redis` crate.
+//!
+//! An operation runs within a whole budget, connecting and retries included, and records in its invocation how long it took
+//! and how it ended. An error means that Redis is unavailable, which is never the same as a key that is not there.
+
+mod breaker;
+mod call;
+mod connection;
+mod failure;
+mod login;
+mod topology;
+
+use std::time::Duration;
+
+use redis::{FromRedisValue, RedisError};
+use tokio::time::Instant;
+
+use self::call::Replicas;
+pub(crate) use self::call::{Call, Pipeline, Script};
+use self::connection::Redis;
+use crate::clock::micros;
+use crate::config::{ConfigError, MemoryConfig, RedisConfig};
+use crate::secrets::Secrets;
+use crate::telemetry::{Invocation, Operation, Status};
+
+/// Redis could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No answer came within the operation's budget.
+    #[error("redis did not answer within the budget")]
+    Timeout,
+    /// The circuit breaker is open, so Redis was not asked.
+    #[error("redis is known to be down")]
+    BreakerOpen,
+    /// Redis could not be reached, or refused the request.
+    #[error("redis failed")]
+    Redis(#[source] RedisError),
+    /// Fewer replicas than `REDIS_WAIT_REPLICAS` asks for have the write. A failover may lose it.
+    #[error("too few replicas have the write")]
+    NotReplicated,
+    /// The answer has a form that this operation does not have.
+    #[error("redis answered in an unexpected form")]
+    Unexpected,
+}
+
+impl Error {
+    /// Returns a word for logs and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::BreakerOpen => "breaker_open",
+            Self::Redis(error) if error.is_io_error() => "connection",
+            Self::Redis(_) => "refused",
+            Self::NotReplicated => "not_replicated",
+            Self::Unexpected => "unexpected_answer",
+        }
+    }
+
+    fn status(&self) -> Status {
+        match self {
+            Self::Timeout => Status::Timeout,
+            Self::BreakerOpen | Self::Redis(_) | Self::NotReplicated | Self::Unexpected => {
+                Status::Failure
+            }
+        }
+    }
+}
+
+/// The way to Redis. Cheap to clone; clones share the connection and the breakers.
+#[derive(Clone)]
+pub struct Store {
+    redis: Redis,
+    read_timeout: Duration,
+    write_timeout: Duration,
+    /// The replicas that must have a write before it counts.
+    replicas: Option<Replicas>,
+}
+
+impl Store {
+    /// Checks the settings and touches no network: an outage is not a crash at start.
+    ///
+    /// # Errors
+    /// A `REDIS_…` setting that cannot be used.
+    pub fn new(
+        redis: &RedisConfig,
+        memory: &MemoryConfig,
+        secrets: &Secrets,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            redis: Redis::new(redis, memory, secrets)?,
+            read_timeout: memory.read_timeout,
+            write_timeout: memory.write_timeout,
+            replicas: (redis.wait_replicas > 0).then(|| Replicas {
+                count: redis.wait_replicas,
+                // The other half of the budget is for the write itself.
+                wait_milliseconds: u64::try_from(memory.write_timeout.as_millis() / 2)
+                    .unwrap_or(u64::MAX)
+                    .max(1),
+            }),
+        })
+    }
+
+    /// Reads, within the read budget.
+    pub(crate) async fn read<T: FromRedisValue>(
+        &self,
+        invocation: &Invocation,
+        operation: Operation,
+        call: &Call,
+    ) -> Result<T, Error> {
+        let run = self.run(self.read_timeout, call);
+        self.record(invocation, operation, call.key(), run).await
+    }
+
+    /// Changes something that may also be changed late, within the write budget.
+    pub(crate) async fn change<T: FromRedisValue>(
+        &self,
+        invocation: &Invocation,
+        operation: Operation,
+        call: &Call,
+    ) -> Result<T, Error> {
+        let run = self.run(self.write_timeout, call);
+        self.record(invocation, operation, call.key(), run).await
+    }
+
+    /// Runs a script that must not take effect after the caller has given up, within the write budget.
+    ///
+    /// `call` builds the request for a deadline in Unix microseconds on Redis's clock, which `redis_now` estimates. An answer
+    /// `late:<now>` corrects the estimate, and the script is retried once.
+    pub(crate) async fn write(
+        &self,
+        invocation: &Invocation,
+        operation: Operation,
+        redis_now: u64,
+        call: impl Fn(u64) -> Call,
+    ) -> Result<String, Error> {
+        let budget = self.write_timeout;
+        let first = call(redis_now.saturating_add(micros(budget))).on_replicas(self.replicas);
+        let run = async {
+            let begun = Instant::now();
+            let answer: String = self.run(budget, &first).await?;
+            let Some(redis_now) = answer.strip_prefix("late:") else {
+                return Ok(answer);
+            };
+            let redis_now: u64 = redis_now.parse().map_err(|_| Error::Unexpected)?;
+            let left = budget.saturating_sub(begun.elapsed());
+            let again = call(redis_now.saturating_add(micros(left))).on_replicas(self.replicas);
+            self.run(left, &again).await
+        };
+        self.record(invocation, operation, first.key(), run).await
+    }
+
+    async fn run<T: FromRedisValue>(&self, budget: Duration, call: &Call) -> Result<T, Error> {
+        let answer = self.redis.run(budget, call).await?;
+        redis::from_redis_value(answer).map_err(|_| Error::Unexpected)
+    }
+
+    /// Records an operation and the state of the breaker that it met. The operation is boxed so that nested futures do not
+    /// grow with every layer.
+    async fn record<T>(
+        &self,
+        invocation: &Invocation,
+        operation: Operation,
+        key: &str,
+        run: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let outcome = invocation
+            .timed(operation, Error::status, Box::pin(run))
+            .await;
+        // In a cluster a character has a breaker of its own, which says nothing about the session's.
+        if operation != Operation::Character {
+            let open = self.redis.is_known_down(key);
+            invocation.note(|figures| figures.breaker_open = Some(open));
+        }
+        outcome
+    }
+}
