@@ -16,11 +16,13 @@
 //! | [`secrets`] | where secret values come from; the only room that knows the AWS SDK |
 //! | [`outbound`] | the one HTTP client, for the upstream, for published keys and for AWS |
 //! | [`telemetry`] | logs and metrics |
+//! | [`clock`] | ages by the wall clock, Unix time, and the lock that guards what ages |
 //! | [`ids`], [`config`] | identifiers and settings, parsed once at the edge |
 
 pub mod auth;
 pub mod characters;
 pub mod chat;
+pub mod clock;
 pub mod config;
 pub mod context;
 pub mod http;

@@ -13,7 +13,7 @@ mod elasticache;
 mod record;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use self::record::{Record, Step, Window};
+use crate::clock::lock;
 use crate::config::{IamLogin, SecretArn, SecretSource};
 
 /// One fetch, retries included.
@@ -264,7 +265,7 @@ impl Stored {
     }
 
     fn step(&self, decide: impl FnOnce(&mut Record, &mut Window) -> Step) -> Step {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = lock(&self.window);
         decide(&mut self.entry.record(), &mut window)
     }
 
@@ -273,7 +274,7 @@ impl Stored {
         let Some(key) = &self.key else {
             return Ok(Arc::clone(whole));
         };
-        let mut member = self.member.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut member = lock(&self.member);
         if let Some((of, found)) = &*member
             && Arc::ptr_eq(of, whole)
         {
@@ -319,7 +320,7 @@ impl Store {
     }
 
     fn entries(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.entries)
     }
 }
 
@@ -359,7 +360,7 @@ impl Entry {
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.record)
     }
 }
 

@@ -2,12 +2,13 @@
 //! frame goes.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, timeout_at};
 
 use super::relay::Relay;
 use super::{Ask, FailureCode, Frame, Inner, Usage};
+use crate::clock::unix_seconds;
 use crate::ids::TurnId;
 use crate::llm::{self, FinishReason, Llm, Prompt, Step};
 use crate::memory::{self, Began, Commit};
@@ -361,10 +362,4 @@ fn code(error: &llm::Error) -> FailureCode {
         llm::Error::Rejected(_) => FailureCode::UpstreamRejected,
         llm::Error::Interrupted(_) => FailureCode::UpstreamInterrupted,
     }
-}
-
-fn unix_seconds(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use secrecy::SecretString;
 
 use super::{Error, FETCH_TIMEOUT, Value};
+use crate::clock::{age, is_within};
 
 /// A value that was refused is fetched again at most this often for each who uses it.
 const BETWEEN_REFETCHES: Duration = Duration::from_secs(30);
@@ -55,7 +56,10 @@ impl Record {
         window: &mut Window,
     ) -> Step {
         match &self.value {
-            Some((_, at)) if old.is_some_and(|old| age(*at, now) >= old) => self.again(now, window),
+            // A value from the future is new: the clock was set back.
+            Some((_, at)) if old.is_some_and(|old| age(*at, now).unwrap_or_default() >= old) => {
+                self.again(now, window)
+            }
             Some((value, _)) => Step::Have(Arc::clone(value)),
             None => self.want_first(now),
         }
@@ -137,17 +141,6 @@ impl Record {
         self.fetching_since = Some(now);
         Step::Fetch
     }
-}
-
-/// What comes from the future is new: the clock was set back.
-fn age(at: SystemTime, now: SystemTime) -> Duration {
-    now.duration_since(at).unwrap_or_default()
-}
-
-/// A moment far in the future is not within: the clock was set back.
-fn is_within(at: SystemTime, now: SystemTime, span: Duration) -> bool {
-    now.duration_since(at)
-        .map_or_else(|ahead| ahead.duration() < span, |age| age < span)
 }
 
 #[cfg(test)]

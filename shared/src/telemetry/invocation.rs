@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -11,6 +11,7 @@ use tokio::task::block_in_place;
 use tracing::Span;
 
 use super::{Done, Figures, Operation, Process, Status, Telemetry, request_line};
+use crate::clock::lock;
 use crate::ids::{CharacterId, UserId};
 
 /// The event of one invocation. Whoever works on the invocation holds one; clones are the same event. It is closed and told,
@@ -61,12 +62,7 @@ impl Telemetry {
 impl Invocation {
     /// Notes what its holder knows.
     pub fn note(&self, note: impl FnOnce(&mut Figures)) {
-        let mut figures = self
-            .open
-            .figures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        note(&mut figures);
+        note(&mut lock(&self.open.figures));
     }
 
     /// Notes who calls, as a hash.
@@ -114,17 +110,14 @@ impl fmt::Debug for Invocation {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let figures = self
-            .figures
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut figures = lock(&self.figures);
         figures.duration = self.began.elapsed();
         let tell = || {
             let _in_span = self.span.enter();
             if let Some(metrics) = &self.process.metrics {
-                metrics.write(figures);
+                metrics.write(&figures);
             }
-            request_line::write(figures);
+            request_line::write(&figures);
         };
         // Whoever reads the output may be slow. That may hold up this invocation's end, and no other invocation.
         let others = Handle::try_current()

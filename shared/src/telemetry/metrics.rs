@@ -6,7 +6,7 @@
 //! for.
 
 use std::io::{self, Write as _};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use metrique_writer_core::config::AllowSplitEntries;
@@ -19,6 +19,7 @@ use metrique_writer_core::{
 use metrique_writer_format_emf::Emf;
 
 use super::{CommitResult, Figures, Operation, Status};
+use crate::clock::lock;
 
 const SECONDS: Unit = Unit::Second(NegativeScale::One);
 
@@ -50,7 +51,7 @@ impl Metrics {
     }
 
     fn format(&self, figures: &Figures, lines: &mut Vec<u8>) -> Result<(), IoStreamError> {
-        let mut format = self.format.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut format = lock(&self.format);
         let format = format.get_or_insert_with(|| {
             // In debug builds this checks every event.
             Emf::builder(self.namespace.clone(), vec![vec![]]).build()
