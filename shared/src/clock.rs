@@ -1,8 +1,8 @@
-//! Wall-clock time: ages, Unix time, and the lock that guards what ages.
+//! Wall-clock ages, Unix time, and locks that survive a panic.
 //!
-//! Ages are taken from the wall clock, because a monotonic clock may stand still while the platform has the process frozen.
-//! The price is that the wall clock can be set back, so every function here defines its result for a moment that lies in
-//! the future. The caller passes `now` in, which is what makes ageing testable without waiting.
+//! Ages are taken from the wall clock, because a monotonic clock may stand still while the platform has the process
+//! frozen. The price is that the wall clock can be set back, so every function here defines its result for a moment
+//! that lies in the future. The caller passes `now` in, which is what makes ageing testable without waiting.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,8 +18,8 @@ pub fn age(at: SystemTime, now: SystemTime) -> Option<Duration> {
 
 /// Returns whether `at` and `now` are less than `span` apart, in either direction.
 ///
-/// Moments slightly in the future count, because concurrent requests may carry a `now` from before `at`. Moments further
-/// ahead do not: the clock was set back, and nothing may be held up until it catches up.
+/// Moments slightly in the future count, because concurrent requests may carry a `now` from before `at`. Moments
+/// further ahead do not: the clock was set back, and nothing may be held up until it catches up.
 #[must_use]
 pub fn is_within(at: SystemTime, now: SystemTime, span: Duration) -> bool {
     now.duration_since(at)
@@ -52,9 +52,9 @@ fn since_epoch(time: SystemTime) -> Duration {
 
 /// Locks `mutex`, also if a thread panicked while it held the lock.
 ///
-/// A panic fails one invocation, and the process serves the next ones. Refusing the lock would fail all of them. Entering
-/// it is safe where every change under the lock leaves the value whole at each step, and the locks of this crate are held
-/// only for such changes: a few instructions, never across an `await`.
+/// A panic fails one invocation, and the process serves the next ones. Refusing the lock would fail all of them.
+/// Entering it is safe where every change under the lock leaves the value whole at each step, and the locks of this
+/// crate are held only for such changes: a few instructions, never across an `await`.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
