@@ -1,8 +1,9 @@
-//! One turn, from message to done. The only room that sees both memory and the upstream.
+//! One turn, from the message to the last frame. The only room that uses both the memory and the upstream.
 //!
-//! [`Chat::begin`] checks and reads; then the turn runs in a task of its own, so that neither a client that goes away nor
-//! a slow one stops it. What the client sees comes through a bounded channel, and the final frame is sent after the commit
-//! has been decided, because nothing may be left to run when the body ends.
+//! [`Chat::begin`] checks the request and loads the history. The turn then runs in its own task, so that a slow or
+//! disconnected client can neither stall nor cancel it. Frames reach the client through a bounded channel. The last
+//! frame is sent after the commit has been decided, because the platform may freeze the process as soon as the response
+//! ends.
 
 mod relay;
 mod turn;
@@ -28,45 +29,45 @@ use crate::message::{Message, PromptMessage};
 use crate::telemetry::{Invocation, TurnFigures};
 use crate::tokens::Counter;
 
-/// A message to a character.
+/// A request to start a turn.
 #[derive(Debug)]
 pub struct Ask {
-    /// Who says it.
+    /// The authenticated user.
     pub user: UserId,
-    /// To whom.
+    /// The character addressed.
     pub character: CharacterId,
-    /// What.
+    /// The message text.
     pub message: String,
-    /// Stored with it.
+    /// Client metadata, stored verbatim with the message.
     pub metadata: Option<Box<RawValue>>,
-    /// When the platform ends the invocation, if that is known.
+    /// Time at which Lambda ends the invocation, if known.
     pub deadline: Option<Instant>,
 }
 
-/// Why a turn did not begin.
+/// The reason why a turn did not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The character is unknown, or could not be looked up.
+    /// The character does not exist or could not be looked up.
     #[error(transparent)]
     Character(#[from] characters::Error),
-    /// Not even the message alone fits into the context window.
+    /// The message does not fit into the context window, even without history.
     #[error(transparent)]
     TooLong(#[from] TooLong),
 }
 
-/// What memory was like when the turn began.
+/// Whether the history could be read when the turn began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryStatus {
-    /// It was read.
+    /// The history was read and holds messages.
     Ok,
-    /// It was read and there was nothing.
+    /// The history was read and is empty.
     Empty,
-    /// It could not be read. The chat goes on without history.
+    /// The history could not be read. The turn runs without it.
     Unavailable,
 }
 
 impl MemoryStatus {
-    /// The word of the HTTP contract.
+    /// Returns the value of `memory` in the HTTP API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -77,32 +78,32 @@ impl MemoryStatus {
     }
 }
 
-/// Tokens that a turn took.
+/// Numbers of tokens that a turn used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Of the prompt.
+    /// Number of tokens in the prompt, including the system prompt and the history.
     pub prompt_tokens: u64,
-    /// Of the reply.
+    /// Number of tokens in the reply.
     pub completion_tokens: u64,
 }
 
-/// Why a turn failed, as the client is told.
+/// The reason why a turn failed, as reported to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureCode {
-    /// The upstream cannot answer now.
+    /// The upstream could not be reached, or cannot serve requests at present.
     UpstreamUnavailable,
-    /// The upstream was silent for too long.
+    /// The upstream was silent for too long, or the invocation ran out of time.
     UpstreamTimeout,
-    /// The upstream refuses this request.
+    /// The upstream rejected the request.
     UpstreamRejected,
-    /// The upstream stopped in mid-reply.
+    /// The upstream failed mid-reply.
     UpstreamInterrupted,
-    /// A defect of this service.
+    /// This service has a defect.
     Internal,
 }
 
 impl FailureCode {
-    /// The word of the HTTP contract.
+    /// Returns the value of `code` in the HTTP API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -115,39 +116,39 @@ impl FailureCode {
     }
 }
 
-/// What the client of a turn sees, in order: one `Start`, any number of `Delta`s, then `Done` or `Failed`.
+/// One frame of a turn, as sent to the client: one `Start`, then any number of `Delta`s, then `Done` or `Failed`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// The turn runs.
+    /// The turn has started.
     Start {
-        /// What memory was like.
+        /// Whether the history could be read.
         memory: MemoryStatus,
-        /// Remembered messages that are sent upstream.
+        /// Number of stored messages that are sent upstream.
         history_messages: usize,
     },
-    /// More of the reply.
+    /// The next piece of the reply's text.
     Delta(String),
     /// The reply is complete and the commit is decided.
     Done {
-        /// The id of the reply.
+        /// Id of the reply's message.
         msg_id: String,
-        /// Why the reply ended.
+        /// Reason why the reply ended.
         finish_reason: FinishReason,
-        /// Whether the turn is in memory.
+        /// Whether the turn is stored.
         saved: bool,
-        /// The tokens it took.
+        /// Numbers of tokens that the turn used.
         usage: Usage,
     },
-    /// The turn ended early and the commit is decided.
+    /// The turn failed and the commit is decided.
     Failed {
-        /// Why.
+        /// Reason why the turn failed.
         code: FailureCode,
-        /// Whether what the user saw is in memory.
+        /// Whether the part of the reply that the client received is stored.
         saved: bool,
     },
 }
 
-/// A turn that runs, as its client follows it.
+/// A running turn, as seen by its client. Dropping it does not stop the turn.
 #[derive(Debug)]
 pub struct Turn {
     id: TurnId,
@@ -156,18 +157,18 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Its id.
+    /// Returns the id of the turn.
     #[must_use]
     pub fn id(&self) -> TurnId {
         self.id
     }
 
-    /// The next frame; `None` after the last. May be cancelled without losing one.
+    /// Waits for the next frame and returns it, or `None` after the last. Cancel-safe: no frame is lost.
     pub async fn next(&mut self) -> Option<Frame> {
         if self.ended {
             return None;
         }
-        // The task ends without a last frame only by panicking.
+        // Only a panic ends the task without a last frame.
         let frame = self.frames.recv().await.unwrap_or(Frame::Failed {
             code: FailureCode::Internal,
             saved: false,
@@ -175,7 +176,7 @@ impl Turn {
         Some(self.given(frame))
     }
 
-    /// The next frame if it is there already.
+    /// Returns the next frame if it is ready, and does not wait.
     pub fn try_next(&mut self) -> Option<Frame> {
         if self.ended {
             return None;
@@ -184,7 +185,7 @@ impl Turn {
         Some(self.given(frame))
     }
 
-    /// Whether the last frame was given.
+    /// Returns whether the last frame was returned.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.ended
@@ -207,16 +208,16 @@ struct Inner {
     characters: Characters,
     llm: Llm,
     counter: Arc<Counter>,
-    /// Held by who counts.
+    /// Allows one exact token count at a time.
     counting: Arc<Semaphore>,
     limits: Limits,
     write_timeout: Duration,
-    /// The turns that run.
+    /// The tasks of the running turns.
     turns: TaskTracker,
 }
 
 impl Chat {
-    /// Puts the parts together.
+    /// Returns a service over this memory and upstream. Does no I/O.
     #[must_use]
     pub fn new(
         memory: Memory,
@@ -242,11 +243,14 @@ impl Chat {
         }
     }
 
-    /// Looks up the character, reads the history at the same time, and lets the turn run. Everything is noted in `invocation`, which
-    /// the turn lets go of before its last frame.
+    /// Starts a turn: looks up the character and loads the history concurrently, then spawns the turn's task.
+    ///
+    /// Figures are recorded in `invocation`; the turn drops its handle before it sends the last frame. A history that
+    /// cannot be read is not an error: the turn runs without it.
     ///
     /// # Errors
-    /// The turn did not begin, and nothing is stored.
+    /// Returns [`Refusal`] if the character is not available or the message does not fit. Nothing is sent upstream or
+    /// stored.
     pub async fn begin(&self, ask: Ask, invocation: Invocation) -> Result<Turn, Refusal> {
         let began_at_unix = SystemTime::now();
         let id = TurnId::new();
@@ -279,7 +283,7 @@ impl Chat {
                 id,
                 memory: status.as_str(),
                 history_messages,
-                // Unless it says otherwise when it ends, it ended by a defect.
+                // Stays only if the task panics, because the end of a turn always sets its outcome.
                 outcome: FailureCode::Internal.as_str(),
                 upstream_error: None,
                 first_delta: None,
@@ -301,8 +305,9 @@ impl Chat {
             invocation,
             relay,
         };
-        // It outlives the connection and ends by itself: every wait in it has a limit, except the one for a client that
-        // neither reads nor leaves, and by then everything is decided. `settle` awaits it when the process ends.
+        // The task outlives the connection and ends by itself: every wait in it is bounded, except the wait for a
+        // client that neither reads nor disconnects, and by then the commit is decided. `settle` awaits the task at the
+        // end of the process.
         inner.turns.spawn(task.run().in_current_span());
         Ok(Turn {
             id,
@@ -311,7 +316,7 @@ impl Chat {
         })
     }
 
-    /// Waits until every turn that runs has ended. For the end of the process.
+    /// Waits until all running turns have ended. Call it before the process exits.
     pub async fn settle(&self) {
         self.inner.turns.close();
         self.inner.turns.wait().await;

@@ -1,89 +1,123 @@
-//! Wall-clock time and short locks: what every room would otherwise write for itself.
+//! Wall-clock ages, Unix time, and locks that survive a panic.
 //!
-//! Ages are measured on the wall clock, because a monotonic clock may stand still while the platform freezes the process. A
-//! wall clock can be set back, so each function here says what a moment in the future means.
+//! Ages are taken from the wall clock, because a monotonic clock may stand still while the platform has the process
+//! frozen. The price is that the wall clock can be set back, so every function here defines its result for a moment
+//! that lies in the future. The caller passes `now` in, which is what makes ageing testable without waiting.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Returns how long ago `at` was; `None` if it is in the future, because the clock was set back.
-pub(crate) fn age(at: SystemTime, now: SystemTime) -> Option<Duration> {
+/// Returns how much time has passed from `at` to `now`, or `None` if `at` lies in the future.
+///
+/// `None` means that the clock was set back, or that `now` was read before `at`. Callers differ in what is safe then: a
+/// copy of unknown age is fetched again, while a value that arrived a moment ago counts as new.
+#[must_use]
+pub fn age(at: SystemTime, now: SystemTime) -> Option<Duration> {
     now.duration_since(at).ok()
 }
 
-/// Returns whether `at` and `now` are less than `span` apart, in either order: concurrent callers may compare with a `now`
-/// that is slightly older than `at`, and a moment far in the future means that the clock was set back.
-pub(crate) fn is_within(at: SystemTime, now: SystemTime, span: Duration) -> bool {
+/// Returns whether `at` and `now` are less than `span` apart, in either direction.
+///
+/// Moments slightly in the future count, because concurrent requests may carry a `now` from before `at`. Moments
+/// further ahead do not: the clock was set back, and nothing may be held up until it catches up.
+#[must_use]
+pub fn is_within(at: SystemTime, now: SystemTime, span: Duration) -> bool {
     now.duration_since(at)
         .map_or_else(|ahead| ahead.duration() < span, |age| age < span)
 }
 
-/// Returns the Unix time in seconds; 0 before 1970.
-pub(crate) fn unix_seconds(time: SystemTime) -> i64 {
-    i64::try_from(since_1970(time).as_secs()).unwrap_or(i64::MAX)
+/// Returns `time` in whole seconds since 1970-01-01T00:00:00Z, rounded down; 0 for earlier times.
+///
+/// The result is signed because stored messages and sessions hold signed timestamps.
+#[must_use]
+pub fn unix_seconds(time: SystemTime) -> i64 {
+    i64::try_from(since_epoch(time).as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Returns the Unix time in milliseconds; 0 before 1970.
-pub(crate) fn unix_millis(time: SystemTime) -> u64 {
-    u64::try_from(since_1970(time).as_millis()).unwrap_or(u64::MAX)
+/// Returns `time` in whole milliseconds since 1970-01-01T00:00:00Z, rounded down; 0 for earlier times.
+#[must_use]
+pub fn unix_millis(time: SystemTime) -> u64 {
+    u64::try_from(since_epoch(time).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Returns the Unix time in microseconds; 0 before 1970.
-pub(crate) fn unix_micros(time: SystemTime) -> u64 {
-    micros(since_1970(time))
+/// Returns `time` in whole microseconds since 1970-01-01T00:00:00Z, rounded down; 0 for earlier times.
+#[must_use]
+pub fn unix_micros(time: SystemTime) -> u64 {
+    micros(since_epoch(time))
 }
 
-/// Returns a duration in microseconds.
-pub(crate) fn micros(duration: Duration) -> u64 {
+/// Returns `duration` in whole microseconds, rounded down.
+#[must_use]
+pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn since_1970(time: SystemTime) -> Duration {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+fn since_epoch(time: SystemTime) -> Duration {
+    age(UNIX_EPOCH, time).unwrap_or_default()
 }
 
-/// Locks `mutex`, also after a panic of another holder: the values behind this project's locks are replaced whole, so a
-/// panic cannot leave one half changed. Every such lock is held for a few instructions and never across an await.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks `mutex`, also if a thread panicked while it held the lock.
+///
+/// A panic fails one invocation, and the process serves the next ones. Refusing the lock would fail all of them.
+/// Entering it is safe where every change under the lock leaves the value whole at each step, and the locks of this
+/// crate are held only for such changes: a few instructions, never across an `await`.
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
 
-    fn at(seconds: u64) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(seconds)
+    const SPAN: Duration = Duration::from_secs(30);
+
+    fn at(micros: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_micros(micros)
     }
 
     #[test]
-    fn a_moment_in_the_future_has_no_age_and_is_within_a_span_only_if_it_is_near() {
-        const SPAN: Duration = Duration::from_secs(10);
-        assert_eq!(age(at(5), at(7)), Some(Duration::from_secs(2)));
-        assert_eq!(age(at(7), at(5)), None);
-        assert!(is_within(at(5), at(14), SPAN) && is_within(at(14), at(5), SPAN));
-        assert!(!is_within(at(5), at(15), SPAN) && !is_within(at(15), at(5), SPAN));
+    fn a_moment_in_the_future_has_no_age() {
+        assert_eq!(age(at(5), at(9)), Some(Duration::from_micros(4)));
+        assert_eq!(age(at(9), at(9)), Some(Duration::ZERO));
+        assert_eq!(age(at(10), at(9)), None);
     }
 
     #[test]
-    fn unix_time_has_three_units_and_does_not_go_below_zero() {
-        let time = UNIX_EPOCH + Duration::from_micros(1_234_567);
-        assert_eq!(
-            (unix_seconds(time), unix_millis(time), unix_micros(time)),
-            (1, 1_234, 1_234_567)
-        );
-        let early = UNIX_EPOCH - Duration::from_secs(1);
-        assert_eq!((unix_seconds(early), unix_millis(early)), (0, 0));
+    fn a_span_is_open_at_its_end_and_reaches_as_far_ahead_as_back() {
+        let now = at(100_000_000);
+        let almost = SPAN - Duration::from_micros(1);
+        assert!(is_within(now, now, SPAN));
+        for (distance, within) in [(almost, true), (SPAN, false), (SPAN * 3, false)] {
+            assert_eq!(is_within(now - distance, now, SPAN), within);
+            assert_eq!(is_within(now + distance, now, SPAN), within);
+        }
+        assert!(!is_within(now, now, Duration::ZERO));
     }
 
     #[test]
-    fn a_poisoned_lock_is_entered() {
+    fn unix_time_is_rounded_down_and_starts_at_0() {
+        let time = at(1_700_000_000_999_999);
+        assert_eq!(unix_seconds(time), 1_700_000_000);
+        assert_eq!(unix_millis(time), 1_700_000_000_999);
+        assert_eq!(unix_micros(time), 1_700_000_000_999_999);
+        let before = UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(unix_seconds(before), 0);
+        assert_eq!(unix_millis(before), 0);
+        assert_eq!(unix_micros(before), 0);
+    }
+
+    #[test]
+    fn a_lock_is_entered_after_a_panic() {
         let mutex = Mutex::new(1);
-        let poisoned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _guard = mutex.lock();
-            panic!("on purpose");
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let mut value = lock(&mutex);
+            *value = 2;
+            panic!("while the lock is held");
         }));
-        assert!(poisoned.is_err() && mutex.is_poisoned());
-        assert_eq!(*lock(&mutex), 1);
+        assert!(panicked.is_err());
+        assert!(mutex.is_poisoned());
+        assert_eq!(*lock(&mutex), 2);
     }
 }

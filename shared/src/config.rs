@@ -1,8 +1,8 @@
-//! Settings: environment variables become typed sections, once, at start.
+//! Settings: environment variables, parsed once at start into typed sections.
 //!
-//! Each function reads only the sections that it needs, so `clear-history` starts without an LLM key. A variable that is
-//! set to nothing counts as not set, because deployment templates cannot leave one out. Secrets are [`secrecy::SecretString`]s, and
-//! no error repeats a value.
+//! Each function reads only the sections it needs, so `clear-history` starts without an LLM key. A variable set to the
+//! empty string counts as not set, because deployment templates cannot leave one out. Secrets are
+//! [`secrecy::SecretString`]s, and no error repeats a value.
 
 mod auth;
 mod cors;
@@ -23,13 +23,13 @@ pub use self::metrics::MetricsConfig;
 pub use self::redis::{KeyLayout, RedisConfig, RedisMode};
 pub use self::secret::{IamLogin, RedisLogin, SecretArn, SecretSource};
 
-/// A variable that keeps the process from starting.
+/// A setting that prevents the process from starting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}: {problem}")]
 pub struct ConfigError {
-    /// The variable's name.
+    /// Name of the environment variable.
     pub variable: &'static str,
-    /// What is wrong with it and what would be right; never its value.
+    /// What is wrong with the variable and what would be valid. Never contains the variable's value.
     pub problem: String,
 }
 
@@ -42,23 +42,24 @@ impl ConfigError {
     }
 }
 
-/// Where values come from: the environment, or a test's table.
+/// Returns the value of a variable by its name: from the environment, or from a table in tests.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// A group of settings that is read together.
+/// A group of settings that are read together.
 pub trait Section: Sized {
-    /// Reads the section.
+    /// Parses the section from the values that `lookup` returns.
     ///
     /// # Errors
-    /// The first variable that is missing or out of its range.
+    /// Returns the first variable that is missing or invalid.
     fn from_lookup(lookup: Lookup<'_>) -> Result<Self, ConfigError>;
 
-    /// Reads the section from the process's environment.
+    /// Parses the section from the environment of the process.
     ///
     /// # Errors
-    /// As [`Section::from_lookup`].
+    /// Returns the first variable that is missing or invalid.
     fn from_env() -> Result<Self, ConfigError> {
-        // What is not Unicode becomes something that no setting accepts or matches, and not something that is not set.
+        // Invalid Unicode is replaced by U+FFFD rather than dropped: the value is then refused or matches nothing,
+        // instead of counting as not set.
         Self::from_lookup(&|name| {
             std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
         })

@@ -1,13 +1,13 @@
-//! Identifiers. They are made only by parsing, so whoever holds one holds a valid one.
+//! Identifiers. Each is made only by parsing, so a value of these types is always valid.
 
 use std::fmt;
 
 use uuid::Uuid;
 
-/// The longest user or character id, in bytes.
+/// The longest user or character id, in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 128;
 
-/// An identifier that is empty or too long.
+/// The error for text that is not a valid identifier: empty, too long, or not a UUID where one is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be 1 to {MAX_ID_BYTES} bytes")]
 pub struct InvalidId;
@@ -19,71 +19,72 @@ fn parse(text: &str) -> Result<Box<str>, InvalidId> {
     Ok(text.into())
 }
 
-/// Whose memory it is: the `sub` of the caller's token, and never anything that a body or a query says.
+/// The user that a request is made for: the `sub` claim of the caller's token, never a value from a body, a query or a
+/// path.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct UserId(Box<str>);
 
 impl UserId {
-    /// Takes any text of 1 to [`MAX_ID_BYTES`] bytes.
+    /// Parses an id: any text of 1 to [`MAX_ID_BYTES`] bytes.
     ///
     /// # Errors
-    /// [`InvalidId`] for an empty or longer text.
+    /// Returns [`InvalidId`] if `text` is empty or longer.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         parse(text).map(Self)
     }
 
-    /// The id as it was given.
+    /// Returns the id exactly as it was parsed.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// A user id names a person, so it does not reach a log by accident.
+/// Hides the id: it may name a person, and must not reach a log by accident.
 impl fmt::Debug for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("UserId(…)")
     }
 }
 
-/// Which character the user talks to.
+/// The id of the character that the user talks to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CharacterId(Box<str>);
 
 impl CharacterId {
-    /// Takes any text of 1 to [`MAX_ID_BYTES`] bytes.
+    /// Parses an id: any text of 1 to [`MAX_ID_BYTES`] bytes.
     ///
     /// # Errors
-    /// [`InvalidId`] for an empty or longer text.
+    /// Returns [`InvalidId`] if `text` is empty or longer.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         parse(text).map(Self)
     }
 
-    /// The id as it was given.
+    /// Returns the id exactly as it was parsed.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// One turn: a message and its reply. Commits are idempotent by it.
+/// The id of one turn, that is a message and its reply. A commit is idempotent by this id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TurnId(Uuid);
 
 impl TurnId {
-    /// The length of the text form, in bytes. The commit script counts on it.
+    /// Length of the text form, in bytes. The commit script relies on it.
     pub const TEXT_BYTES: usize = 36;
 
-    /// A new id. Ids of later turns sort after those of earlier ones.
+    /// Returns a new id: a UUID of version 7, so ids sort by the time at which they were made.
     #[must_use]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// Reads the text form back.
+    /// Parses the text form, a UUID.
     ///
     /// # Errors
-    /// [`InvalidId`] for anything that is not a UUID.
+    /// Returns [`InvalidId`] if `text` is not a UUID.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         Uuid::try_parse(text).map(Self).map_err(|_| InvalidId)
     }
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_id_has_the_length_that_the_commit_script_counts_on() {
+    fn a_turn_id_has_the_length_that_the_commit_script_relies_on() {
         assert_eq!(TurnId::new().to_string().len(), TurnId::TEXT_BYTES);
     }
 

@@ -1,30 +1,30 @@
-//! What the functions of companion-chat have in common.
+//! The library that all functions of companion-chat share.
 //!
-//! One module is one room with one concern; the arrows between them only point down this list:
+//! Each module is a room with one concern. A room may use only rooms further down this table:
 //!
 //! | room | owns |
 //! | --- | --- |
 //! | [`http`] | parsing, limits, problem+json, server-sent events; the only room that knows `lambda_http` |
-//! | [`auth`] | bearer token to [`ids::UserId`] |
+//! | [`auth`] | authenticating a bearer token as an [`ids::UserId`] |
 //! | [`chat`] | one turn, from message to done; the only room that sees both memory and llm |
 //! | [`llm`] | a stream of deltas from an upstream |
-//! | [`characters`] | who the user talks to |
-//! | [`context`] | what fits into the context window |
+//! | [`characters`] | looking up and caching the characters that users talk to |
+//! | [`context`] | fitting messages into the context window |
 //! | [`tokens`] | counting tokens |
 //! | [`memory`] | short-term memory: sessions |
 //! | [`store`] | the way to Redis; the only room that knows the `redis` crate |
 //! | `keys` | how keys are spelled |
-//! | [`message`], [`session`] | the stored forms |
-//! | [`secrets`] | where secret values come from; the only room that knows the AWS SDK |
-//! | [`outbound`] | the one HTTP client, for the upstream, for published keys and for AWS |
+//! | [`message`], [`session`] | the forms in which messages and sessions are stored |
+//! | [`secrets`] | the values of secrets; the only room that knows the AWS SDK |
+//! | [`outbound`] | the HTTP client for the upstream, published keys and AWS |
 //! | [`telemetry`] | logs and metrics |
-//! | `clock` | ageing on the wall clock, Unix time, short locks |
+//! | [`clock`] | wall-clock ages, Unix time, and locks that survive a panic |
 //! | [`ids`], [`config`] | identifiers and settings, parsed once at the edge |
 
 pub mod auth;
 pub mod characters;
 pub mod chat;
-mod clock;
+pub mod clock;
 pub mod config;
 pub mod context;
 pub mod http;

@@ -1,10 +1,10 @@
-//! Where secret values come from: the environment, AWS Secrets Manager, or a token that is made on the spot.
+//! The values of secrets: from the environment, from AWS Secrets Manager, or signed on demand (ElastiCache tokens).
 //!
-//! Nothing is fetched at start, and a process whose settings name no place in AWS never enters the SDK. The first use of any
-//! secret fetches all of them at the same time. A value is kept until the thing that it opens refuses it, it turns out to be
-//! unusable, or it is too old for its use: then it is fetched again, so neither a rotation nor a mended secret needs a deploy.
-//! That is bounded for each use, because anybody can send a token with a bad signature; and while Secrets Manager is down, the
-//! values that are known go on serving. No value is ever logged or put in an error.
+//! Nothing is fetched at start, and a process whose settings name no AWS secret never initialises the SDK. The first
+//! use of any secret fetches all of them concurrently. A value is cached until a server rejects it, it turns out to be
+//! unusable, or it is too old for its use. It is then fetched again, so neither a rotation nor a corrected secret needs
+//! a deployment. Each use refetches at most every 30 s, because anyone can send a token with a bad signature. While
+//! Secrets Manager is down, cached values stay in use. No value is ever logged or put in an error.
 
 #[cfg(feature = "aws")]
 mod aws;
@@ -13,7 +13,7 @@ mod elasticache;
 mod record;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -23,33 +23,34 @@ use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use self::record::{Record, Step, Window};
+use crate::clock::lock;
 use crate::config::{IamLogin, SecretArn, SecretSource};
 
-/// One fetch, retries included.
+/// Time allowed for one fetch, including retries.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why there is no value.
+/// The reason why a secret has no value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// AWS could not be asked, as when there are no credentials to ask it with, or did not answer in time.
-    #[error("AWS could not be asked")]
+    /// AWS could not be reached or did not answer in time, or there are no credentials to call it with.
+    #[error("could not reach AWS")]
     Unavailable,
-    /// There is no such secret.
-    #[error("there is no such secret")]
+    /// Secrets Manager has no secret with this ARN.
+    #[error("the secret does not exist")]
     Missing,
-    /// The role may not read the secret; or it has no credentials to make a token of.
-    #[error("access is denied")]
+    /// The role may not read the secret or use its KMS key, or has no credentials to sign a token with.
+    #[error("access denied")]
     Denied,
-    /// The secret is not text, or does not have the key that is asked for.
-    #[error("the secret is not text, or lacks the key")]
+    /// The secret is binary or empty, or has no text under the requested key; or a token could not be signed.
+    #[error("the secret is not text or lacks the requested key")]
     Malformed,
-    /// The SDK is not in this binary.
+    /// This binary was built without the AWS SDK (feature `aws`).
     #[error("built without the AWS SDK")]
     NotLinked,
 }
 
 impl Error {
-    /// A word for logs.
+    /// Returns a fixed word for logs, such as `denied`.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
@@ -62,17 +63,17 @@ impl Error {
     }
 }
 
-/// A value. Cheap to clone; zeroed when the last clone is dropped.
+/// The value of a secret. Cheap to clone; its memory is zeroed when the last clone is dropped.
 pub type Value = Arc<SecretString>;
 
-/// All secrets of this process. Cheap to clone; clones share what they know.
+/// The secrets of this process. Cheap to clone; clones share one cache.
 #[derive(Clone)]
 pub struct Secrets {
     store: Arc<Store>,
 }
 
 struct Store {
-    /// One for each ARN, whatever keys of it are used. Held for a look or an addition, never across an await.
+    /// One entry per ARN, whichever of its keys are used. Locked for a search or an insertion, never across an await.
     entries: Mutex<Vec<Arc<Entry>>>,
     #[cfg(feature = "aws")]
     aws: Arc<aws::Aws>,
@@ -81,15 +82,16 @@ struct Store {
 /// One secret in Secrets Manager.
 struct Entry {
     arn: SecretArn,
-    /// Held for a few instructions, never across an await.
+    /// Locked for a few instructions, never across an await.
     record: Mutex<Record>,
-    /// How many fetches have ended, for those who wait for one.
+    /// Number of fetches that have ended. Tasks that wait for a fetch wait for it to change.
     ended: watch::Sender<u64>,
     #[cfg(feature = "aws")]
     aws: Arc<aws::Aws>,
 }
 
-/// A secret: ask for its value each time that it is used, and say so if the value was refused.
+/// A handle to one secret. Call [`Secret::current`] for each use, and [`Secret::refused`] if a server rejects the
+/// value.
 #[derive(Clone)]
 pub struct Secret {
     source: Source,
@@ -106,12 +108,12 @@ enum Source {
 struct Stored {
     store: Arc<Store>,
     entry: Arc<Entry>,
-    /// The variable that names this use, for logs: others may name the same secret.
+    /// Environment variable that names this use, for logs. Other variables may name the same secret.
     variable: &'static str,
     key: Option<String>,
-    /// Held for a few instructions, never across an await, and taken before the record.
+    /// Locked for a few instructions, never across an await, and always before the entry's record.
     window: Mutex<Window>,
-    /// The last whole secret seen, and what it has under the key. Held while it is read.
+    /// The last whole secret that was parsed, and the outcome under the key. Locked while the secret is parsed.
     member: Mutex<Option<(Value, Result<Value, Error>)>>,
 }
 
@@ -122,7 +124,7 @@ impl Default for Secrets {
 }
 
 impl Secrets {
-    /// None yet. Touches nothing.
+    /// Returns an empty cache. Does no I/O.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -134,7 +136,7 @@ impl Secrets {
         }
     }
 
-    /// The secret that a setting names. Touches no network.
+    /// Returns a handle to the secret that a setting names. Does no I/O; two handles to one ARN share its cached value.
     #[must_use]
     pub fn open(&self, source: &SecretSource) -> Secret {
         let source = match source {
@@ -151,7 +153,9 @@ impl Secrets {
         Secret { source }
     }
 
-    /// A token for ElastiCache, made anew at each use. Touches no network. `None` if the SDK is not in this binary.
+    /// Returns a handle whose value is an ElastiCache IAM token, signed anew for each use. Does no I/O.
+    ///
+    /// Returns `None` if this binary was built without the AWS SDK (feature `aws`).
     #[must_use]
     pub fn cache_token(&self, login: &IamLogin) -> Option<Secret> {
         #[cfg(feature = "aws")]
@@ -170,7 +174,7 @@ impl Secrets {
 }
 
 impl Secret {
-    /// The value, if it can never be another.
+    /// Returns the value if it can never change, as when it came from the environment.
     pub(crate) fn fixed(&self) -> Option<&Value> {
         match &self.source {
             Source::Fixed(value) => Some(value),
@@ -180,37 +184,41 @@ impl Secret {
         }
     }
 
-    /// The value to use now.
+    /// Returns the value to use now: the cached one, or else a newly fetched or signed one.
     ///
     /// # Errors
-    /// It is not known here, and could not be fetched or made.
+    /// Returns [`Error`] if no value is cached and none could be fetched or signed. A fetch takes at most 3 s.
     pub async fn current(&self) -> Result<Value, Error> {
         self.younger_than(None).await
     }
 
-    /// The same, but a value that was fetched as long ago as `old` is fetched again first. If that fails, it goes on serving.
+    /// Returns the value to use now, and first fetches it again if the cached one is `max_age` old or older.
+    ///
+    /// If that fetch fails, the cached value is returned and stays in use.
     ///
     /// # Errors
-    /// As above.
-    pub async fn renewed(&self, old: Duration) -> Result<Value, Error> {
-        self.younger_than(Some(old)).await
+    /// Returns [`Error`] if no value is cached and none could be fetched or signed. A fetch takes at most 3 s.
+    pub async fn renewed(&self, max_age: Duration) -> Result<Value, Error> {
+        self.younger_than(Some(max_age)).await
     }
 
-    async fn younger_than(&self, old: Option<Duration>) -> Result<Value, Error> {
+    async fn younger_than(&self, max_age: Option<Duration>) -> Result<Value, Error> {
         match &self.source {
             Source::Fixed(value) => Ok(Arc::clone(value)),
-            Source::Stored(stored) => stored.current(SystemTime::now(), old).await,
+            Source::Stored(stored) => stored.current(SystemTime::now(), max_age).await,
             #[cfg(feature = "aws")]
             Source::Token(token) => token.mint(SystemTime::now()).await.map(Arc::new),
         }
     }
 
-    /// Says that `value` was refused. Gives another value if there is one now: the caller may try that, once.
+    /// Reports that a server rejected `value`, and returns a different value if there is one now.
+    ///
+    /// The caller may retry once with the returned value. A stored secret is fetched again first, at most every 30 s.
     pub async fn refused(&self, value: &Value) -> Option<Value> {
         match &self.source {
             Source::Fixed(_) => None,
             Source::Stored(stored) => stored.refused(value, SystemTime::now()).await,
-            // Each use has a token of its own already.
+            // Each use already has a token of its own.
             #[cfg(feature = "aws")]
             Source::Token(_) => None,
         }
@@ -218,15 +226,15 @@ impl Secret {
 }
 
 impl Stored {
-    async fn current(&self, now: SystemTime, old: Option<Duration>) -> Result<Value, Error> {
+    async fn current(&self, now: SystemTime, max_age: Option<Duration>) -> Result<Value, Error> {
         let ended = self.entry.ended.subscribe();
-        let mut step = self.step(|record, window| record.want(now, old, window));
+        let mut step = self.step(|record, window| record.want(now, max_age, window));
         if let Step::Have(whole) = &step {
             let found = self.member(whole);
             if found.is_ok() {
                 return found;
             }
-            // It may have been mended since.
+            // The secret may have been corrected since.
             step = self.step(|record, window| record.again(now, window));
         }
         match step {
@@ -235,7 +243,7 @@ impl Stored {
             Step::Wait => {}
             Step::Fetch => {
                 self.entry.fetch(self.variable, now);
-                // Whoever needs one secret will need the others in a moment.
+                // A caller that needs one secret will soon need the others.
                 self.store.fetch_untried(now);
             }
         }
@@ -264,16 +272,16 @@ impl Stored {
     }
 
     fn step(&self, decide: impl FnOnce(&mut Record, &mut Window) -> Step) -> Step {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = lock(&self.window);
         decide(&mut self.entry.record(), &mut window)
     }
 
-    /// What the whole secret has under the key, read once.
+    /// Returns the value under the key of the whole secret, which is parsed once.
     fn member(&self, whole: &Value) -> Result<Value, Error> {
         let Some(key) = &self.key else {
             return Ok(Arc::clone(whole));
         };
-        let mut member = self.member.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut member = lock(&self.member);
         if let Some((of, found)) = &*member
             && Arc::ptr_eq(of, whole)
         {
@@ -284,7 +292,7 @@ impl Stored {
             tracing::error!(
                 variable = self.variable,
                 reason = error.reason(),
-                "a secret cannot be used"
+                "a secret is unusable"
             );
         }
         *member = Some((Arc::clone(whole), found.clone()));
@@ -319,13 +327,13 @@ impl Store {
     }
 
     fn entries(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.entries)
     }
 }
 
 impl Entry {
-    /// Fetches in a task of its own, so that a caller who gives up does not end it for those who wait: it ends within its
-    /// time limit, and tells them.
+    /// Fetches in a task of its own, so that a caller that gives up does not cancel the fetch for the others. The task
+    /// ends within [`FETCH_TIMEOUT`] and wakes all that wait.
     fn fetch(self: &Arc<Self>, variable: &'static str, now: SystemTime) {
         let fetching = Fetching {
             entry: Arc::clone(self),
@@ -346,29 +354,29 @@ impl Entry {
     }
 
     #[cfg(not(feature = "aws"))]
-    #[expect(clippy::unused_async, reason = "the other one awaits")]
+    #[expect(clippy::unused_async, reason = "the version with the SDK awaits")]
     async fn ask(&self) -> Result<SecretString, Error> {
         Err(Error::NotLinked)
     }
 
-    /// What comes of the fetch that runs.
+    /// Waits for the running fetch to end and returns its outcome.
     async fn outcome(&self, mut ended: watch::Receiver<u64>) -> Result<Value, Error> {
-        // The sender is in this entry, so this cannot fail.
+        // The sender is a field of this entry, so this cannot fail.
         let _ = ended.changed().await;
         self.record().outcome()
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.record)
     }
 }
 
-/// A fetch that runs. However it ends, those who wait learn of it.
+/// A running fetch. Dropping it records the outcome and wakes all that wait, also after a panic.
 struct Fetching {
     entry: Arc<Entry>,
-    /// That of who asked.
+    /// Environment variable of the use that started the fetch, for logs.
     variable: &'static str,
-    /// As the record knows it.
+    /// Time at which the fetch began, by which the record identifies it.
     began: SystemTime,
     outcome: Result<SecretString, Error>,
 }
@@ -391,14 +399,14 @@ impl Drop for Fetching {
         }
         let now = SystemTime::now();
         let counts = self.entry.record().ended(self.began, now, outcome);
-        // Whoever still waits for one that was lost, waits for its successor.
+        // Tasks that still wait for a fetch that was given up wait for its successor instead.
         if counts {
             self.entry.ended.send_modify(|ended| *ended += 1);
         }
     }
 }
 
-/// One member of a JSON object. The others are not copied.
+/// Returns one member of a JSON object, which must be non-empty text. The other members are not copied.
 fn read_member(whole: &Value, key: &str) -> Result<SecretString, Error> {
     let members: HashMap<String, &RawValue> =
         serde_json::from_str(whole.expose_secret()).map_err(|_| Error::Malformed)?;

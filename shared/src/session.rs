@@ -1,12 +1,12 @@
-//! One session: what the memory keeps about a user and a character besides the messages.
+//! A session: what the memory stores about a user and a character, apart from the messages.
 
 use serde::{Deserialize, Serialize};
 
-/// What a client set the session to. A committed turn sets [`State::Active`] again.
+/// The state of a session, as a client last set it. A committed turn sets it back to [`State::Active`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum State {
-    /// The conversation goes on.
+    /// The conversation is going on.
     Active,
     /// The user has left for now.
     Inactive,
@@ -15,10 +15,10 @@ pub enum State {
 }
 
 impl State {
-    /// All states, for messages that list them.
+    /// All states, for error texts that list them.
     pub const ALL: [Self; 3] = [Self::Active, Self::Inactive, Self::Ended];
 
-    /// The stored text.
+    /// Returns the text that is stored in Redis and used in the HTTP API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -28,30 +28,30 @@ impl State {
         }
     }
 
-    /// Reads the stored text.
+    /// Parses the stored text; returns `None` for any other text. Letter case matters.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 }
 
-/// A session as its readers see it. What another writer never stored (the Python service has no `session_start`) is
-/// null rather than made up.
+/// A session as the HTTP API returns it. A field that another writer never stored is null rather than invented: the
+/// Python service stores no `session_start`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Session {
-    /// What it was last set to.
+    /// State of the session, as it was last set.
     pub state: State,
-    /// When the last turn was committed, in Unix seconds.
+    /// Time of the last committed turn, in Unix seconds.
     pub last_active_at: Option<i64>,
-    /// Messages committed since the session began, those that were trimmed away included.
+    /// Number of messages committed since the session began, including those trimmed since.
     pub message_count: i64,
-    /// When the first turn was committed, in Unix seconds.
+    /// Time of the first committed turn, in Unix seconds.
     pub session_start: Option<i64>,
-    /// Tokens committed since the session began.
+    /// Number of tokens committed since the session began.
     pub total_tokens: i64,
-    /// Messages in the list now.
+    /// Number of messages stored now.
     pub stored_messages: i64,
-    /// Seconds until the session is forgotten; null if another writer left it without an expiry.
+    /// Seconds until the session expires; null if another writer stored it without an expiry.
     pub expires_in: Option<i64>,
 }
 

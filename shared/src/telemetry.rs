@@ -1,12 +1,11 @@
-//! Logs and metrics: one event an invocation, told twice when it ends, as a log line and as metrics.
+//! Logs and metrics: one event per invocation, written when it ends, once as a log line and once as metrics.
 //!
-//! Whoever works on an invocation notes in its [`Invocation`] what only they know; [`Figures`] holds all that can be noted. The
-//! event is closed when the last of them lets go of it, before the invocation's answer ends, however it ends: nothing is
-//! left to be written after it, because the platform may freeze the process then. Both forms go to standard output, where
-//! the platform collects them.
+//! Code that works on an invocation records its part in the [`Invocation`]; [`Figures`] holds everything that can be
+//! recorded. The event is written when the last holder drops it, which happens before the response ends: afterwards the
+//! platform may freeze the process. Both forms go to standard output, where the platform collects them.
 //!
-//! Never told in either form, at any level: what anybody said, prompts, tokens, secrets. A user's id is told as a hash. That
-//! is a pseudonym and no more: who has the id can find its lines.
+//! Neither form, at any level, contains message text, prompts, tokens or secrets. A user id is recorded as a hash,
+//! which is a pseudonym only: anyone who knows the id can find its lines.
 
 mod figures;
 mod invocation;
@@ -25,24 +24,27 @@ pub(crate) use self::logs::{platform_lost, start_failed};
 use self::metrics::Metrics;
 use crate::config::{ConfigError, LogConfig, MetricsConfig, Section};
 
-/// What one process tells of itself. Cheap to clone; clones share everything.
+/// The logs and metrics of one process. Cheap to clone; clones share everything.
 #[derive(Clone)]
 pub struct Telemetry {
     process: Arc<Process>,
 }
 
+/// The `target` of log lines that describe the whole service rather than one module.
+const LOG_TARGET: &str = "companion_chat";
+
 struct Process {
     function: &'static str,
-    /// Whether it has had an invocation.
+    /// Whether the process has had an invocation.
     warm: AtomicBool,
     metrics: Option<Metrics>,
 }
 
 impl Telemetry {
-    /// Starts logging, once, at start. `function` is the name that logs and metrics call it by.
+    /// Starts logging for this process. Call it once, at start; `function` is the function's name in logs and metrics.
     ///
     /// # Errors
-    /// A setting of logs or metrics that cannot be used.
+    /// Returns the first `LOG_…` or `METRICS…` variable that is invalid.
     pub fn from_env(function: &'static str) -> Result<Self, ConfigError> {
         logs::init(LogConfig::from_env()?);
         let metrics = MetricsConfig::from_env()?;

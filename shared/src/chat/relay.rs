@@ -1,14 +1,14 @@
-//! Passes deltas from the turn to its client, without ever waiting for the client.
+//! Sends deltas from the turn to its client without waiting for the client.
 //!
-//! The channel is bounded. When a client reads more slowly than the upstream speaks, deltas that do not fit collect here and
-//! go out as one as soon as there is room; what collects is bounded by the longest reply. A client that is gone is not
-//! waited for, and the turn goes on.
+//! The channel is bounded. When a client reads more slowly than the upstream sends, deltas that do not fit are
+//! collected here and sent as one as soon as there is room; the longest reply bounds their size. When the client has
+//! disconnected, nothing waits for it and the turn goes on.
 
 use tokio::sync::mpsc;
 
 use super::Frame;
 
-/// Frames on their way. A client that keeps up never sees more than one waiting.
+/// Number of frames that can wait in the channel. For a client that keeps up, at most one waits.
 const CAPACITY: usize = 64;
 
 pub(super) struct Relay {
@@ -17,7 +17,7 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// A channel that begins with `start`.
+    /// Returns a relay and its receiver, with `start` as the first frame.
     pub(super) fn new(start: Frame) -> (Self, mpsc::Receiver<Frame>) {
         let (frames, receiver) = mpsc::channel(CAPACITY);
         // There is room for the first frame.
@@ -29,7 +29,7 @@ impl Relay {
         (relay, receiver)
     }
 
-    /// Sends a delta now, or keeps it for later.
+    /// Sends a delta at once, or keeps it until there is room. Never waits.
     pub(super) fn send(&mut self, delta: String) {
         if self.backlog.is_empty() {
             self.backlog = delta;
@@ -43,7 +43,7 @@ impl Relay {
         }
     }
 
-    /// Ends when what was kept could be sent; never, if nothing was kept. May be cancelled without losing anything.
+    /// Waits for room and sends the kept deltas; waits forever if none are kept. Cancel-safe: no text is lost.
     pub(super) async fn catch_up(&mut self) {
         if self.backlog.is_empty() {
             return std::future::pending().await;
@@ -55,12 +55,12 @@ impl Relay {
         }
     }
 
-    /// Sends what was kept and the last frame, waiting for the client as long as it is there.
+    /// Sends the kept deltas and the last frame. Waits for the client as long as it is connected.
     pub(super) async fn finish(mut self, last: Frame) {
         if !self.backlog.is_empty() {
             self.catch_up().await;
         }
-        // An error means that the client is gone, and then nobody misses it.
+        // `send` fails only if the client has disconnected; the frame can be dropped.
         let _ = self.frames.send(last).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Which web pages may read the answers.
+//! Cross-origin access (CORS): which web pages may read responses.
 
 use http::{HeaderValue, Uri};
 
@@ -6,17 +6,17 @@ use super::read::text;
 use super::{ConfigError, Lookup, Section};
 
 const VARIABLE: &str = "CORS_ALLOWED_ORIGINS";
-const FORM: &str = "must be *, or origins as browsers send them, separated by commas: scheme://host or scheme://host:port in small letters, without a path, a slash at the end or the scheme's own port";
+const EXPECTED: &str = "must be *, or a comma-separated list of origins as browsers send them: scheme://host or scheme://host:port in lower case, without a path, a trailing slash or the scheme's default port";
 
-/// `CORS_ALLOWED_ORIGINS`: the pages that browsers let read the answers.
+/// Origins whose pages may read responses. Read from `CORS_ALLOWED_ORIGINS`; without it, no CORS headers are sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum CorsConfig {
-    /// No answer says anything about it. `cargo lambda watch` says something of its own, which must not be doubled.
+    /// No response carries CORS headers. Suits `cargo lambda watch`, which adds its own; they must not appear twice.
     #[default]
     Silent,
-    /// Every page.
+    /// Pages of every origin may read responses (`*`).
     Any,
-    /// The pages of these origins.
+    /// Pages of these origins may read responses. Each is spelled as browsers send it in `Origin`.
     Listed(Vec<HeaderValue>),
 }
 
@@ -33,11 +33,11 @@ impl Section for CorsConfig {
             .map(|origin| parse(origin.trim()))
             .collect::<Option<_>>()
             .map(Self::Listed)
-            .ok_or_else(|| ConfigError::new(VARIABLE, FORM))
+            .ok_or_else(|| ConfigError::new(VARIABLE, EXPECTED))
     }
 }
 
-/// An origin in another spelling than the browser's would never match, so only that one is taken.
+/// Accepts only the spelling that browsers use, because any other spelling of an origin would never match.
 fn parse(origin: &str) -> Option<HeaderValue> {
     let uri: Uri = origin.parse().ok()?;
     let (scheme, host) = (uri.scheme_str()?, uri.host()?);

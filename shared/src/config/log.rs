@@ -1,38 +1,38 @@
-//! Logging: variables that begin with `LOG_`.
+//! Logging: the variables that start with `LOG_`.
 
 use super::read::choice;
 use super::{ConfigError, Lookup, Section};
 
-/// How much is logged.
+/// The least severe level that is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// Everything.
+    /// Logs everything.
     Trace,
-    /// What a developer wants.
+    /// Adds details for developers.
     Debug,
-    /// One line a request.
+    /// Adds one line per request.
     Info,
-    /// What went wrong but did not stop a request.
+    /// Adds problems that did not fail a request.
     Warn,
-    /// What stopped a request.
+    /// Logs only problems that failed a request.
     Error,
 }
 
-/// What a log line looks like.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line, for machines.
+    /// One JSON object per line, for machines.
     Json,
-    /// For people.
+    /// Plain text, for people.
     Text,
 }
 
-/// Logging.
+/// Level and format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogConfig {
-    /// `LOG_LEVEL`
+    /// Least severe level that is logged. Read from `LOG_LEVEL`; defaults to `info`.
     pub level: LogLevel,
-    /// `LOG_FORMAT`
+    /// Format of a line. Read from `LOG_FORMAT`; defaults to `json`.
     pub format: LogFormat,
 }
 

@@ -1,33 +1,37 @@
-//! How much is remembered and sent upstream, and how long an operation of memory may take.
+//! Limits of the memory: how much is stored and sent upstream, and how long an operation may take.
 
 use std::time::Duration;
 
 use super::read::{count, milliseconds, number, small};
 use super::{ConfigError, Lookup, Section};
 
-/// How much is remembered, and how long an operation may take.
+/// How much is stored, for how long, and how long an operation on the memory may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryConfig {
-    /// `MEMORY_MAX_MESSAGES`: messages stored per session.
+    /// Number of messages stored per session. Read from `MEMORY_MAX_MESSAGES`; defaults to 100.
     pub max_messages: usize,
-    /// `MEMORY_TTL_SECONDS`: seconds from the last turn until a session is forgotten.
+    /// Seconds from the last turn until a session expires. Read from `MEMORY_TTL_SECONDS`; defaults to 86,400 (one
+    /// day).
     pub ttl_seconds: u64,
-    /// `MEMORY_READ_TIMEOUT_MS`: the whole budget of a read, connecting and retries included.
+    /// Time allowed for a read, including connecting and retries. Read from `MEMORY_READ_TIMEOUT_MS`; defaults to 1,000
+    /// ms.
     pub read_timeout: Duration,
-    /// `MEMORY_WRITE_TIMEOUT_MS`: the whole budget of a write, connecting and retries included.
+    /// Time allowed for a write, including connecting and retries. Read from `MEMORY_WRITE_TIMEOUT_MS`; defaults to
+    /// 1,000 ms.
     pub write_timeout: Duration,
-    /// `REDIS_BREAKER_FAILURES`: consecutive failed operations after which turns stop waiting for Redis.
+    /// Number of consecutive failed operations that open the circuit breaker. Read from `REDIS_BREAKER_FAILURES`;
+    /// defaults to 1.
     pub breaker_failures: u32,
-    /// `REDIS_BREAKER_COOLDOWN_MS`: time between a failed probe of a Redis that is down and the next one.
+    /// Delay between probes while Redis is down. Read from `REDIS_BREAKER_COOLDOWN_MS`; defaults to 500 ms.
     pub breaker_cooldown: Duration,
 }
 
 impl Section for MemoryConfig {
     fn from_lookup(lookup: Lookup<'_>) -> Result<Self, ConfigError> {
-        const TEN_YEARS: u64 = 10 * 365 * 86_400;
+        const TEN_YEARS_SECONDS: u64 = 10 * 365 * 86_400;
         Ok(Self {
             max_messages: count(lookup, "MEMORY_MAX_MESSAGES", 100, 2, 10_000)?,
-            ttl_seconds: number(lookup, "MEMORY_TTL_SECONDS", 86_400, 1, TEN_YEARS)?,
+            ttl_seconds: number(lookup, "MEMORY_TTL_SECONDS", 86_400, 1, TEN_YEARS_SECONDS)?,
             read_timeout: milliseconds(lookup, "MEMORY_READ_TIMEOUT_MS", 1000)?,
             write_timeout: milliseconds(lookup, "MEMORY_WRITE_TIMEOUT_MS", 1000)?,
             breaker_failures: small(lookup, "REDIS_BREAKER_FAILURES", 1, 1, 1_000)?,
@@ -36,12 +40,13 @@ impl Section for MemoryConfig {
     }
 }
 
-/// What is sent upstream.
+/// Limits of the context window: how much is sent upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextConfig {
-    /// `CONTEXT_MAX_MESSAGES`: remembered messages sent with a new one.
+    /// Number of stored messages sent along with a new one. Read from `CONTEXT_MAX_MESSAGES`; defaults to 50.
     pub max_messages: usize,
-    /// `CONTEXT_MAX_TOKENS`: tokens of everything sent: system prompt, history, new message, overhead.
+    /// Number of tokens sent in all: system prompt, history, new message and the overhead of each message. Read from
+    /// `CONTEXT_MAX_TOKENS`; defaults to 20,000.
     pub max_tokens: u64,
 }
 

@@ -1,15 +1,16 @@
-//! Settings of metrics.
+//! Metrics: the variables that start with `METRICS`.
 
 use super::read::{choice, text};
 use super::{ConfigError, Lookup, Section};
 
-/// The longest name that CloudWatch takes.
+/// The longest namespace that CloudWatch accepts.
 const MAX_NAMESPACE_CHARACTERS: usize = 255;
 
-/// Metrics.
+/// Whether and where metrics are recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsConfig {
-    /// `METRICS_NAMESPACE`: under which name CloudWatch keeps them; none if `METRICS` is `off`.
+    /// CloudWatch namespace of the metrics; `None` records none. Read from `METRICS_NAMESPACE`, which defaults to
+    /// `CompanionChat`, and from `METRICS` (`emf` or `off`), which defaults to `emf`.
     pub namespace: Option<String>,
 }
 
@@ -26,7 +27,7 @@ impl Section for MetricsConfig {
         if !is_valid {
             return Err(ConfigError::new(
                 "METRICS_NAMESPACE",
-                "must be a name that CloudWatch takes: at most 255 of A-Z a-z 0-9 . - _ / # : and spaces, and not AWS/…",
+                "must be a valid CloudWatch namespace: 1 to 255 of A-Z a-z 0-9 . - _ / # : and spaces, not blank, and not starting with AWS/",
             ));
         }
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Reading one variable: its type, its range, and the sentence that says what would be right.
+//! Parses one variable: its type, its range, and the error that states what would be valid.
 
 use std::time::Duration;
 
@@ -6,14 +6,17 @@ use secrecy::SecretString;
 
 use super::{ConfigError, Lookup};
 
+/// Returns the variable's value, or `None` if it is unset or empty.
 pub(super) fn text(lookup: Lookup<'_>, name: &str) -> Option<String> {
     lookup(name).filter(|value| !value.is_empty())
 }
 
+/// Returns the variable's value as a secret, or `None` if it is unset or empty.
 pub(super) fn secret(lookup: Lookup<'_>, name: &str) -> Option<SecretString> {
     text(lookup, name).map(SecretString::from)
 }
 
+/// Returns the variable as a whole number from `min` to `max`, or `default` if it is not set.
 pub(super) fn number(
     lookup: Lookup<'_>,
     name: &'static str,
@@ -33,6 +36,7 @@ pub(super) fn number(
     }
 }
 
+/// As [`number`], for values that fit 32 bits.
 pub(super) fn small(
     lookup: Lookup<'_>,
     name: &'static str,
@@ -44,6 +48,7 @@ pub(super) fn small(
     Ok(u32::try_from(number).unwrap_or(max))
 }
 
+/// As [`number`], for counts of things in memory.
 pub(super) fn count(
     lookup: Lookup<'_>,
     name: &'static str,
@@ -55,6 +60,7 @@ pub(super) fn count(
     usize::try_from(number).map_err(|_| ConfigError::new(name, "is too large for this machine"))
 }
 
+/// Returns a duration given in milliseconds: at least 1, and at most 15 minutes, Lambda's longest invocation.
 pub(super) fn milliseconds(
     lookup: Lookup<'_>,
     name: &'static str,
@@ -64,6 +70,7 @@ pub(super) fn milliseconds(
     number(lookup, name, default, 1, LONGEST_INVOCATION_MS).map(Duration::from_millis)
 }
 
+/// Returns the choice whose name the variable holds, in any letter case, or `default` if it is not set.
 pub(super) fn choice<T: Copy>(
     lookup: Lookup<'_>,
     name: &'static str,
@@ -83,6 +90,7 @@ pub(super) fn choice<T: Copy>(
         })
 }
 
+/// Returns the variable as an `http://` or `https://` URL with a host.
 pub(super) fn http_url(
     lookup: Lookup<'_>,
     name: &'static str,
@@ -101,7 +109,7 @@ pub(super) fn http_url(
     }
 }
 
-/// A secret that travels in a header: a line break that slipped into it should stop the start, not every turn.
+/// Returns a secret that is sent in an HTTP header. A stray newline in it must prevent the start, not fail every turn.
 pub(super) fn header_safe(
     lookup: Lookup<'_>,
     name: &'static str,
@@ -109,7 +117,7 @@ pub(super) fn header_safe(
     match text(lookup, name) {
         Some(value) if http::HeaderValue::from_str(&value).is_err() => Err(ConfigError::new(
             name,
-            "has a character that no HTTP header can carry (a line break, perhaps)",
+            "contains a character that is not allowed in an HTTP header (a trailing newline?)",
         )),
         value => Ok(value.map(SecretString::from)),
     }

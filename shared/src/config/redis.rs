@@ -1,52 +1,56 @@
-//! Where Redis is and how to reach it: variables that begin with `REDIS_`.
+//! Connecting to Redis: the variables that start with `REDIS_`, except those of the circuit breaker.
 
 use secrecy::SecretString;
 
 use super::read::{choice, secret, small, text};
 use super::{ConfigError, Lookup, RedisLogin, Section};
 
-/// How the Redis servers are arranged.
+/// The topology of the Redis servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedisMode {
-    /// One server.
+    /// A single server.
     Standalone,
-    /// A master that sentinels name.
+    /// A master with replicas; Redis Sentinel reports which server is the master.
     Sentinel,
-    /// A cluster.
+    /// A Redis Cluster.
     Cluster,
 }
 
-/// How keys are spelled.
+/// The spelling of the keys of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyLayout {
-    /// `chat:user:character:…`
+    /// `chat:user:character:…`.
     Plain,
-    /// `chat:{user}:character:…`: all keys of a user share a cluster slot.
+    /// `chat:{user}:character:…`: the hash tag puts all keys of a user into one cluster slot.
     Tagged,
 }
 
-/// Where the memory is.
+/// The Redis servers that hold the memory, and how to connect to them.
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
-    /// `REDIS_MODE`
+    /// Topology of the servers. Read from `REDIS_MODE`; defaults to `standalone`.
     pub mode: RedisMode,
-    /// `REDIS_URL`, split at its commas. A URL can hold a password.
+    /// URLs of the server, the sentinels or the cluster's seed nodes. Read from `REDIS_URL`, separated by commas;
+    /// defaults to `redis://127.0.0.1:6379/0`. Secret, because a URL may contain a password.
     pub urls: Vec<SecretString>,
-    /// `REDIS_SENTINEL_MASTER`
+    /// Name under which the sentinels know the master. Read from `REDIS_SENTINEL_MASTER`; defaults to `mymaster`.
     pub sentinel_master: String,
-    /// `REDIS_USERNAME`
+    /// User to authenticate as on the data nodes. Read from `REDIS_USERNAME`; defaults to the user in the URL.
     pub username: Option<String>,
-    /// `REDIS_AUTH` and what it needs.
+    /// Credentials for the data nodes. Read from `REDIS_AUTH` (`password` or `iam`); defaults to `password`.
     pub login: RedisLogin,
-    /// `REDIS_SENTINEL_USERNAME`
+    /// User to authenticate as on the sentinels. Read from `REDIS_SENTINEL_USERNAME`; optional.
     pub sentinel_username: Option<String>,
-    /// `REDIS_SENTINEL_PASSWORD`
+    /// Password for the sentinels. Read from `REDIS_SENTINEL_PASSWORD`; optional.
     pub sentinel_password: Option<SecretString>,
-    /// `REDIS_TLS_CA_FILE`
+    /// PEM file with the certificate authorities to trust. Read from `REDIS_TLS_CA_FILE`; defaults to the system's
+    /// roots.
     pub tls_ca_file: Option<String>,
-    /// `REDIS_WAIT_REPLICAS`: replicas that must have a commit before it counts as saved.
+    /// Number of replicas that must acknowledge a commit before it counts as saved. Read from `REDIS_WAIT_REPLICAS`;
+    /// defaults to 0.
     pub wait_replicas: u32,
-    /// `REDIS_KEY_LAYOUT`, with `auto` resolved.
+    /// Spelling of the keys. Read from `REDIS_KEY_LAYOUT`; defaults to `auto`, which is `tagged` for a cluster and
+    /// `plain` otherwise.
     pub key_layout: KeyLayout,
 }
 
@@ -100,7 +104,7 @@ impl Section for RedisConfig {
         if mode == RedisMode::Cluster && key_layout == KeyLayout::Plain {
             return Err(ConfigError::new(
                 "REDIS_KEY_LAYOUT",
-                "plain keys of one session lie on different nodes of a cluster; use tagged or auto",
+                "must be tagged or auto while REDIS_MODE is cluster: plain keys of one session are on different nodes",
             ));
         }
         let username = text(lookup, "REDIS_USERNAME");

@@ -1,56 +1,57 @@
-//! A secret in the settings: the value itself, or the place in AWS Secrets Manager where it is kept.
+//! Secrets in the settings: the value itself, or the ARN of a secret in AWS Secrets Manager.
 
 use secrecy::SecretString;
 
 use super::read::{choice, secret, text};
 use super::{ConfigError, Lookup};
 
-/// Where a secret is.
+/// Where the value of a secret comes from.
 #[derive(Debug, Clone)]
 pub enum SecretSource {
-    /// In the variable itself.
+    /// The value of the variable itself.
     Value(SecretString),
-    /// In Secrets Manager.
+    /// A secret in AWS Secrets Manager.
     Arn(SecretArn),
 }
 
-/// A secret in Secrets Manager, or one key of it.
+/// A secret in AWS Secrets Manager, or one member of a JSON secret. Parsed from `ARN` or `ARN#KEY`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretArn {
-    /// The variable that names it, for logs.
+    /// Environment variable that names the secret, for logs.
     pub variable: &'static str,
-    /// The ARN as Secrets Manager knows it.
+    /// ARN of the secret, without `#KEY`.
     pub id: String,
-    /// The region in the ARN.
+    /// AWS region of the secret, taken from the ARN.
     pub region: String,
-    /// What follows `#`: the secret is a JSON object, and this member of it is meant.
+    /// Member of the JSON secret that holds the value, taken from `#KEY`; `None` if the whole secret is the value.
     pub key: Option<String>,
 }
 
-/// How the data nodes let this process in.
+/// Credentials for the data nodes of Redis.
 #[derive(Debug, Clone)]
 pub enum RedisLogin {
-    /// `REDIS_PASSWORD` or `REDIS_PASSWORD_SECRET_ARN`; without either, what the URL says.
+    /// A password. Read from `REDIS_PASSWORD` or `REDIS_PASSWORD_SECRET_ARN`; defaults to the password in the URL, if
+    /// any.
     Password(Option<SecretSource>),
-    /// By tokens that are made from the role's credentials.
+    /// Short-lived tokens, signed with the credentials of the function's IAM role (`REDIS_AUTH=iam`).
     Iam(IamLogin),
 }
 
-/// What an ElastiCache token speaks of.
+/// The cache and the user that an ElastiCache IAM token is made for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IamLogin {
-    /// `REDIS_IAM_CACHE_NAME`, in lower case as ElastiCache keeps it.
+    /// Name of the cache, in lower case as ElastiCache stores it. Read from `REDIS_IAM_CACHE_NAME`; required.
     pub cache: String,
-    /// `REDIS_IAM_SERVERLESS`
+    /// Whether the cache is an ElastiCache Serverless cache. Read from `REDIS_IAM_SERVERLESS`; defaults to `true`.
     pub serverless: bool,
-    /// `REDIS_USERNAME`; the user's id in ElastiCache is the same.
+    /// Name of the Redis user, which equals its id in ElastiCache. Read from `REDIS_USERNAME`; required.
     pub user: String,
-    /// `AWS_REGION`, which the platform sets.
+    /// AWS region of the cache. Read from `AWS_REGION`, which Lambda sets; required.
     pub region: String,
 }
 
 impl SecretSource {
-    /// The value, or the secret that `arn_variable` names.
+    /// Returns `value`, or the secret whose ARN is in `arn_variable`, or `None` if neither is set.
     pub(super) fn or_arn(
         lookup: Lookup<'_>,
         variable: &'static str,
@@ -63,7 +64,7 @@ impl SecretSource {
         if value.is_some() {
             return Err(ConfigError::new(
                 arn_variable,
-                format!("is set, and {variable} too; unset one of them"),
+                format!("conflicts with {variable}; set only one"),
             ));
         }
         needs_aws(arn_variable)?;
@@ -94,12 +95,12 @@ impl SecretArn {
             && account.len() == 12
             && account.bytes().all(|byte| byte.is_ascii_digit())
             && kind == "secret"
-            // The characters that Secrets Manager allows in a name.
+            // The characters that Secrets Manager allows in names.
             && is_word(name, b"/_+=.@-");
         if !is_arn || key.is_some_and(str::is_empty) {
             return Err(ConfigError::new(
                 variable,
-                "must be arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME, with #KEY at its end where one key of a JSON secret is meant",
+                "must be arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME; append #KEY to select one member of a JSON secret",
             ));
         }
         Ok(Self {
@@ -135,13 +136,13 @@ impl RedisLogin {
         if password.is_some() {
             return Err(ConfigError::new(
                 "REDIS_AUTH",
-                "is iam, and there is a password too; unset REDIS_PASSWORD and REDIS_PASSWORD_SECRET_ARN",
+                "conflicts with a password while it is iam; unset REDIS_PASSWORD and REDIS_PASSWORD_SECRET_ARN",
             ));
         }
         if !urls.iter().all(|url| url.starts_with("rediss://")) {
             return Err(ConfigError::new(
                 "REDIS_URL",
-                "must be rediss:// while REDIS_AUTH is iam: a token must not travel in clear",
+                "must start with rediss:// while REDIS_AUTH is iam: tokens must not be sent unencrypted",
             ));
         }
         let missing = |name| ConfigError::new(name, "must be set while REDIS_AUTH is iam");
@@ -161,7 +162,7 @@ impl RedisLogin {
     }
 }
 
-/// The name takes the host's place in what is signed, so it can have no character that a host cannot.
+/// Returns the cache's name. It stands in for the host in the signed URL, so only characters of host names are valid.
 fn cache_name(lookup: Lookup<'_>) -> Result<Option<String>, ConfigError> {
     const NAME: &str = "REDIS_IAM_CACHE_NAME";
     let Some(name) = text(lookup, NAME) else {
@@ -175,7 +176,7 @@ fn cache_name(lookup: Lookup<'_>) -> Result<Option<String>, ConfigError> {
     } else {
         Err(ConfigError::new(
             NAME,
-            "must be the name of an ElastiCache cache: letters, digits and hyphens",
+            "must be the name of an ElastiCache cache: only letters, digits and hyphens",
         ))
     }
 }
@@ -186,7 +187,7 @@ fn needs_aws(variable: &'static str) -> Result<(), ConfigError> {
     } else {
         Err(ConfigError::new(
             variable,
-            "needs a binary with the AWS SDK in it; this one was built without the feature `aws`",
+            "needs the AWS SDK; this binary was built without the feature `aws`",
         ))
     }
 }

@@ -1,4 +1,4 @@
-//! The settings' contract: names, defaults, ranges, and errors that name the variable.
+//! The contract of the settings: names, defaults, ranges, and errors that name the variable.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn defaults_are_those_of_the_contract() {
 }
 
 #[test]
-fn metrics_are_off_or_have_a_name_that_cloudwatch_takes() {
+fn metrics_are_off_or_have_a_name_that_cloudwatch_accepts() {
     let off: MetricsConfig = read(&[("METRICS", "off")]).expect("valid");
     assert_eq!(off.namespace, None);
     let named: MetricsConfig =
@@ -63,7 +63,7 @@ fn metrics_are_off_or_have_a_name_that_cloudwatch_takes() {
 }
 
 #[test]
-fn an_upstream_needs_its_three_variables_and_says_which_is_missing() {
+fn an_upstream_needs_its_three_variables_and_the_error_names_the_missing_one() {
     let all = [
         ("LLM_BASE_URL", "https://host/v3/"),
         ("LLM_API_KEY", "k"),
@@ -148,7 +148,7 @@ fn a_cluster_has_tagged_keys() {
 }
 
 #[test]
-fn an_origin_is_taken_in_the_spelling_of_browsers_alone() {
+fn only_the_spelling_of_browsers_is_accepted_as_an_origin() {
     let origins = |value| read::<CorsConfig>(&[("CORS_ALLOWED_ORIGINS", value)]);
     assert_eq!(read::<CorsConfig>(&[]), Ok(CorsConfig::Silent));
     assert_eq!(origins(""), Ok(CorsConfig::Silent));
@@ -223,7 +223,7 @@ fn without_the_sdk_in_the_binary_what_needs_it_is_refused() {
 
 #[cfg(feature = "aws")]
 #[test]
-fn a_secret_is_a_value_or_a_place_and_not_both() {
+fn a_secret_is_a_value_or_an_arn_and_not_both() {
     let with_key = format!("{ARN}#api_key");
     let llm = [
         ("LLM_BASE_URL", "http://h"),
@@ -235,7 +235,7 @@ fn a_secret_is_a_value_or_a_place_and_not_both() {
         ..
     } = read::<LlmConfig>(&llm).expect("valid").provider
     else {
-        panic!("a place");
+        panic!("an ARN");
     };
     assert_eq!((arn.id.as_str(), arn.region.as_str()), (ARN, "eu-west-1"));
     assert_eq!(arn.key.as_deref(), Some("api_key"));
@@ -249,7 +249,7 @@ fn a_secret_is_a_value_or_a_place_and_not_both() {
         refused::<AuthConfig>(&both("JWT_SECRET", "JWT_SECRET_SECRET_ARN")),
         refused::<RedisConfig>(&both("REDIS_PASSWORD", "REDIS_PASSWORD_SECRET_ARN")),
     ] {
-        assert!(problem.contains("_SECRET_ARN: is set, and ") && !problem.contains("hunter2"));
+        assert!(problem.contains("_SECRET_ARN: conflicts with ") && !problem.contains("hunter2"));
     }
     for malformed in [
         "hunter2",
@@ -271,7 +271,7 @@ fn a_secret_is_a_value_or_a_place_and_not_both() {
 
 #[cfg(feature = "aws")]
 #[test]
-fn iam_needs_a_cache_a_user_a_region_and_tls_and_says_which_is_missing() {
+fn iam_needs_a_cache_a_user_a_region_and_tls_and_the_error_names_the_missing_one() {
     let all = [
         ("REDIS_AUTH", "iam"),
         ("REDIS_URL", "rediss://cache:6379"),

@@ -1,6 +1,7 @@
-//! Secrets Manager, and the execution role's credentials. With [`super::elasticache`] the only place that knows the AWS SDK.
+//! Access to AWS Secrets Manager and to the execution role's credentials. Only this file and [`super::elasticache`]
+//! know the AWS SDK.
 //!
-//! The SDK sends through this project's HTTP client. It is set up at first use, and not before.
+//! The SDK sends its requests through this project's HTTP client. It is initialised at first use.
 
 use std::time::Duration;
 
@@ -28,28 +29,28 @@ use crate::config::SecretArn;
 use crate::outbound::HttpClient;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// An attempt that hangs leaves time for another.
+/// Time allowed for one attempt, so that one that hangs leaves time for another.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The SDK's own pause is a second, as long as a whole read of memory may take.
-const BACKOFF: Duration = Duration::from_millis(100);
-/// A secret has at most 64 KiB, and JSON may escape each byte of it.
-const MAX_BYTES: usize = 512 * 1024;
+/// Pause before the first retry. The SDK's default of 1 s is as long as a whole read of the memory may take.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
+/// Largest response that is read. A secret has at most 64 KiB, and JSON may escape each byte as six.
+const MAX_RESPONSE_BYTES: usize = 512 * 1024;
 
-/// The way to AWS.
+/// The lazily initialised AWS SDK.
 #[derive(Default)]
 pub(super) struct Aws {
     config: OnceCell<SdkConfig>,
 }
 
 impl Aws {
-    /// Fetches a secret as a whole.
+    /// Fetches the whole text of a secret, from the region in its ARN.
     pub(super) async fn secret(&self, arn: &SecretArn) -> Result<SecretString, Error> {
-        // Where the ARN says, whatever region this process runs in.
+        // The secret may be in another region than this process.
         let config = config::Builder::from(self.config().await?)
             .region(Region::new(arn.region.clone()))
             .build();
         let request = Client::from_conf(config).get_secret_value();
-        // A large future, needed once in hours.
+        // Boxed, because the future is large and needed only once in hours.
         let answer = Box::pin(request.secret_id(&arn.id).send()).await;
         let text = answer.map_err(|error| failure(&error))?.secret_string;
         text.filter(|text| !text.is_empty())
@@ -57,7 +58,7 @@ impl Aws {
             .ok_or(Error::Malformed)
     }
 
-    /// The role's credentials.
+    /// Returns the current credentials of the execution role.
     pub(super) async fn credentials(&self) -> Result<Credentials, Error> {
         let provider = self.config().await?.credentials_provider();
         let provider = provider.ok_or(Error::Denied)?;
@@ -72,7 +73,7 @@ impl Aws {
             let client = HttpClient::new(CONNECT_TIMEOUT).map_err(|_| Error::Unavailable)?;
             let connector = SharedHttpConnector::new(Connector { client });
             let loader = aws_config::defaults(BehaviorVersion::latest())
-                .retry_config(RetryConfig::standard().with_initial_backoff(BACKOFF))
+                .retry_config(RetryConfig::standard().with_initial_backoff(INITIAL_BACKOFF))
                 .timeout_config(
                     TimeoutConfig::builder()
                         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
@@ -85,11 +86,11 @@ impl Aws {
     }
 }
 
-/// By the code alone: what AWS says beside it is not for logs.
+/// Classifies by the error code alone: the message from AWS must not be logged.
 fn failure(error: &impl ProvideErrorMetadata) -> Error {
     match error.code() {
         Some("ResourceNotFoundException") => Error::Missing,
-        // The key that the secret is encrypted with may be what is denied.
+        // Access to the KMS key of the secret may be denied instead of the secret itself.
         Some(
             "AccessDeniedException"
             | "UnrecognizedClientException"
@@ -101,7 +102,7 @@ fn failure(error: &impl ProvideErrorMetadata) -> Error {
     }
 }
 
-/// The project's HTTP client in the SDK's terms.
+/// Adapts the project's HTTP client to the SDK.
 struct Connector {
     client: HttpClient,
 }
@@ -122,7 +123,10 @@ impl HttpConnector for Connector {
             let request = http::Request::from_parts(parts, Full::new(body));
             let response = client.request(request).await.map_err(io)?;
             let (parts, body) = response.into_parts();
-            let body = Limited::new(body, MAX_BYTES).collect().await.map_err(io)?;
+            let body = Limited::new(body, MAX_RESPONSE_BYTES)
+                .collect()
+                .await
+                .map_err(io)?;
             let body = SdkBody::from(body.to_bytes());
             HttpResponse::try_from(http::Response::from_parts(parts, body)).map_err(user)
         })

@@ -1,7 +1,8 @@
-//! Tokens by which ElastiCache lets an IAM role in: a presigned request that is never sent.
+//! Tokens that authenticate an IAM role to ElastiCache. A token is a presigned request that is never sent.
 //!
-//! After "Authenticating with IAM" in the ElastiCache user guide: the URL of a `GET` to the cache's name, with the action and
-//! the user in its query, signed by Signature Version 4 for the service `elasticache`, without its scheme.
+//! Follows "Authenticating with IAM" in the ElastiCache user guide. The token is the URL of a `GET` to the cache's
+//! name, without the scheme, with the action and the user in its query, signed with AWS Signature Version 4 for the
+//! service `elasticache`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,17 +19,17 @@ use super::Error;
 use super::aws::Aws;
 use crate::config::IamLogin;
 
-/// The longest that ElastiCache accepts.
-const VALID_FOR: Duration = Duration::from_secs(900);
+/// Lifetime of a token. ElastiCache accepts 15 minutes at most.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(900);
 
-/// All but what signature version 4 leaves as it is.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+/// The bytes that Signature Version 4 percent-encodes: all but letters, digits, `-`, `_`, `.` and `~`.
+const PERCENT_ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')
     .remove(b'~');
 
-/// A source of tokens for one user of one cache.
+/// Signs tokens for one user of one cache.
 pub(super) struct CacheToken {
     aws: Arc<Aws>,
     login: IamLogin,
@@ -39,20 +40,20 @@ impl CacheToken {
         Self { aws, login }
     }
 
-    /// A token that is good for the next quarter of an hour.
+    /// Returns a token that is valid for 15 minutes from `now`.
+    ///
+    /// # Errors
+    /// Returns [`Error::Denied`] without credentials of a role, and [`Error::Malformed`] if the token cannot be signed.
     pub(super) async fn mint(&self, now: SystemTime) -> Result<SecretString, Error> {
         let credentials = self.aws.credentials().await.inspect_err(|error| {
-            tracing::warn!(
-                reason = error.reason(),
-                "there are no credentials of a role"
-            );
+            tracing::warn!(reason = error.reason(), "no role credentials are available");
         })?;
         token(&self.login, credentials, now).ok_or(Error::Malformed)
     }
 }
 
 fn token(login: &IamLogin, credentials: Credentials, now: SystemTime) -> Option<SecretString> {
-    let user = utf8_percent_encode(&login.user, ESCAPED);
+    let user = utf8_percent_encode(&login.user, PERCENT_ENCODED);
     let kind = if login.serverless {
         "&ResourceType=ServerlessCache"
     } else {
@@ -62,7 +63,7 @@ fn token(login: &IamLogin, credentials: Credentials, now: SystemTime) -> Option<
     let uri = format!("http://{unsigned}");
     let mut settings = SigningSettings::default();
     settings.signature_location = SignatureLocation::QueryParams;
-    settings.expires_in = Some(VALID_FOR);
+    settings.expires_in = Some(TOKEN_LIFETIME);
     let identity = credentials.into();
     let parameters = v4::SigningParams::builder()
         .identity(&identity)
@@ -77,7 +78,10 @@ fn token(login: &IamLogin, credentials: Credentials, now: SystemTime) -> Option<
     let (signed, _) = sign(request.ok()?, &parameters).ok()?.into_parts();
     let (_, query) = signed.into_parts();
     let token = query.iter().fold(unsigned, |url, (name, value)| {
-        format!("{url}&{name}={}", utf8_percent_encode(value, ESCAPED))
+        format!(
+            "{url}&{name}={}",
+            utf8_percent_encode(value, PERCENT_ENCODED)
+        )
     });
     Some(SecretString::from(token))
 }

@@ -1,4 +1,4 @@
-//! What is known of one stored secret, and when it may be fetched. Pure: the clock is passed in.
+//! The cached value of one stored secret, and when it may be fetched again. Pure: callers pass the time in.
 //!
 //! Times are wall-clock, because a monotonic clock may stand still while the process is frozen.
 
@@ -10,53 +10,58 @@ use secrecy::SecretString;
 use super::{Error, FETCH_TIMEOUT, Value};
 use crate::clock::{age, is_within};
 
-/// A value that was refused is fetched again at most this often for each who uses it.
-const BETWEEN_REFETCHES: Duration = Duration::from_secs(30);
-/// After a failure without any value, nobody asks for so long: strangers can make a process ask, and each question costs.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// A fetch that is older has no end worth waiting for: the process was frozen, and so was its time limit.
-const LOST_AFTER: Duration = FETCH_TIMEOUT.saturating_add(Duration::from_secs(1));
+/// Shortest time between two refetches for one use of a secret.
+const REFETCH_INTERVAL: Duration = Duration::from_secs(30);
+/// Pause after a failed fetch while no value is cached. Without it, strangers could make the process call AWS at any
+/// rate, and each call is billed.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Age from which a running fetch is given up: the process was frozen meanwhile, and the fetch's timeout with it.
+const FETCH_LOST_AFTER: Duration = FETCH_TIMEOUT.saturating_add(Duration::from_secs(1));
 
-/// What a caller does now.
+/// The next step of a caller that needs the value.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Take this.
+    /// Use this value.
     Have(Value),
-    /// There is none, and it is too early to ask.
+    /// Fail with this error: there is no value, and it is too early to fetch again.
     Failed(Error),
-    /// Somebody is fetching it.
+    /// Wait for the fetch that another task runs.
     Wait,
-    /// The caller fetches it, and says how that ended.
+    /// Fetch the value, and report the outcome to [`Record::ended`].
     Fetch,
 }
 
-/// When one user of a secret last had it fetched again. Members of one secret have users of their own, and a stranger's
-/// token must not keep the others from what was rotated.
+/// The limit on refetches for one use of a secret. Each setting that names the secret has a window of its own, so that
+/// a flood of badly signed tokens cannot keep the other settings from seeing a rotation.
 #[derive(Default)]
 pub(super) struct Window {
-    /// The first value is not counted, so a rotation soon after a start is found at once.
+    /// Time of the last refetch. The first fetch does not count, so a rotation soon after the start is found at once.
     asked_again_at: Option<SystemTime>,
 }
 
 #[derive(Default)]
 pub(super) struct Record {
-    /// With the time when it came.
+    /// The cached value, and when its fetch ended.
     value: Option<(Value, SystemTime)>,
+    /// The error of the last fetch, if that failed, and when it ended.
     failure: Option<(Error, SystemTime)>,
-    /// When the fetch that runs began.
+    /// When the running fetch began.
     fetching_since: Option<SystemTime>,
 }
 
 impl Record {
-    /// Somebody needs the value. If it is as old as `old`, it is fetched again first.
+    /// Returns the next step of a caller that needs the value. A value of `max_age` or older is fetched again first.
     pub(super) fn want(
         &mut self,
         now: SystemTime,
-        old: Option<Duration>,
+        max_age: Option<Duration>,
         window: &mut Window,
     ) -> Step {
         match &self.value {
-            Some((_, at)) if old.is_some_and(|old| age(*at, now).is_some_and(|age| age >= old)) => {
+            // A value from the future is new: the clock was set back.
+            Some((_, at))
+                if max_age.is_some_and(|max_age| age(*at, now).unwrap_or_default() >= max_age) =>
+            {
                 self.again(now, window)
             }
             Some((value, _)) => Step::Have(Arc::clone(value)),
@@ -64,7 +69,7 @@ impl Record {
         }
     }
 
-    /// Whether nobody has needed it yet; then the caller fetches it.
+    /// Returns whether the secret was never fetched. If so, the caller must fetch it now.
     pub(super) fn first(&mut self, now: SystemTime) -> bool {
         let untried = self.value.is_none() && self.failure.is_none() && !self.is_fetching(now);
         if untried {
@@ -73,7 +78,8 @@ impl Record {
         untried
     }
 
-    /// The value was refused, or cannot be used. [`Step::Have`] says that it stays as it is.
+    /// Returns the next step after the value was rejected or found unusable. [`Step::Have`] means that it is too early
+    /// to fetch again.
     pub(super) fn again(&mut self, now: SystemTime, window: &mut Window) -> Step {
         let Some((value, _)) = &self.value else {
             return self.want_first(now);
@@ -83,7 +89,7 @@ impl Record {
         }
         if window
             .asked_again_at
-            .is_some_and(|at| is_within(at, now, BETWEEN_REFETCHES))
+            .is_some_and(|at| is_within(at, now, REFETCH_INTERVAL))
         {
             return Step::Have(Arc::clone(value));
         }
@@ -91,8 +97,10 @@ impl Record {
         self.fetch(now)
     }
 
-    /// The fetch that began at `began` ended. After a failure the value that is known stays. `false`: it was given up for
-    /// lost, and what it brings may be older than what is known.
+    /// Records the outcome of the fetch that began at `began`. After a failure the cached value stays.
+    ///
+    /// Returns `false`, and records nothing, if that fetch had been given up: its value may be older than the cached
+    /// one.
     pub(super) fn ended(
         &mut self,
         began: SystemTime,
@@ -113,11 +121,12 @@ impl Record {
         true
     }
 
+    /// Returns the cached value.
     pub(super) fn known(&self) -> Option<Value> {
         self.value.as_ref().map(|(value, _)| Arc::clone(value))
     }
 
-    /// What the last fetch left.
+    /// Returns the cached value, or else the error of the last fetch.
     pub(super) fn outcome(&self) -> Result<Value, Error> {
         let error = self.failure.map_or(Error::Unavailable, |(error, _)| error);
         self.known().ok_or(error)
@@ -126,14 +135,14 @@ impl Record {
     fn want_first(&mut self, now: SystemTime) -> Step {
         match self.failure {
             _ if self.is_fetching(now) => Step::Wait,
-            Some((error, at)) if is_within(at, now, AFTER_FAILURE) => Step::Failed(error),
+            Some((error, at)) if is_within(at, now, PAUSE_AFTER_FAILURE) => Step::Failed(error),
             _ => self.fetch(now),
         }
     }
 
     fn is_fetching(&self, now: SystemTime) -> bool {
         self.fetching_since
-            .is_some_and(|began| is_within(began, now, LOST_AFTER))
+            .is_some_and(|began| is_within(began, now, FETCH_LOST_AFTER))
     }
 
     fn fetch(&mut self, now: SystemTime) -> Step {
@@ -161,12 +170,12 @@ mod tests {
         value.expose_secret().to_owned()
     }
 
-    /// Somebody needs the value, of whatever age.
+    /// Needs the value at any age.
     fn want(record: &mut Record, now: SystemTime) -> Step {
         record.want(now, None, &mut Window::default())
     }
 
-    /// A record that has fetched this.
+    /// Returns a record that has fetched `text`.
     fn with(text: &str) -> Record {
         let mut record = Record::default();
         assert!(matches!(want(&mut record, at(0)), Step::Fetch));
@@ -175,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_fetched_once_for_all_who_need_it() {
+    fn a_value_is_fetched_once_for_all_callers_that_need_it() {
         let mut record = Record::default();
         assert!(matches!(want(&mut record, at(0)), Step::Fetch));
         assert!(matches!(want(&mut record, at(0)), Step::Wait));
@@ -186,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_refused_all_the_time_is_fetched_once_a_window() {
+    fn a_value_that_is_always_rejected_is_fetched_once_per_window() {
         let (mut record, mut window) = (with("a"), Window::default());
         let mut fetches = 0;
         for second in 0..90 {
@@ -194,7 +203,7 @@ mod tests {
             if matches!(record.again(now, &mut window), Step::Fetch) {
                 fetches += 1;
                 assert!(matches!(record.again(now, &mut window), Step::Wait));
-                // That it could not be fetched counts too.
+                // A failed refetch counts too.
                 record.ended(now, now, Err(Error::Unavailable));
             }
         }
@@ -202,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn who_had_it_fetched_again_does_not_keep_another_from_it() {
+    fn one_use_that_refetches_does_not_keep_another_use_from_refetching() {
         let mut record = with("a");
         let mut windows = [(); 3].map(|()| Window::default());
         let mut fetches = 0;
@@ -219,51 +228,58 @@ mod tests {
     }
 
     #[test]
-    fn an_old_value_is_fetched_again_first_and_goes_on_serving_while_there_is_no_other() {
-        const HOUR: u64 = 3_600_000;
+    fn an_old_value_is_refetched_first_and_stays_in_use_while_there_is_no_newer_one() {
+        const HOUR_MS: u64 = 3_600_000;
         let (mut record, mut window) = (with("a"), Window::default());
-        let old = Some(Duration::from_millis(HOUR));
-        let mut step = |record: &mut Record, ms| record.want(at(ms), old, &mut window);
-        assert!(matches!(step(&mut record, HOUR - 1), Step::Have(_)));
-        assert!(matches!(step(&mut record, HOUR), Step::Fetch));
-        assert!(matches!(step(&mut record, HOUR), Step::Wait));
-        record.ended(at(HOUR), at(HOUR + 9), Err(Error::Unavailable));
+        let max_age = Some(Duration::from_millis(HOUR_MS));
+        let mut step = |record: &mut Record, ms| record.want(at(ms), max_age, &mut window);
+        assert!(matches!(step(&mut record, HOUR_MS - 1), Step::Have(_)));
+        assert!(matches!(step(&mut record, HOUR_MS), Step::Fetch));
+        assert!(matches!(step(&mut record, HOUR_MS), Step::Wait));
+        record.ended(at(HOUR_MS), at(HOUR_MS + 9), Err(Error::Unavailable));
         assert_eq!(known(&record), "a");
-        // Not every request waits for an AWS that is down.
-        assert!(matches!(step(&mut record, HOUR + 29_000), Step::Have(_)));
-        assert!(matches!(step(&mut record, HOUR + 30_000), Step::Fetch));
-        record.ended(at(HOUR + 30_000), at(HOUR + 30_000), fetched("b"));
-        assert!(matches!(step(&mut record, HOUR * 2), Step::Have(_)));
-        assert!(matches!(step(&mut record, HOUR * 2 + 30_000), Step::Fetch));
-        // Who does not mind is not kept waiting, and a clock that was set back makes nothing old.
-        assert!(matches!(want(&mut record, at(HOUR * 9)), Step::Have(_)));
+        // While AWS is down, not every request waits for it.
+        assert!(matches!(step(&mut record, HOUR_MS + 29_000), Step::Have(_)));
+        assert!(matches!(step(&mut record, HOUR_MS + 30_000), Step::Fetch));
+        record.ended(at(HOUR_MS + 30_000), at(HOUR_MS + 30_000), fetched("b"));
+        assert!(matches!(step(&mut record, HOUR_MS * 2), Step::Have(_)));
+        assert!(matches!(
+            step(&mut record, HOUR_MS * 2 + 30_000),
+            Step::Fetch
+        ));
+        // A caller without a maximum age does not wait, and a clock that was set back makes no value old.
+        assert!(matches!(want(&mut record, at(HOUR_MS * 9)), Step::Have(_)));
         assert!(matches!(step(&mut record, 0), Step::Have(_)));
     }
 
     #[test]
-    fn a_fetch_that_a_freeze_has_lost_is_not_waited_for_and_changes_nothing_when_it_ends() {
-        const THAW: u64 = 600_000;
+    fn a_fetch_lost_to_a_freeze_is_not_awaited_and_changes_nothing_when_it_ends() {
+        const THAW_MS: u64 = 600_000;
         let mut record = Record::default();
         assert!(record.first(at(0)));
         assert!(matches!(want(&mut record, at(3_000)), Step::Wait));
-        assert!(matches!(want(&mut record, at(THAW)), Step::Fetch));
-        assert!(!record.ended(at(0), at(THAW), fetched("of before")));
-        assert!(matches!(want(&mut record, at(THAW)), Step::Wait));
-        assert!(record.ended(at(THAW), at(THAW), fetched("a")));
+        assert!(matches!(want(&mut record, at(THAW_MS)), Step::Fetch));
+        assert!(!record.ended(at(0), at(THAW_MS), fetched("from before the freeze")));
+        assert!(matches!(want(&mut record, at(THAW_MS)), Step::Wait));
+        assert!(record.ended(at(THAW_MS), at(THAW_MS), fetched("a")));
         assert_eq!(known(&record), "a");
 
         let mut windows = [(); 2].map(|()| Window::default());
         let [one, other] = &mut windows;
-        assert!(matches!(record.again(at(THAW), one), Step::Fetch));
-        assert!(matches!(record.again(at(THAW), other), Step::Wait));
-        assert!(matches!(record.again(at(THAW * 2), other), Step::Fetch));
-        assert!(record.ended(at(THAW * 2), at(THAW * 2), fetched("b")));
-        assert!(!record.ended(at(THAW), at(THAW * 2), fetched("of before")));
+        assert!(matches!(record.again(at(THAW_MS), one), Step::Fetch));
+        assert!(matches!(record.again(at(THAW_MS), other), Step::Wait));
+        assert!(matches!(record.again(at(THAW_MS * 2), other), Step::Fetch));
+        assert!(record.ended(at(THAW_MS * 2), at(THAW_MS * 2), fetched("b")));
+        assert!(!record.ended(
+            at(THAW_MS),
+            at(THAW_MS * 2),
+            fetched("from before the freeze")
+        ));
         assert_eq!(known(&record), "b");
     }
 
     #[test]
-    fn without_a_value_it_is_asked_for_once_a_second() {
+    fn without_a_value_a_fetch_is_attempted_once_per_second() {
         let mut record = Record::default();
         let mut fetches = 0;
         for tenth in 0..30 {
@@ -282,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_does_not_keep_it_from_being_fetched() {
+    fn a_clock_that_was_set_back_does_not_prevent_a_refetch() {
         let (mut record, mut window) = (with("a"), Window::default());
         assert!(matches!(
             record.again(at(900_000), &mut window),

@@ -1,99 +1,99 @@
-//! All that one invocation can tell of itself, in one place to be reviewed: what is not here is neither logged nor measured.
+//! Everything that is recorded about an invocation, in one place for review: nothing else is logged or measured.
 
 use std::time::Duration;
 
 use crate::ids::{CharacterId, TurnId};
 
-/// The figures of one invocation. What nobody noted did not happen.
+/// The figures of one invocation. A field that is `None` or empty was not reached or does not apply.
 #[derive(Debug, Default)]
 pub struct Figures {
-    /// The function's name.
+    /// Name of the function, such as `chat-stream`.
     pub function: &'static str,
-    /// The platform's id of the invocation.
+    /// Request id that Lambda assigned to the invocation.
     pub request_id: String,
-    /// The X-Ray trace, if the platform named one.
+    /// X-Ray trace id, if Lambda sent one.
     pub trace_id: Option<String>,
-    /// The HTTP method; a word of the standard or `other`.
+    /// HTTP method of the request: a standard method, or `other`.
     pub method: &'static str,
-    /// Whether it is the first invocation of its process.
+    /// Whether this is the first invocation of its process.
     pub cold_start: bool,
-    /// The HTTP status of the answer.
+    /// HTTP status of the response.
     pub status: Option<u16>,
-    /// From the function's first sight of the event to the end.
+    /// Time from the arrival of the request in the function to the end of the invocation.
     pub duration: Duration,
-    /// A hash of the caller's id.
+    /// Hash of the caller's user id.
     pub user: Option<String>,
-    /// The character that the request names.
+    /// Id of the character that the request names.
     pub character: Option<CharacterId>,
-    /// What memory was asked for, in the order of the answers.
+    /// Operations on the memory, in the order in which they ended.
     pub operations: Vec<Done>,
-    /// Messages that the session had stored when it was read.
+    /// Number of messages that the session had stored when it was read.
     pub stored_messages: Option<u64>,
     /// Whether the circuit breaker was open after the last operation on the session.
     pub breaker_open: Option<bool>,
-    /// What became of the commit, if there was anything to commit.
+    /// Outcome of the commit, if there was a turn to commit.
     pub commit: Option<CommitResult>,
-    /// Why Redis kept a turn from being remembered: it went on without history, or was not stored.
+    /// Reason why a turn ran without history or was not stored, where Redis caused it.
     pub degradation: Option<&'static str>,
-    /// The turn, if one began.
+    /// Figures of the turn, if one began.
     pub turn: Option<TurnFigures>,
 }
 
 /// The figures of one turn.
 #[derive(Debug)]
 pub struct TurnFigures {
-    /// Its id.
+    /// Id of the turn.
     pub id: TurnId,
-    /// What memory was like when it began, in the word of the HTTP contract.
+    /// Whether history was read: the value of `memory` in the HTTP API.
     pub memory: &'static str,
-    /// Remembered messages that were sent upstream.
+    /// Number of stored messages that were sent upstream.
     pub history_messages: usize,
-    /// How it ended: a `finish_reason` or a code of the HTTP contract, or `out_of_time`.
+    /// Outcome of the turn: a `finish_reason` or an error `code` of the HTTP API, or `out_of_time`.
     pub outcome: &'static str,
-    /// Why the upstream failed it, in the code of the HTTP contract.
+    /// Error `code` of the HTTP API, if the upstream failed the turn.
     pub upstream_error: Option<&'static str>,
-    /// From the function's first sight of the event to the first delta.
+    /// Time from the arrival of the request in the function to the first delta.
     pub first_delta: Option<Duration>,
-    /// From the function's first sight of the event to the decision on the commit, which is the end of the reply.
+    /// Time from the arrival of the request in the function until the commit was decided, which ends the reply.
     pub reply: Option<Duration>,
-    /// The tokens it took, if the upstream replied at all.
+    /// Tokens of the prompt and the reply, if the upstream replied at all.
     pub tokens: Option<UpstreamTokens>,
 }
 
-/// Tokens in and out.
+/// Numbers of tokens sent to and received from the upstream.
 #[derive(Debug, Clone, Copy)]
 pub struct UpstreamTokens {
-    /// Of the prompt.
+    /// Number of tokens in the prompt.
     pub prompt: u64,
-    /// Of the reply.
+    /// Number of tokens in the reply.
     pub completion: u64,
 }
 
-/// One operation of memory.
+/// One operation on the memory that has ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Done {
-    /// Which.
+    /// Kind of the operation.
     pub operation: Operation,
-    /// How it ended.
+    /// Outcome of the operation.
     pub status: Status,
-    /// From the call to its end, retries and the breaker's wait included.
+    /// Time from the call to its end, including retries and the wait for the circuit breaker.
     pub duration: Duration,
 }
 
-/// What memory can be asked for.
+/// A kind of operation on the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// The history.
+    /// Loads the history of a session.
     Load,
-    /// Storing a turn.
+    /// Stores a turn.
     Commit,
-    /// Forgetting a session.
+    /// Clears a session.
     Clear,
-    /// A session's figures.
+    /// Reads the metadata of a session.
     Session,
-    /// A session's new state.
+    /// Changes the state of a session.
     SetState,
-    /// A character.
+    /// Reads a character.
     Character,
 }
 
@@ -119,14 +119,14 @@ impl Operation {
     }
 }
 
-/// How an operation ended.
+/// The outcome of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Redis answered.
     Success,
-    /// Redis refused, could not be reached, or is known to be down.
+    /// Redis returned an error, could not be reached, or is known to be down.
     Failure,
-    /// Nothing came back within the operation's budget.
+    /// Redis did not answer within the operation's time budget.
     Timeout,
 }
 
@@ -142,16 +142,16 @@ impl Status {
     }
 }
 
-/// What became of a commit.
+/// The outcome of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitResult {
-    /// Stored.
+    /// The turn was stored.
     Saved,
-    /// Stored by an earlier attempt whose answer was lost.
+    /// The turn had been stored by an earlier attempt whose response was lost.
     Duplicate,
-    /// Not stored: the session was cleared meanwhile.
+    /// The turn was not stored, because the session was cleared after it began.
     Fenced,
-    /// Not stored, or nobody knows: memory is unavailable.
+    /// The turn was not stored, or that is unknown, because the memory is unavailable.
     Failed,
 }
 
@@ -165,7 +165,7 @@ impl CommitResult {
         }
     }
 
-    /// Whether the turn is in memory.
+    /// Returns whether the turn is in the memory.
     pub(super) fn is_saved(self) -> bool {
         match self {
             Self::Saved | Self::Duplicate => true,

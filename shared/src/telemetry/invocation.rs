@@ -1,8 +1,8 @@
-//! The event of one invocation, while it is open.
+//! The event of one invocation while it is open.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -11,10 +11,13 @@ use tokio::task::block_in_place;
 use tracing::Span;
 
 use super::{Done, Figures, Operation, Process, Status, Telemetry, request_line};
+use crate::clock::lock;
 use crate::ids::{CharacterId, UserId};
 
-/// The event of one invocation. Whoever works on the invocation holds one; clones are the same event. It is closed and told,
-/// once, when the last is dropped, which a panic does too.
+/// The open event of one invocation. Clones share the event; it is logged and measured once, when the last clone is
+/// dropped.
+///
+/// A panic drops the clones too, so an invocation that panics is recorded as well.
 #[derive(Clone)]
 pub struct Invocation {
     open: Arc<Open>,
@@ -26,12 +29,12 @@ struct Open {
     /// The invocation's, wherever the last holder is.
     span: Span,
     began: Instant,
-    /// Held for an assignment and never across an await.
+    /// Locked for an assignment, never across an await.
     figures: Mutex<Figures>,
 }
 
 impl Telemetry {
-    /// Opens the event of an invocation that begins now, in its span.
+    /// Opens the event of an invocation that begins now. Call it inside the invocation's span.
     #[must_use]
     pub fn begin(
         &self,
@@ -73,28 +76,26 @@ impl Invocation {
         }
     }
 
-    /// Notes what its holder knows.
+    /// Changes the figures. `note` must be quick: it runs while the figures are locked.
     pub fn note(&self, note: impl FnOnce(&mut Figures)) {
-        let mut figures = self
-            .open
-            .figures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        note(&mut figures);
+        note(&mut lock(&self.open.figures));
     }
 
-    /// Notes who calls, as a hash.
+    /// Records the caller, as a hash of the user id.
     pub fn note_user(&self, user: &UserId) {
         let user = pseudonym(user);
         self.note(|figures| figures.user = Some(user));
     }
 
-    /// Notes the character that the request names.
+    /// Records the character that the request names.
     pub fn note_character(&self, character: &CharacterId) {
         self.note(|figures| figures.character = Some(character.clone()));
     }
 
-    /// Notes an operation of memory and how long it took. `status` tells how it failed.
+    /// Runs an operation on the memory, and records its outcome and duration. `status` classifies an error.
+    ///
+    /// # Errors
+    /// Returns the error of `run`, unchanged.
     pub async fn timed<T, E>(
         &self,
         operation: Operation,
@@ -112,14 +113,14 @@ impl Invocation {
         outcome
     }
 
-    /// How long the invocation runs.
+    /// Returns the time since the invocation began.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.open.began.elapsed()
     }
 }
 
-/// Figures are told when they are complete, and not by accident before.
+/// Hides the figures: they are written when they are complete, and not by accident before.
 impl fmt::Debug for Invocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Invocation(…)")
@@ -131,35 +132,32 @@ impl Drop for Open {
         let Some(process) = &self.process else {
             return;
         };
-        let figures = self
-            .figures
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut figures = lock(&self.figures);
         figures.duration = self.began.elapsed();
-        let tell = || {
+        let write = || {
             let _in_span = self.span.enter();
             if let Some(metrics) = &process.metrics {
-                metrics.write(figures);
+                metrics.write(&figures);
             }
-            request_line::write(figures);
+            request_line::write(&figures);
         };
-        // Whoever reads the output may be slow. That may hold up this invocation's end, and no other invocation.
+        // The reader of standard output may be slow. That may delay the end of this invocation, but of no other.
         let others = Handle::try_current()
             .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
         if others {
-            block_in_place(tell);
+            block_in_place(write);
         } else {
-            tell();
+            write();
         }
     }
 }
 
-/// The first 16 hex digits of the SHA-256 of the id: enough to tell users apart, and no way back for who does not have the
-/// id already.
+/// Returns the first 16 hex digits of the SHA-256 of the id: enough to distinguish users, and not reversible without
+/// already knowing the id.
 fn pseudonym(user: &UserId) -> String {
-    const BYTES: usize = 8;
+    const HASH_BYTES: usize = 8;
     let digest = digest(&SHA256, user.as_str().as_bytes());
-    let hash = digest.as_ref().iter().take(BYTES);
+    let hash = digest.as_ref().iter().take(HASH_BYTES);
     hash.map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -168,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_told_by_the_first_sixteen_digits_of_the_hash() {
+    fn a_user_is_recorded_as_the_first_16_digits_of_the_hash() {
         let user = UserId::parse("abc").expect("valid");
         assert_eq!(pseudonym(&user), "ba7816bf8f01cfea");
     }

@@ -1,7 +1,7 @@
-//! Logging as such: where lines go, which are let through, and what is said when a process cannot start.
+//! The log: its format, its filter, and the report of a process that cannot start or go on.
 //!
-//! The Lambda runtime logs whole events at TRACE, and HTTP and TLS libraries log what they carry, so all code but this
-//! project's own is held to INFO.
+//! The Lambda runtime logs whole events at TRACE, and HTTP and TLS libraries log what they transfer, so the level of
+//! all code outside this project is capped at INFO.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -13,15 +13,22 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
 
+use super::LOG_TARGET;
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
-/// Crates of this project, as they name themselves in logs.
-const OWN: [&str; 4] = ["shared", "chat_stream", "clear_history", "session_meta"];
-/// Where the runtime opens the span that says whose request a line belongs to. It logs nothing itself, and at any level its
-/// span is wanted.
+/// Log targets of this project: its crates, and the service as a whole.
+const OWN_TARGETS: [&str; 5] = [
+    LOG_TARGET,
+    "shared",
+    "chat_stream",
+    "clear_history",
+    "session_meta",
+];
+/// Target of the span in which the runtime puts the request id. It must be enabled at every level, or lines would lose
+/// the request id; the target itself logs nothing.
 const REQUEST_SPAN: (&str, LevelFilter) = ("lambda_runtime::layers::trace", LevelFilter::INFO);
 
-/// Starts logging, once, at start.
+/// Starts logging for this process.
 pub(super) fn init(config: LogConfig) {
     let level = match config.level {
         LogLevel::Trace => LevelFilter::TRACE,
@@ -32,11 +39,11 @@ pub(super) fn init(config: LogConfig) {
     };
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::INFO))
-        .with_targets(OWN.map(|name| (name, level)))
+        .with_targets(OWN_TARGETS.map(|name| (name, level)))
         .with_targets([REQUEST_SPAN]);
     let registry = tracing_subscriber::registry().with(filter);
-    // Set as it is: `init` would also take in what other libraries hand to the `log` crate. A second start in one process,
-    // as in tests, keeps the first.
+    // Not `init`, which would also collect what libraries send to the `log` crate. A second call in one process, as in
+    // tests, changes nothing.
     let _ = match config.format {
         LogFormat::Json => {
             let lines = fmt::layer()
@@ -47,24 +54,24 @@ pub(super) fn init(config: LogConfig) {
         }
         LogFormat::Text => set_global_default(registry.with(fmt::layer().with_ansi(false))),
     };
-    // The standard hook prints the message of a panic, and such a message can quote the text that it failed on.
+    // The standard hook prints the message of a panic, which can quote message text. This one logs only the place.
     std::panic::set_hook(Box::new(|panic| {
         let at = panic
             .location()
             .map(ToString::to_string)
             .unwrap_or_default();
-        tracing::error!(target: "shared", at, "panic");
+        tracing::error!(target: LOG_TARGET, at, "panic");
     }));
 }
 
-/// Says why a process does not start, and gives its exit status.
+/// Reports on standard error why the process cannot start, and returns its exit status.
 pub(crate) fn start_failed(error: &dyn Error) -> ExitCode {
     report("start failed", error)
 }
 
-/// Says that there is nobody left to serve, and gives the exit status.
+/// Reports on standard error that the Runtime API is lost, and returns the process's exit status.
 pub(crate) fn platform_lost(error: &dyn Error) -> ExitCode {
-    report("the platform is gone", error)
+    report("lost the Runtime API", error)
 }
 
 fn report(message: &str, error: &dyn Error) -> ExitCode {
@@ -77,7 +84,7 @@ fn report(message: &str, error: &dyn Error) -> ExitCode {
     }
     #[expect(
         clippy::print_stderr,
-        reason = "logging may be what could not be started"
+        reason = "logging itself may have failed to start"
     )]
     {
         eprintln!(

@@ -1,12 +1,11 @@
-//! The event of an invocation as metrics, in CloudWatch's embedded metric format: names, dimensions and units.
+//! The event of an invocation as metrics, in CloudWatch's embedded metric format (EMF): names, dimensions and units.
 //!
-//! CloudWatch reads a dimension's value from the root of a line, so figures with different values go to different lines;
-//! the library splits them. Every figure is written as it was measured and nothing is averaged before, so that
-//! percentiles are true. No dimension tells of a user, a character or a session: each set of values is a metric that is paid
-//! for.
+//! CloudWatch reads the value of a dimension from the root of a line, so figures with different values go to different
+//! lines; the library splits them. Figures are written as measured and never averaged first, so that percentiles are
+//! exact. No dimension holds a user, a character or a session, because CloudWatch bills each set of values as a metric.
 
 use std::io::{self, Write as _};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use metrique_writer_core::config::AllowSplitEntries;
@@ -18,14 +17,16 @@ use metrique_writer_core::{
 };
 use metrique_writer_format_emf::Emf;
 
-use super::{CommitResult, Figures, Operation, Status};
+use super::{CommitResult, Figures, LOG_TARGET, Operation, Status};
+use crate::clock::lock;
 
 const SECONDS: Unit = Unit::Second(NegativeScale::One);
 
-/// Writes events as metrics.
+/// Writes events as metrics to standard output.
 pub(super) struct Metrics {
     namespace: String,
-    /// Made for the first event, so that it costs no start. Held while one event is put into words, and not while they are written.
+    /// Built for the first event, so that the start does not pay for it. Locked while an event is formatted, not while
+    /// it is written.
     format: Mutex<Option<Emf>>,
 }
 
@@ -37,31 +38,32 @@ impl Metrics {
         }
     }
 
-    /// Writes an event's lines at once, whole, to standard output.
+    /// Writes all lines of an event to standard output in one piece.
     pub(super) fn write(&self, figures: &Figures) {
         let mut lines = Vec::with_capacity(4_096);
         if let Err(error) = self.format(figures, &mut lines) {
-            tracing::error!(target: "shared", %error, "the metrics of a request are malformed");
+            tracing::error!(target: LOG_TARGET, %error, "the metrics of a request could not be formatted");
             return;
         }
         let mut output = io::stdout().lock();
-        // Nobody is there to be told when nobody reads.
+        // If standard output is closed, there is nowhere left to report the error.
         let _ = output.write_all(&lines).and_then(|()| output.flush());
     }
 
     fn format(&self, figures: &Figures, lines: &mut Vec<u8>) -> Result<(), IoStreamError> {
-        let mut format = self.format.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut format = lock(&self.format);
         let format = format.get_or_insert_with(|| {
-            // In debug builds this checks every event.
+            // Debug builds validate every event.
             Emf::builder(self.namespace.clone(), vec![vec![]]).build()
         });
-        format.format(&InLines(figures), lines)
+        format.format(&EmfEvent(figures), lines)
     }
 }
 
-struct InLines<'a>(&'a Figures);
+/// Adapts the figures of an event to the EMF library.
+struct EmfEvent<'a>(&'a Figures);
 
-impl Entry for InLines<'_> {
+impl Entry for EmfEvent<'_> {
     fn write<'a>(&'a self, writer: &mut impl EntryWriter<'a>) {
         let Self(figures) = self;
         writer.config(const { &AllowSplitEntries::new() });
@@ -146,7 +148,7 @@ fn turn<'a>(figures: &Figures, writer: &mut impl EntryWriter<'a>) {
     }
 }
 
-/// What was observed of one metric under one set of dimensions.
+/// The observations of one metric under one set of dimensions.
 struct Figure<'a> {
     observed: Vec<Observation>,
     unit: Unit,

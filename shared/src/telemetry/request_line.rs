@@ -1,15 +1,15 @@
-//! The event of an invocation as a line of the log: one a request, whatever became of it.
+//! The event of an invocation as a line of the log: one per request, whatever its outcome.
 
 use std::time::Duration;
 
-use super::{CommitResult, Figures, Operation};
+use super::{CommitResult, Figures, LOG_TARGET, Operation};
 
-/// Writes it, in the invocation's span.
+/// Logs the figures of one invocation at INFO. The caller enters the invocation's span first.
 pub(super) fn write(figures: &Figures) {
     let turn = figures.turn.as_ref();
     let tokens = turn.and_then(|turn| turn.tokens);
     tracing::info!(
-        target: "shared",
+        target: LOG_TARGET,
         request_id = figures.request_id,
         trace_id = figures.trace_id,
         function = figures.function,
@@ -37,6 +37,7 @@ pub(super) fn write(figures: &Figures) {
     );
 }
 
+/// Returns the duration of the first operation of this kind, in milliseconds.
 fn took(figures: &Figures, operation: Operation) -> Option<u64> {
     let done = figures
         .operations
