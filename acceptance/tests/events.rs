@@ -29,7 +29,7 @@ enum Checks {
 }
 
 fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../events")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../events")
 }
 
 fn read(name: &str) -> String {
