@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use self::api::{Api, Invocation};
 pub use self::streaming::Streaming;
 use crate::answer::Answer;
-use crate::binary::binary;
+use crate::binary::{binary, chat_stream_with_test_hooks};
 use crate::process::Process;
 use crate::server::HttpServer;
 use crate::unspeakable::Unspeakable;
@@ -42,6 +42,21 @@ pub struct FunctionBuilder {
 }
 
 impl FunctionBuilder {
+    /// Starts `chat-stream` with the feature `test-hooks` instead: the message `/panic` panics in mid-reply, and
+    /// `BROKEN_COMMIT_SCRIPT` names a file that replaces the commit script.
+    ///
+    /// # Panics
+    /// If this is another function, or the build fails.
+    #[must_use]
+    pub fn test_hooks(mut self) -> Self {
+        assert!(
+            self.path.ends_with("chat-stream"),
+            "only chat-stream has hooks"
+        );
+        self.path = chat_stream_with_test_hooks();
+        self
+    }
+
     /// Starts it in a cgroup, by the path of the file that takes its processes.
     #[must_use]
     pub fn cgroup(mut self, processes: PathBuf) -> Self {

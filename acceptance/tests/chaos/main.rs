@@ -69,13 +69,7 @@ async fn a_commit_that_is_broken_on_purpose_is_found_out() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), broken).expect("written");
         let path = file.path().to_str().expect("UTF-8").to_owned();
-        let verdict = run(
-            "standalone",
-            Duration::from_secs(3),
-            1,
-            vec![("BROKEN_COMMIT_SCRIPT".into(), path)],
-        )
-        .await;
+        let verdict = run("standalone", Duration::from_secs(3), 1, Some(&path)).await;
         assert!(!verdict.violations.is_empty(), "nothing was noticed");
     }
 }
@@ -95,7 +89,7 @@ async fn run_named(topology: &str, seconds: u64) {
     };
     let seconds = number("CHAOS_SECONDS").unwrap_or(seconds);
     let seed = number("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let verdict = run(topology, Duration::from_secs(seconds), seed, Vec::new()).await;
+    let verdict = run(topology, Duration::from_secs(seconds), seed, None).await;
     assert!(
         verdict.violations.is_empty(),
         "seed {seed}:\n{}",
@@ -122,7 +116,8 @@ struct Diary {
     problems: Vec<String>,
 }
 
-async fn run(topology: &str, length: Duration, seed: u64, env: Vec<(String, String)>) -> Verdict {
+/// Lets clients talk while faults strike, and compares. `broken_commit` is the path of a script in the place of the commit's.
+async fn run(topology: &str, length: Duration, seed: u64, broken_commit: Option<&str>) -> Verdict {
     println!("{topology}: seed {seed}, {} s", length.as_secs());
     let mut target = Target::start(topology).await;
     let start = async |name: &str| {
@@ -132,8 +127,13 @@ async fn run(topology: &str, length: Duration, seed: u64, env: Vec<(String, Stri
             .env("LOG_LEVEL", "error")
             .env("MEMORY_MAX_MESSAGES", "10000")
             .env("REDIS_BREAKER_COOLDOWN_MS", "100")
-            .envs(target.env())
-            .envs(env.clone());
+            .envs(target.env());
+        let builder = match broken_commit {
+            Some(path) if name == "chat-stream" => {
+                builder.test_hooks().env("BROKEN_COMMIT_SCRIPT", path)
+            }
+            _ => builder,
+        };
         Arc::new(builder.concurrency(CLIENTS).start().await)
     };
     let mut chats = Vec::new();
