@@ -1,13 +1,14 @@
 //! What a function answered, as a client behind a gateway would see it.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// One chunk of a streamed body, as it came.
 #[derive(Debug, Clone)]
@@ -27,6 +28,29 @@ pub struct SseEvent {
     pub data: Value,
     /// When its last byte came.
     pub at: Instant,
+}
+
+/// What a problem document (RFC 9457) says: the members that differ from one problem to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// The machine-readable reason, such as `memory_unavailable`.
+    pub code: Cow<'static, str>,
+    /// The reason in words.
+    pub detail: Cow<'static, str>,
+}
+
+impl Problem {
+    /// Returns the problem with these members.
+    #[must_use]
+    pub const fn new(status: u16, code: &'static str, detail: &'static str) -> Self {
+        Self {
+            status,
+            code: Cow::Borrowed(code),
+            detail: Cow::Borrowed(detail),
+        }
+    }
 }
 
 /// A whole answer.
@@ -85,6 +109,57 @@ impl Answer {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Returns the problem that this answer is, and checks what all problems have in common: the media type, the members of the
+    /// document, the title, and the headers that clients expect with some statuses.
+    ///
+    /// # Panics
+    /// If this is not a problem document, or not a complete one.
+    #[must_use]
+    #[track_caller]
+    pub fn problem(&self) -> Problem {
+        let text = self.text();
+        let media_type = self.header("content-type");
+        assert_eq!(media_type, Some("application/problem+json"), "{text}");
+        let document = self.json();
+        let text_of = |member: &str| document[member].as_str().unwrap_or_default().to_owned();
+        let problem = Problem {
+            status: self.status,
+            code: text_of("code").into(),
+            detail: text_of("detail").into(),
+        };
+        let status = StatusCode::from_u16(self.status).expect("a status");
+        assert_eq!(
+            document,
+            json!({
+                "type": "about:blank",
+                "title": status.canonical_reason().unwrap_or_default(),
+                "status": self.status,
+                "detail": problem.detail,
+                "code": problem.code,
+            })
+        );
+        let companion = match self.status {
+            401 => Some("www-authenticate"),
+            405 => Some("allow"),
+            503 => Some("retry-after"),
+            _ => None,
+        };
+        if let Some(name) = companion {
+            assert!(self.header(name).is_some(), "a {status} without {name}");
+        }
+        problem
+    }
+
+    /// Asserts that this answer is a problem with this status and code.
+    ///
+    /// # Panics
+    /// If it is not; see [`Answer::problem`].
+    #[track_caller]
+    pub fn assert_problem(&self, status: u16, code: &str) {
+        let problem = self.problem();
+        assert_eq!((problem.status, &*problem.code), (status, code));
     }
 
     /// The events of the stream. Comments are not among them.

@@ -37,6 +37,7 @@ pub mod secrets;
 pub mod sentinel;
 mod server;
 pub mod sigv4;
+pub mod stage;
 pub mod tls;
 pub mod tokens;
 mod unspeakable;
