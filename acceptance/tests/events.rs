@@ -1,85 +1,130 @@
-//! The sample events: each goes to the real binary that it is for, and the whole answer is the one that
-//! `events/expected.json` promises.
+//! The sample events: each goes to the real binary that it is for, and the whole answer is the promised one.
+//!
+//! `events/` holds one whole event for each route and gateway. `events/refusals.json` is a table of patches (RFC 7396) that
+//! turn a sample into an event that is refused, each with the refusal. Try one by hand with `scripts/event.py`.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use serde_json::{Map, Value, json};
-use testkit::answer::Answer;
+use serde::Deserialize;
+use serde_json::Value;
+use testkit::answer::{Answer, Problem};
 use testkit::redis::Server;
 use testkit::runtime::Function;
 use testkit::tokens::{Token, secret, token};
 use testkit::upstream::{Script, Upstream};
 
-/// Whose events they are, in tokens and in the claims of authorizers.
+/// The user of the samples, in tokens and in the claims of authorizers.
 const CALLER: &str = "8f14e45f-ceea-467f-a3d1-0c6f3b7d21ab";
 const FUNCTIONS: [&str; 3] = ["chat-stream", "clear-history", "session-meta"];
+const ROUTES: [&str; 4] = [
+    "chat-stream",
+    "clear-history",
+    "session-meta.get",
+    "session-meta.patch",
+];
+const GATEWAYS: [&str; 2] = ["rest", "http"];
 
-/// A row of the table: `function`, the one that the event is for; `given`, what the answer depends on besides the event;
-/// `status`; `headers`, all of them; `body` of a buffered answer or `events` of a stream; and
-/// `detail_behind_an_authorizer`, because where tokens are the gateway's business a function cannot tell a bad one from none.
-type Expected = Map<String, Value>;
-
-/// Who checks the tokens.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Checks {
-    Function,
-    Authorizer,
+/// A row of `refusals.json`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refusal {
+    name: String,
+    /// The sample that is patched.
+    base: String,
+    patch: Value,
+    /// What the refusal depends on besides the event.
+    #[serde(default)]
+    given: Given,
+    status: u16,
+    code: String,
+    detail: String,
+    /// The detail where an authorizer checks the tokens: the function cannot tell a bad token from a missing one.
+    detail_behind_an_authorizer: Option<String>,
+    /// The headers that only some refusals have.
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
 }
 
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../events")
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+enum Given {
+    #[default]
+    #[serde(rename = "nothing stored")]
+    NothingStored,
+    #[serde(rename = "damaged character")]
+    DamagedCharacter,
+    #[serde(rename = "no redis")]
+    NoRedis,
+}
+
+impl Refusal {
+    fn event(&self) -> String {
+        let mut event: Value = serde_json::from_str(&read(&self.base)).expect("JSON");
+        json_patch::merge(&mut event, &self.patch);
+        event
+            .to_string()
+            .replace("${64_KIB}", &"x".repeat(64 * 1024))
+    }
+
+    fn problem(&self, checks: Checks) -> Problem {
+        let detail = match (checks, &self.detail_behind_an_authorizer) {
+            (Checks::Authorizer, Some(detail)) => detail,
+            _ => &self.detail,
+        };
+        Problem {
+            status: self.status,
+            code: self.code.clone().into(),
+            detail: detail.clone().into(),
+        }
+    }
+
+    /// All headers of the answer.
+    fn headers(&self) -> BTreeMap<String, String> {
+        let mut headers = self.headers.clone();
+        headers.insert("content-type".into(), "application/problem+json".into());
+        headers.insert("cache-control".into(), "no-store".into());
+        headers
+    }
+}
+
+fn samples() -> Vec<String> {
+    let of_route = |route| GATEWAYS.map(|gateway| format!("{route}.{gateway}.json"));
+    ROUTES.into_iter().flat_map(of_route).collect()
+}
+
+fn refusals() -> Vec<Refusal> {
+    serde_json::from_str(&read("refusals.json")).expect("a table of refusals")
 }
 
 fn read(name: &str) -> String {
-    let path = directory().join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../events")
+        .join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{error}: {}", path.display()))
 }
 
-fn expectations() -> BTreeMap<String, Expected> {
-    serde_json::from_str(&read("expected.json")).expect("a table of answers")
-}
-
-fn files_below(directory: &Path, prefix: &str) -> Vec<String> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).expect("a directory") {
-        let entry = entry.expect("an entry");
-        let name = entry.file_name().into_string().expect("UTF-8");
-        if entry.path().is_dir() {
-            files.extend(files_below(&entry.path(), &format!("{prefix}{name}/")));
-        } else {
-            files.push(format!("{prefix}{name}"));
-        }
-    }
-    files
-}
-
 #[test]
-fn every_event_has_an_expected_answer_and_every_expected_answer_an_event() {
-    let mut files = files_below(&directory(), "");
-    files.retain(|name| name != "expected.json");
-    files.sort();
-    let expected: Vec<String> = expectations().into_keys().collect();
-    assert_eq!(files, expected);
-    for name in FUNCTIONS {
-        for gateway in ["rest", "http"] {
-            let of_it = |file: &&String| {
-                file.starts_with(name) && file.ends_with(&format!("{gateway}.json"))
-            };
-            assert!(files.iter().any(|file| of_it(&file)), "{name} {gateway}");
-        }
+fn every_route_has_a_sample_for_each_gateway_and_every_refusal_patches_one() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events");
+    let files: BTreeSet<String> = std::fs::read_dir(directory)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name().into_string())
+        .map(|name| name.expect("UTF-8"))
+        .collect();
+    let mut expected = BTreeSet::from_iter(samples());
+    for refusal in refusals() {
+        assert!(expected.contains(&refusal.base), "{}", refusal.name);
     }
+    expected.insert("refusals.json".into());
+    assert_eq!(files, expected);
+    let names: BTreeSet<String> = refusals().into_iter().map(|refusal| refusal.name).collect();
+    assert_eq!(names.len(), refusals().len(), "a name is used twice");
 }
 
 #[test]
 fn every_code_of_the_contract_has_an_event() {
-    let mut codes: Vec<String> = expectations()
-        .values()
-        .filter_map(|expected| expected.get("body")?["code"].as_str().map(str::to_owned))
-        .collect();
-    codes.sort();
-    codes.dedup();
+    let codes: BTreeSet<String> = refusals().into_iter().map(|refusal| refusal.code).collect();
     let contract = [
         "character_not_found",
         "internal",
@@ -92,13 +137,15 @@ fn every_code_of_the_contract_has_an_event() {
         "unauthorized",
         "unsupported_media_type",
     ];
-    assert_eq!(codes, contract);
+    assert_eq!(codes, contract.map(str::to_owned).into());
 }
 
 #[test]
 fn no_event_holds_a_token() {
-    for name in expectations().into_keys() {
-        let event: Value = serde_json::from_str(&read(&name)).expect("JSON");
+    let mut events: Vec<String> = samples().iter().map(|name| read(name)).collect();
+    events.extend(refusals().iter().map(Refusal::event));
+    for event in events {
+        let event: Value = serde_json::from_str(&event).expect("JSON");
         let headers = event["headers"].as_object().expect("headers");
         let authorization = headers
             .iter()
@@ -110,162 +157,226 @@ fn no_event_holds_a_token() {
             Some("Bearer ${EXPIRED_TOKEN}"),
             Some("Bearer not-a-token"),
         ];
-        assert!(harmless.contains(&authorization), "{name}");
+        assert!(harmless.contains(&authorization), "{event}");
     }
 }
 
 #[tokio::test]
 async fn every_event_is_answered_as_expected_by_functions_that_check_tokens() {
-    replay(Checks::Function).await;
+    Service::start(Checks::Function).await.replay().await;
 }
 
-/// As by hand: `AUTH_TRUST_AUTHORIZER=true`, and the events go in as they are.
+/// Here the events are sent as they are, with placeholders instead of tokens.
 #[tokio::test]
 async fn every_event_is_answered_as_expected_by_functions_behind_an_authorizer() {
-    replay(Checks::Authorizer).await;
+    Service::start(Checks::Authorizer).await.replay().await;
 }
 
-async fn replay(checks: Checks) {
-    let upstream = Upstream::start(Script::reply(&["在看呀，", "和你一起。"])).await;
-    let redis = Server::start().await;
-    let mut gone = Server::start().await;
-    gone.kill().await;
-    let mut functions = BTreeMap::new();
-    for name in FUNCTIONS {
-        functions.insert((name, false), start(name, &redis, &upstream, checks).await);
-        functions.insert((name, true), start(name, &gone, &upstream, checks).await);
-    }
-    for (file, expected) in expectations() {
-        let _: () = redis.command(&["FLUSHALL"]).await;
-        let given = expected.get("given").and_then(Value::as_str);
-        arrange(&redis, given).await;
-        let name = expected["function"].as_str().expect("a name");
-        let function = &functions[&(name, given == Some("no redis"))];
-        let answer = function.invoke(&event(&file, checks)).await;
-        assert_eq!(answer.error, None, "{file}\n{}", function.output());
-        assert_eq!(seen(&answer), promised(&expected, checks), "{file}");
-    }
+/// Who checks the tokens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Checks {
+    Function,
+    Authorizer,
 }
 
-async fn start(name: &str, redis: &Server, upstream: &Upstream, checks: Checks) -> Function {
-    let function = Function::builder(name).env("REDIS_URL", redis.url());
-    let function = match checks {
-        Checks::Function => function.env("JWT_SECRET", secret()),
-        Checks::Authorizer => function.env("AUTH_TRUST_AUTHORIZER", "true"),
-    };
-    match name {
-        "chat-stream" => function.envs(upstream.env()),
-        _ => function,
-    }
-    .start()
-    .await
+/// All functions, each with a Redis and with none.
+struct Service {
+    checks: Checks,
+    redis: Server,
+    _upstream: Upstream,
+    functions: BTreeMap<&'static str, Function>,
+    without_redis: BTreeMap<&'static str, Function>,
 }
 
-async fn arrange(redis: &Server, given: Option<&str>) {
-    match given {
-        None | Some("no redis") => {}
-        Some("damaged character") => {
-            let _: () = redis
-                .command(&[
-                    "SET",
-                    "character:damaged",
-                    r#"{"name":"Mei","system_prompt":7}"#,
-                ])
-                .await;
+impl Service {
+    async fn start(checks: Checks) -> Self {
+        let upstream = Upstream::start(Script::reply(&["在看呀，", "和你一起。"])).await;
+        let redis = Server::start().await;
+        let mut gone = Server::start().await;
+        gone.kill().await;
+        let start = async |name: &str, redis: &Server| {
+            let function = Function::builder(name)
+                .env("REDIS_URL", redis.url())
+                .envs(upstream.env());
+            let function = match checks {
+                Checks::Function => function.env("JWT_SECRET", secret()),
+                Checks::Authorizer => function.env("AUTH_TRUST_AUTHORIZER", "true"),
+            };
+            function.start().await
+        };
+        let (mut functions, mut without_redis) = (BTreeMap::new(), BTreeMap::new());
+        for name in FUNCTIONS {
+            functions.insert(name, start(name, &redis).await);
+            without_redis.insert(name, start(name, &gone).await);
         }
-        Some("session") => {
-            let (messages, meta) = (
-                format!("chat:{CALLER}:luna:messages"),
-                format!("chat:{CALLER}:luna:meta"),
-            );
-            let user = r#"{"msg_id":"m1","role":"user","content":"你好","timestamp":1732431200,"token_count":5,"metadata":null}"#;
-            let reply = r#"{"msg_id":"m2","role":"assistant","content":"你好呀！","timestamp":1732431203,"token_count":12,"metadata":null}"#;
-            let _: i64 = redis.command(&["LPUSH", &messages, user, reply]).await;
-            let fields = "state ACTIVE last_active_at 1732431203 message_count 2 session_start 1732431200 total_tokens 17";
-            let mut hset = vec!["HSET", &meta];
-            hset.extend(fields.split(' '));
-            let _: i64 = redis.command(&hset).await;
-            for key in [&messages, &meta] {
-                let _: i64 = redis.command(&["EXPIRE", key, "86400"]).await;
+        Self {
+            checks,
+            redis,
+            _upstream: upstream,
+            functions,
+            without_redis,
+        }
+    }
+
+    async fn replay(&self) {
+        for route in ROUTES {
+            for gateway in GATEWAYS {
+                assert_promised(route, &self.answer(route, gateway).await);
             }
         }
-        Some(other) => panic!("nobody knows how to arrange {other:?}"),
+        for refusal in refusals() {
+            self.refuse(&refusal).await;
+        }
+    }
+
+    /// Returns the whole answer to a sample as text. A session is stored, except for a chat.
+    async fn answer(&self, route: &str, gateway: &str) -> String {
+        let name = format!("{route}.{gateway}.json");
+        let _: () = self.redis.command(&["FLUSHALL"]).await;
+        if route != "chat-stream" {
+            self.store_session().await;
+        }
+        let function = &self.functions[function_of(&name)];
+        let answer = self.invoke(function, read(&name)).await;
+        printed(&answer)
+    }
+
+    async fn refuse(&self, refusal: &Refusal) {
+        let _: () = self.redis.command(&["FLUSHALL"]).await;
+        if refusal.given == Given::DamagedCharacter {
+            let damaged = r#"{"name":"Mei","system_prompt":7}"#;
+            let set = ["SET", "character:damaged", damaged];
+            let _: () = self.redis.command(&set).await;
+        }
+        let functions = match refusal.given {
+            Given::NoRedis => &self.without_redis,
+            Given::NothingStored | Given::DamagedCharacter => &self.functions,
+        };
+        let function = &functions[function_of(&refusal.base)];
+        let answer = self.invoke(function, refusal.event()).await;
+        let problem = refusal.problem(self.checks);
+        assert_eq!(answer.problem(), problem, "{}", refusal.name);
+        assert_eq!(headers(&answer), refusal.headers(), "{}", refusal.name);
+    }
+
+    async fn invoke(&self, function: &Function, mut event: String) -> Answer {
+        if self.checks == Checks::Function {
+            let expired = Token::new(CALLER).expires_in(-1).hs256(secret());
+            event = event
+                .replace("${TOKEN}", &token(CALLER))
+                .replace("${EXPIRED_TOKEN}", &expired);
+        }
+        let event = serde_json::from_str(&event).expect("JSON");
+        let answer = function.invoke(&event).await;
+        assert_eq!(answer.error, None, "{}", function.output());
+        answer
+    }
+
+    async fn store_session(&self) {
+        let (messages, meta) = (
+            format!("chat:{CALLER}:luna:messages"),
+            format!("chat:{CALLER}:luna:meta"),
+        );
+        let user = r#"{"msg_id":"m1","role":"user","content":"你好","timestamp":1732431200,"token_count":5,"metadata":null}"#;
+        let reply = r#"{"msg_id":"m2","role":"assistant","content":"你好呀！","timestamp":1732431203,"token_count":12,"metadata":null}"#;
+        let push = ["LPUSH", &messages, user, reply];
+        let _: i64 = self.redis.command(&push).await;
+        let fields = "state ACTIVE last_active_at 1732431203 message_count 2 session_start 1732431200 total_tokens 17";
+        let mut hset = vec!["HSET", &meta];
+        hset.extend(fields.split(' '));
+        let _: i64 = self.redis.command(&hset).await;
+        for key in [&messages, &meta] {
+            let _: i64 = self.redis.command(&["EXPIRE", key, "86400"]).await;
+        }
     }
 }
 
-fn event(file: &str, checks: Checks) -> Value {
-    let mut text = read(file);
-    if checks == Checks::Function {
-        let expired = Token::new(CALLER).expires_in(-1).hs256(secret());
-        text = text
-            .replace("${TOKEN}", &token(CALLER))
-            .replace("${EXPIRED_TOKEN}", &expired);
+/// Asserts that this is the answer to the route's sample, which is the same behind each gateway.
+fn assert_promised(route: &str, answer: &str) {
+    insta::allow_duplicates! {
+        match route {
+            "chat-stream" => insta::assert_snapshot!(answer, @r#"
+            200
+            cache-control: no-cache
+            content-type: text/event-stream; charset=utf-8
+
+            event: start
+            data: {"turn_id":"<turn>","memory":"empty","history_messages":0}
+
+            event: message
+            data: {"content":"在看呀，","done":false}
+
+            event: message
+            data: {"content":"和你一起。","done":false}
+
+            event: message
+            data: {"content":"","done":true,"turn_id":"<turn>","msg_id":"<message>","finish_reason":"stop","saved":true,"usage":{"prompt_tokens":310,"completion_tokens":2}}
+            "#),
+            "clear-history" => insta::assert_snapshot!(answer, @r#"
+            200
+            cache-control: no-store
+            content-type: application/json
+
+            {"message":"历史已清空"}
+            "#),
+            "session-meta.get" => insta::assert_snapshot!(answer, @r#"
+            200
+            cache-control: no-store
+            content-type: application/json
+
+            {"character_id":"luna","state":"ACTIVE","last_active_at":1732431203,"message_count":2,"session_start":1732431200,"total_tokens":17,"stored_messages":2,"expires_in":<seconds>}
+            "#),
+            "session-meta.patch" => insta::assert_snapshot!(answer, @r#"
+            200
+            cache-control: no-store
+            content-type: application/json
+
+            {"character_id":"luna","state":"INACTIVE","last_active_at":1732431203,"message_count":2,"session_start":1732431200,"total_tokens":17,"stored_messages":2,"expires_in":<seconds>}
+            "#),
+            other => panic!("no answer is promised for {other}"),
+        }
     }
-    serde_json::from_str(&text).expect("JSON")
 }
 
-fn promised(expected: &Expected, checks: Checks) -> Value {
-    let part = |name: &str| expected.get(name).cloned().unwrap_or_default();
-    let mut body = part("body");
-    if let (Checks::Authorizer, Some(detail)) =
-        (checks, expected.get("detail_behind_an_authorizer"))
-    {
-        body["detail"] = detail.clone();
-    }
-    json!({
-        "status": part("status"),
-        "headers": part("headers"),
-        "body": body,
-        "events": part("events"),
-    })
+/// Returns the function that a sample is for, by the sample's name.
+fn function_of(sample: &str) -> &str {
+    sample.split('.').next().unwrap_or_default()
 }
 
-/// The whole answer in the words of the table: what differs from run to run is checked here and replaced.
-fn seen(answer: &Answer) -> Value {
-    let headers: Map<String, Value> = answer
+fn headers(answer: &Answer) -> BTreeMap<String, String> {
+    let headers: BTreeMap<String, String> = answer
         .headers
         .iter()
-        .map(|(name, value)| (name.to_string(), json!(value.to_str().expect("text"))))
+        .map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_owned()))
         .collect();
     assert_eq!(headers.len(), answer.headers.len(), "a header is repeated");
-    let streams = answer.header("content-type") == Some("text/event-stream; charset=utf-8");
-    let (body, events) = if streams {
-        (Value::Null, events_of(answer))
-    } else {
-        (body_of(answer), Value::Null)
-    };
-    json!({ "status": answer.status, "headers": headers, "body": body, "events": events })
+    headers
 }
 
-fn body_of(answer: &Answer) -> Value {
-    let mut body = answer.json();
-    if let Some(seconds) = body.get_mut("expires_in") {
-        let left = seconds.as_i64().expect("a number");
-        assert!((86_300..=86_400).contains(&left), "{left}");
-        *seconds = json!("<seconds>");
+/// Returns status, headers and body as text. What differs between runs is checked and replaced.
+fn printed(answer: &Answer) -> String {
+    let mut body = answer.text();
+    if answer.streamed {
+        let turn = uuid(&answer.start()["turn_id"]);
+        assert_eq!(answer.last()["turn_id"], turn, "one answer, one turn");
+        let message = uuid(&answer.last()["msg_id"]);
+        body = body.replace(&turn, "<turn>").replace(&message, "<message>");
+    } else if let Some(seconds) = answer.json()["expires_in"].as_i64() {
+        assert!((86_300..=86_400).contains(&seconds), "{seconds}");
+        body = body.replace(
+            &format!(r#""expires_in":{seconds}"#),
+            r#""expires_in":<seconds>"#,
+        );
     }
-    body
+    let headers: String = headers(answer)
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\n"))
+        .collect();
+    format!("{}\n{headers}\n{body}", answer.status)
 }
 
-fn events_of(answer: &Answer) -> Value {
-    let turn = answer.start()["turn_id"].clone();
-    let mut events = Vec::new();
-    for event in answer.events() {
-        let mut data = event.data;
-        if let Some(id) = data.get_mut("turn_id") {
-            assert_eq!(*id, turn, "one answer, one turn");
-            *id = id_of("<turn>", id);
-        }
-        if let Some(id) = data.get_mut("msg_id") {
-            *id = id_of("<message>", id);
-        }
-        events.push(json!({ "event": event.event, "data": data }));
-    }
-    Value::Array(events)
-}
-
-/// `name`, if `id` is a UUID in its usual form.
-fn id_of(name: &str, id: &Value) -> Value {
+/// Returns the text of an id, which is a UUID in its usual form.
+fn uuid(id: &Value) -> String {
     let text = id.as_str().expect("text");
     let is_uuid = text.len() == 36
         && text.char_indices().all(|(at, character)| match at {
@@ -273,5 +384,5 @@ fn id_of(name: &str, id: &Value) -> Value {
             _ => character.is_ascii_hexdigit() && !character.is_ascii_uppercase(),
         });
     assert!(is_uuid, "{text}");
-    json!(name)
+    text.to_owned()
 }
