@@ -1,7 +1,7 @@
 //! The sample events: each goes to the real binary that it is for, and the whole answer is the promised one.
 //!
-//! `events/` holds one whole event for each route and gateway. `events/refusals.json` is a table of patches (RFC 7396) that
-//! turn a sample into an event that is refused, each with the refusal. Try one by hand with `scripts/event.py`.
+//! `events/` holds one whole event for each route and gateway. `events/refusals.json` is a table of patches (RFC 7396)
+//! that turn a sample into an event that is refused, each with the refusal. Try one by hand with `scripts/event.py`.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! What a function answered, as a client behind a gateway would see it.
+//! A function's answer, as a client behind a gateway sees it.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -10,23 +10,23 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// One chunk of a streamed body, as it came.
+/// One chunk of a streamed body, as it arrived.
 #[derive(Debug, Clone)]
 pub struct Chunk {
-    /// Its bytes.
+    /// The bytes of the chunk.
     pub bytes: Bytes,
-    /// When it came.
+    /// When the chunk arrived.
     pub at: Instant,
 }
 
 /// One server-sent event.
 #[derive(Debug, Clone)]
 pub struct SseEvent {
-    /// Its name.
+    /// The name of the event, from its `event:` line.
     pub event: String,
-    /// Its data.
+    /// The data of the event, parsed from its `data:` line.
     pub data: Value,
-    /// When its last byte came.
+    /// When the last byte of the event arrived.
     pub at: Instant,
 }
 
@@ -56,19 +56,19 @@ impl Problem {
 /// A whole answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The invocation's id.
+    /// The invocation's request id.
     pub request_id: String,
     /// The HTTP status.
     pub status: u16,
-    /// The headers.
+    /// The response headers.
     pub headers: HeaderMap,
-    /// The body in the chunks in which it came; one for a buffered answer.
+    /// The body as the chunks in which it arrived; a single one for a buffered answer.
     pub chunks: Vec<Chunk>,
-    /// What the function reported instead of an answer.
+    /// The error that the function reported instead of an answer.
     pub error: Option<Value>,
-    /// The function's connection broke before the body ended.
+    /// Whether the function's connection broke before the body ended.
     pub truncated: bool,
-    /// Whether the function streamed it.
+    /// Whether the function streamed the body.
     pub streamed: bool,
     /// When the event was handed to the function.
     pub handed_over: Instant,
@@ -77,7 +77,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body.
+    /// Returns the whole body.
     #[must_use]
     pub fn body(&self) -> Vec<u8> {
         self.chunks
@@ -86,33 +86,33 @@ impl Answer {
             .collect()
     }
 
-    /// The body as text.
+    /// Returns the whole body as text.
     ///
     /// # Panics
-    /// If it is not UTF-8.
+    /// If the body is not UTF-8.
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8(self.body()).expect("the body is UTF-8")
     }
 
-    /// The body as JSON.
+    /// Returns the whole body as JSON.
     ///
     /// # Panics
-    /// If it is not JSON.
+    /// If the body is not valid JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         let text = self.text();
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
     }
 
-    /// A header.
+    /// Returns the value of a header, if it is present and text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Returns the problem that this answer is, and checks what all problems have in common: the media type, the members of the
-    /// document, the title, and the headers that clients expect with some statuses.
+    /// Returns the problem that this answer is, and checks what all problems have in common: the media type, the
+    /// members of the document, the title, and the headers that clients expect with some statuses.
     ///
     /// # Panics
     /// If this is not a problem document, or not a complete one.
@@ -162,7 +162,10 @@ impl Answer {
         assert_eq!((problem.status, &*problem.code), (status, code));
     }
 
-    /// The events of the stream. Comments are not among them.
+    /// Returns the events of the stream, without comments.
+    ///
+    /// # Panics
+    /// If the stream contains anything but well-formed events and comments.
     #[must_use]
     pub fn events(&self) -> Vec<SseEvent> {
         let mut parser = EventParser::default();
@@ -172,7 +175,7 @@ impl Answer {
             .collect()
     }
 
-    /// How many comments the stream has.
+    /// Returns the number of comment lines in the stream.
     #[must_use]
     pub fn comments(&self) -> usize {
         self.text()
@@ -181,10 +184,10 @@ impl Answer {
             .count()
     }
 
-    /// The data of the `start` event, which must be the first.
+    /// Returns the data of the first event, which must be `start`.
     ///
     /// # Panics
-    /// If it is not.
+    /// If there is no event, or the first is another.
     #[must_use]
     pub fn start(&self) -> Value {
         let events = self.events();
@@ -195,10 +198,10 @@ impl Answer {
         first.data.clone()
     }
 
-    /// The data of the last event.
+    /// Returns the data of the last event.
     ///
     /// # Panics
-    /// If there is none.
+    /// If the stream has no events.
     #[must_use]
     pub fn last(&self) -> Value {
         self.events()
@@ -207,7 +210,10 @@ impl Answer {
             .data
     }
 
-    /// The reply, put together.
+    /// Returns the text of the reply, joined from all `message` events.
+    ///
+    /// # Panics
+    /// If a `message` event has no `content`.
     #[must_use]
     pub fn reply(&self) -> String {
         let deltas = self
@@ -220,7 +226,7 @@ impl Answer {
     }
 }
 
-/// Puts events together from chunks. Strict: the product's frames are exact, so anything odd is a failure.
+/// Joins chunks into events. Strict: the product's frames have one exact form, so anything else is a failure.
 #[derive(Default)]
 pub(crate) struct EventParser {
     text: Vec<u8>,

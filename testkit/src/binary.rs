@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 /// Names a folder of binaries to test instead of building them, for example release binaries.
 const OVERRIDE: &str = "COMPANION_CHAT_BIN_DIR";
 
-/// Returns the path of a function's binary and builds it first, unless `COMPANION_CHAT_BIN_DIR` names a folder of binaries.
+/// Returns the path of a function's binary and builds it first, unless `COMPANION_CHAT_BIN_DIR` names a folder of
+/// binaries.
 ///
 /// # Panics
 /// If the build fails.
@@ -24,8 +25,8 @@ pub fn binary(name: &str) -> PathBuf {
 
 /// Returns the path of `chat-stream` with the feature `test-hooks` and builds it first.
 ///
-/// The whole workspace is selected, as it is for [`binary`], so that both builds share all dependencies and only `shared` and
-/// the function itself are compiled twice.
+/// The whole workspace is selected, as it is for [`binary`], so that both builds share all dependencies and only
+/// `shared` and the function itself are compiled twice.
 ///
 /// # Panics
 /// If the build fails.

@@ -151,7 +151,8 @@ impl Stage {
             .header("content-type", "application/json")
     }
 
-    /// Asserts that an event is answered, that the turn is saved, and that the upstream was asked once, with this message last.
+    /// Asserts that an event is answered, that the turn is saved, and that the upstream was asked once, with this
+    /// message last.
     ///
     /// # Panics
     /// If one of them is not so.
@@ -180,8 +181,8 @@ impl Stage {
         assert_eq!(self.upstream.requests().len(), before, "{case}");
     }
 
-    /// Sends messages until one is answered with memory, and returns the `start` event of that answer. Every answer until then
-    /// must have this reply.
+    /// Sends messages until one is answered with memory, and returns the `start` event of that answer. Every answer
+    /// until then must have this reply.
     ///
     /// # Panics
     /// If an answer has another reply, or memory does not come back within 10 s.
