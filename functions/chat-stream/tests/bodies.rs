@@ -1,5 +1,4 @@
 //! What a chat request may look like: one JSON object in UTF-8, declared as such, of limited size, posted.
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use testkit::answer::Problem;
 use testkit::events::{Event, Gateway};

@@ -1,5 +1,5 @@
 //! Redis fails before, during and after a reply. The conversation goes on, and what the client reads about it is true.
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
+#![expect(clippy::indexing_slicing, reason = "a test")]
 
 use std::time::Duration;
 

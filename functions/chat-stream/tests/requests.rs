@@ -1,5 +1,4 @@
 //! What a chat request may say: limits to the character and to the byte, and refusals that name the field.
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use serde_json::{Value, json};
 use testkit::answer::Problem;

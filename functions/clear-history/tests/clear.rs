@@ -1,5 +1,4 @@
 //! Clearing a history: what is forgotten, what is not, and what is said when it cannot be done.
-#![expect(clippy::indexing_slicing, reason = "a test")]
 
 use serde_json::{Value, json};
 use testkit::answer::{Answer, Problem};

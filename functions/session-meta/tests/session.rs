@@ -1,5 +1,4 @@
 //! A session: read as it is stored, set to a state, never made and never prolonged.
-#![expect(clippy::indexing_slicing, reason = "a test")]
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
