@@ -29,7 +29,7 @@ test: ## run all tests
 chaos: ## many clients under random faults (TOPOLOGY=standalone|sentinel|cluster SECONDS=120 SEED=7)
 	@scripts/setup.sh test
 	CHAOS_TOPOLOGY=$(TOPOLOGY) CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
-		cargo test -p chat-stream --test chaos --locked under_faults -- --nocapture
+		cargo test -p acceptance --test chaos --locked under_faults -- --nocapture
 
 # What is measured is built as it is deployed, but keeps its symbols, by which the benchmark tells what takes the room. It is put
 # into a folder of its own, because building the benchmark builds the functions once more, by its faster profile, in the same place.

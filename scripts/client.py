@@ -134,7 +134,7 @@ class SseParser:
         try:
             value = json.loads("\n".join(data))
         except ValueError:
-            raise ChatError(f"the service sent a {name} frame that is not JSON") from None
+            raise ChatError(f"the service sent a {name} frame that is not valid JSON") from None
         if not isinstance(value, dict):
             raise ChatError(f"the service sent a {name} frame that is not a JSON object")
         yield Event(name, value)
@@ -211,7 +211,7 @@ class Chat:
         try:
             answer: Dict[str, Any] = json.loads(body)
         except ValueError:
-            raise ChatError("the service answered with something that is not JSON") from None
+            raise ChatError("the service answered with something that is not valid JSON") from None
         return answer
 
     def _connection(self, timeout_seconds: float) -> http.client.HTTPConnection:

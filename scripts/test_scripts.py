@@ -24,6 +24,7 @@ from unittest import mock
 
 import chat
 import client
+import event
 import run
 from client import Event, SseParser
 
@@ -412,6 +413,37 @@ def wait_until(condition: Any) -> None:
         if time.monotonic() > deadline:
             raise AssertionError("it did not happen within 30 s")
         time.sleep(0.01)
+
+
+class SampleEventTest(unittest.TestCase):
+    def test_a_patch_is_merged_as_rfc_7396_says(self) -> None:
+        for target, patch, expected in [
+            ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+            ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+            ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+            ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+            ({"a": "foo"}, "bar", "bar"),
+            ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
+            ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+        ]:
+            self.assertEqual(event.merged(target, patch), expected)
+
+    def test_every_event_can_be_printed(self) -> None:
+        for name in event.names():
+            self.assertIsInstance(json.loads(event.event(name, "t")), dict)
+            self.assertNotIn("${TOKEN}", event.event(name, "t"))
+
+    def test_a_refusal_is_its_sample_with_the_patch(self) -> None:
+        sample = json.loads(event.event("session-meta.patch.http", "t"))
+        refused = json.loads(event.event("invalid-json.empty.http", "t"))
+        self.assertEqual(sample["headers"]["authorization"], "Bearer t")
+        self.assertEqual(sample["rawPath"], refused["rawPath"])
+        self.assertIsNotNone(sample["body"])
+        self.assertNotIn("body", refused)
+
+    def test_an_unknown_event_is_refused(self) -> None:
+        with self.assertRaises(KeyError):
+            event.event("nothing")
 
 
 if __name__ == "__main__":

@@ -1,50 +1,74 @@
-//! What a function answered, as a client behind a gateway would see it.
+//! A function's answer, as a client behind a gateway sees it.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-/// One chunk of a streamed body, as it came.
+/// One chunk of a streamed body, as it arrived.
 #[derive(Debug, Clone)]
 pub struct Chunk {
-    /// Its bytes.
+    /// The bytes of the chunk.
     pub bytes: Bytes,
-    /// When it came.
+    /// When the chunk arrived.
     pub at: Instant,
 }
 
 /// One server-sent event.
 #[derive(Debug, Clone)]
 pub struct SseEvent {
-    /// Its name.
+    /// The name of the event, from its `event:` line.
     pub event: String,
-    /// Its data.
+    /// The data of the event, parsed from its `data:` line.
     pub data: Value,
-    /// When its last byte came.
+    /// When the last byte of the event arrived.
     pub at: Instant,
+}
+
+/// What a problem document (RFC 9457) says: the members that differ from one problem to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// The machine-readable reason, such as `memory_unavailable`.
+    pub code: Cow<'static, str>,
+    /// The reason in words.
+    pub detail: Cow<'static, str>,
+}
+
+impl Problem {
+    /// Returns the problem with these members.
+    #[must_use]
+    pub const fn new(status: u16, code: &'static str, detail: &'static str) -> Self {
+        Self {
+            status,
+            code: Cow::Borrowed(code),
+            detail: Cow::Borrowed(detail),
+        }
+    }
 }
 
 /// A whole answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The invocation's id.
+    /// The invocation's request id.
     pub request_id: String,
     /// The HTTP status.
     pub status: u16,
-    /// The headers.
+    /// The response headers.
     pub headers: HeaderMap,
-    /// The body in the chunks in which it came; one for a buffered answer.
+    /// The body as the chunks in which it arrived; a single one for a buffered answer.
     pub chunks: Vec<Chunk>,
-    /// What the function reported instead of an answer.
+    /// The error that the function reported instead of an answer.
     pub error: Option<Value>,
-    /// The function's connection broke before the body ended.
+    /// Whether the function's connection broke before the body ended.
     pub truncated: bool,
-    /// Whether the function streamed it.
+    /// Whether the function streamed the body.
     pub streamed: bool,
     /// When the event was handed to the function.
     pub handed_over: Instant,
@@ -53,7 +77,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body.
+    /// Returns the whole body.
     #[must_use]
     pub fn body(&self) -> Vec<u8> {
         self.chunks
@@ -62,32 +86,86 @@ impl Answer {
             .collect()
     }
 
-    /// The body as text.
+    /// Returns the whole body as text.
     ///
     /// # Panics
-    /// If it is not UTF-8.
+    /// If the body is not UTF-8.
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8(self.body()).expect("the body is UTF-8")
     }
 
-    /// The body as JSON.
+    /// Returns the whole body as JSON.
     ///
     /// # Panics
-    /// If it is not JSON.
+    /// If the body is not valid JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         let text = self.text();
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
     }
 
-    /// A header.
+    /// Returns the value of a header, if it is present and text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// The events of the stream. Comments are not among them.
+    /// Returns the problem that this answer is, and checks what all problems have in common: the media type, the
+    /// members of the document, the title, and the headers that clients expect with some statuses.
+    ///
+    /// # Panics
+    /// If this is not a problem document, or not a complete one.
+    #[must_use]
+    #[track_caller]
+    pub fn problem(&self) -> Problem {
+        let text = self.text();
+        let media_type = self.header("content-type");
+        assert_eq!(media_type, Some("application/problem+json"), "{text}");
+        let document = self.json();
+        let text_of = |member: &str| document[member].as_str().unwrap_or_default().to_owned();
+        let problem = Problem {
+            status: self.status,
+            code: text_of("code").into(),
+            detail: text_of("detail").into(),
+        };
+        let status = StatusCode::from_u16(self.status).expect("a status");
+        assert_eq!(
+            document,
+            json!({
+                "type": "about:blank",
+                "title": status.canonical_reason().unwrap_or_default(),
+                "status": self.status,
+                "detail": problem.detail,
+                "code": problem.code,
+            })
+        );
+        let companion = match self.status {
+            401 => Some("www-authenticate"),
+            405 => Some("allow"),
+            503 => Some("retry-after"),
+            _ => None,
+        };
+        if let Some(name) = companion {
+            assert!(self.header(name).is_some(), "a {status} without {name}");
+        }
+        problem
+    }
+
+    /// Asserts that this answer is a problem with this status and code.
+    ///
+    /// # Panics
+    /// If it is not; see [`Answer::problem`].
+    #[track_caller]
+    pub fn assert_problem(&self, status: u16, code: &str) {
+        let problem = self.problem();
+        assert_eq!((problem.status, &*problem.code), (status, code));
+    }
+
+    /// Returns the events of the stream, without comments.
+    ///
+    /// # Panics
+    /// If the stream contains anything but well-formed events and comments.
     #[must_use]
     pub fn events(&self) -> Vec<SseEvent> {
         let mut parser = EventParser::default();
@@ -97,7 +175,7 @@ impl Answer {
             .collect()
     }
 
-    /// How many comments the stream has.
+    /// Returns the number of comment lines in the stream.
     #[must_use]
     pub fn comments(&self) -> usize {
         self.text()
@@ -106,10 +184,10 @@ impl Answer {
             .count()
     }
 
-    /// The data of the `start` event, which must be the first.
+    /// Returns the data of the first event, which must be `start`.
     ///
     /// # Panics
-    /// If it is not.
+    /// If there is no event, or the first is another.
     #[must_use]
     pub fn start(&self) -> Value {
         let events = self.events();
@@ -120,10 +198,10 @@ impl Answer {
         first.data.clone()
     }
 
-    /// The data of the last event.
+    /// Returns the data of the last event.
     ///
     /// # Panics
-    /// If there is none.
+    /// If the stream has no events.
     #[must_use]
     pub fn last(&self) -> Value {
         self.events()
@@ -132,7 +210,10 @@ impl Answer {
             .data
     }
 
-    /// The reply, put together.
+    /// Returns the text of the reply, joined from all `message` events.
+    ///
+    /// # Panics
+    /// If a `message` event has no `content`.
     #[must_use]
     pub fn reply(&self) -> String {
         let deltas = self
@@ -145,7 +226,7 @@ impl Answer {
     }
 }
 
-/// Puts events together from chunks. Strict: the product's frames are exact, so anything odd is a failure.
+/// Joins chunks into events. Strict: the product's frames have one exact form, so anything else is a failure.
 #[derive(Default)]
 pub(crate) struct EventParser {
     text: Vec<u8>,

@@ -1,43 +1,81 @@
-//! The functions' real binaries.
+//! The functions' real binaries, built from the tree as it is.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// A directory of binaries to test instead of building them: release binaries, for example.
+/// Names a folder of binaries to test instead of building them, for example release binaries.
 const OVERRIDE: &str = "COMPANION_CHAT_BIN_DIR";
 
-/// The path of a function's binary, built from the tree as it is.
+/// Returns the path of a function's binary and builds it first, unless `COMPANION_CHAT_BIN_DIR` names a folder of
+/// binaries.
 ///
 /// # Panics
 /// If the build fails.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    DIRECTORY.get_or_init(directory).join(name)
+    DIRECTORY
+        .get_or_init(|| match std::env::var_os(OVERRIDE) {
+            Some(directory) => directory.into(),
+            None => built(&["--workspace", "--bins"]),
+        })
+        .join(name)
 }
 
-/// The path of a package's example, built from the tree as it is: with `--test` cargo builds none.
+/// Returns the path of `chat-stream` with the feature `test-hooks` and builds it first.
+///
+/// The whole workspace is selected, as it is for [`binary`], so that both builds share all dependencies and only
+/// `shared` and the function itself are compiled twice.
+///
+/// # Panics
+/// If the build fails.
+#[must_use]
+pub fn chat_stream_with_test_hooks() -> PathBuf {
+    const NAME: &str = "chat-stream-with-test-hooks";
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    let features = "chat-stream/test-hooks";
+    DIRECTORY
+        .get_or_init(|| built(&["--workspace", "--bin", NAME, "--features", features]))
+        .join(NAME)
+}
+
+/// Returns the path of a package's example and builds it first: `cargo test --test` builds no examples.
 ///
 /// # Panics
 /// If the build fails.
 #[must_use]
 pub fn example(package: &str, name: &str) -> PathBuf {
-    let profile = profile();
-    build(&profile, &["--package", package, "--example", name]);
-    profile.join("examples").join(name)
+    built(&["--package", package, "--example", name])
+        .join("examples")
+        .join(name)
 }
 
-fn directory() -> PathBuf {
-    if let Some(directory) = std::env::var_os(OVERRIDE) {
-        return directory.into();
-    }
+/// Runs `cargo build` with these arguments, in the profile of the running test. Returns the profile's folder.
+fn built(arguments: &[&str]) -> PathBuf {
     let profile = profile();
-    build(&profile, &["--bins", "--workspace"]);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("testkit is in a workspace");
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build
+        .current_dir(workspace)
+        .args(["build", "--quiet", "--locked", "--target-dir"])
+        .arg(profile.parent().expect("a profile is in a target folder"))
+        .args(arguments);
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    let status = build.status().expect("cargo can be run");
+    assert!(
+        status.success(),
+        "cargo build {} failed",
+        arguments.join(" ")
+    );
     profile
 }
 
-/// Where cargo puts what it builds as it built what runs now.
+/// Returns the folder into which cargo built the running test, such as `target/debug`.
 fn profile() -> PathBuf {
     // …/target/debug/deps/some_test-0123 or …/target/debug/some_bench
     let executable = std::env::current_exe().expect("a running test has an executable");
@@ -45,25 +83,6 @@ fn profile() -> PathBuf {
         .ancestors()
         .skip(1)
         .find(|directory| !directory.ends_with("deps") && !directory.ends_with("examples"))
-        .expect("a profile's directory")
+        .expect("a test is in a profile's folder")
         .to_owned()
-}
-
-fn build(profile: &Path, what: &[&str]) {
-    let target = profile.parent().expect("a target directory");
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build
-        .current_dir(
-            Path::new(env!("CARGO_MANIFEST_DIR"))
-                .parent()
-                .expect("the workspace"),
-        )
-        .args(["build", "--quiet", "--locked", "--target-dir"])
-        .arg(target)
-        .args(what);
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    let status = build.status().expect("cargo can be run");
-    assert!(status.success(), "{} does not build", what.join(" "));
 }

@@ -8,20 +8,20 @@ use crate::redis::Server;
 
 const MASTERS: usize = 3;
 const SLOTS: u16 = 16_384;
-/// How long anything that the nodes settle among themselves may take.
+/// How long the nodes may take to agree on anything: joining, promoting a replica, moving a slot.
 const SETTLE_WITHIN: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(20);
 
-/// The six nodes.
+/// A running cluster of three masters, each with one replica.
 pub struct Cluster {
     nodes: Vec<Server>,
 }
 
 impl Cluster {
-    /// Starts and joins them, and waits until every slot is served and every replica is in sync.
+    /// Starts six nodes, joins them, and waits until every slot is served and every replica is in sync.
     ///
     /// # Panics
-    /// If they do not settle.
+    /// If a node does not start, or the cluster is not complete in time.
     pub async fn start() -> Self {
         let mut nodes = Vec::new();
         for _ in 0..2 * MASTERS {
@@ -82,7 +82,7 @@ impl Cluster {
         cluster
     }
 
-    /// What `REDIS_URL` is set to.
+    /// Returns the value for `REDIS_URL`: the URLs of all nodes.
     #[must_use]
     pub fn urls(&self) -> String {
         let urls: Vec<String> = self
@@ -93,7 +93,7 @@ impl Cluster {
         urls.join(",")
     }
 
-    /// The environment of a function that uses it.
+    /// Returns the environment variables that make a function use this cluster.
     #[must_use]
     pub fn env(&self) -> Vec<(String, String)> {
         vec![
@@ -102,20 +102,20 @@ impl Cluster {
         ]
     }
 
-    /// The slot of a key.
+    /// Returns the hash slot of a key.
     pub async fn slot(&self, key: &str) -> u16 {
         self.alive().command(&["CLUSTER", "KEYSLOT", key]).await
     }
 
-    /// The port of the master that has a key, as the nodes that live see it.
+    /// Returns the port of the master that serves a key, according to the running nodes.
     ///
     /// # Panics
-    /// If nobody has it.
+    /// If no running node knows a master for the key.
     pub async fn master_of(&self, key: &str) -> u16 {
         let slot = self.slot(key).await;
         self.master_of_slot(slot)
             .await
-            .expect("somebody has every slot")
+            .expect("some node serves every slot")
     }
 
     async fn master_of_slot(&self, slot: u16) -> Option<u16> {
@@ -138,33 +138,33 @@ impl Cluster {
         })
     }
 
-    /// Runs a command on the master of a key.
+    /// Runs a command on the master that serves a key.
     ///
     /// # Panics
-    /// If it fails.
+    /// If the command fails.
     pub async fn command<T: FromRedisValue>(&self, key: &str, parts: &[&str]) -> T {
         self.node(self.master_of(key).await).command(parts).await
     }
 
-    /// Ends a node as a crash would.
+    /// Kills a node, as a crash would.
     pub async fn kill(&mut self, port: u16) {
         let number = self.number(port);
         self.nodes[number].kill().await;
     }
 
-    /// Stops a node where it is.
+    /// Pauses a node's process: its connections stay open and nothing is answered.
     pub fn pause(&self, port: u16) {
         self.node(port).pause();
     }
 
-    /// Lets every node go on.
+    /// Resumes every paused node.
     pub fn resume(&self) {
         for node in &self.nodes {
             node.resume();
         }
     }
 
-    /// The ports of the masters, as the nodes that live see them.
+    /// Returns the ports of the masters, according to the running nodes.
     pub async fn masters(&self) -> Vec<u16> {
         let nodes: String = self.alive().command(&["CLUSTER", "NODES"]).await;
         let masters = nodes
@@ -178,19 +178,19 @@ impl Cluster {
         masters.filter_map(port).collect()
     }
 
-    /// A node, by its port.
+    /// Returns the node with this port.
     ///
     /// # Panics
-    /// If it is none of these.
+    /// If no node of this cluster has the port.
     #[must_use]
     pub fn node(&self, port: u16) -> &Server {
         &self.nodes[self.number(port)]
     }
 
-    /// Waits until another node than `old` has a key.
+    /// Waits until a node other than `old` serves a key.
     ///
     /// # Panics
-    /// If none takes over.
+    /// If no node takes over in time.
     pub async fn wait_for_new_master(&self, key: &str, old: u16) -> u16 {
         let slot = self.slot(key).await;
         let started = Instant::now();
@@ -205,7 +205,7 @@ impl Cluster {
         }
     }
 
-    /// Begins to move a slot: keys that are not there any longer are asked for at `to`.
+    /// Begins to move a slot: `from` redirects requests for keys that it no longer has to `to`.
     pub async fn begin_migration(&self, slot: u16, from: u16, to: u16) {
         let slot = slot.to_string();
         let (source, target) = (self.id(from).await, self.id(to).await);
@@ -217,7 +217,7 @@ impl Cluster {
             .await;
     }
 
-    /// Moves the keys of a slot.
+    /// Moves all keys of a slot from one node to another.
     pub async fn migrate_keys(&self, slot: u16, from: u16, to: u16) {
         let slot = slot.to_string();
         loop {
@@ -235,7 +235,7 @@ impl Cluster {
         }
     }
 
-    /// Ends a migration: `to` has the slot.
+    /// Finishes a migration: from here on `to` owns the slot.
     pub async fn finish_migration(&self, slot: u16, from: u16, to: u16) {
         let slot = slot.to_string();
         let target = self.id(to).await;
@@ -246,7 +246,7 @@ impl Cluster {
         }
     }
 
-    /// Starts the dead nodes again and waits until all is well.
+    /// Restarts killed nodes, resumes paused ones, and waits until the cluster is complete again.
     pub async fn heal(&mut self) {
         self.resume();
         for node in &mut self.nodes {
@@ -280,7 +280,7 @@ impl Cluster {
             while !reached(node).await {
                 assert!(
                     started.elapsed() < SETTLE_WITHIN,
-                    "waited in vain until {what}"
+                    "timed out waiting until {what}"
                 );
                 tokio::time::sleep(POLL).await;
             }
@@ -295,14 +295,14 @@ impl Cluster {
         self.nodes
             .iter()
             .find(|node| node.answers())
-            .expect("a node lives")
+            .expect("a node is running")
     }
 
     fn number(&self, port: u16) -> usize {
         self.nodes
             .iter()
             .position(|node| node.port() == port)
-            .expect("one of ours")
+            .expect("a port of these servers")
     }
 }
 

@@ -1,4 +1,4 @@
-//! A door of TLS in front of a real redis-server, whose keeper notes by what name and password each connection asks to be let in.
+//! A TLS proxy in front of a real redis-server that records the user name and password of every `AUTH` command.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::redis::Server;
 use crate::tls::Pki;
 
-/// The server, and the door.
+/// A redis-server and the TLS proxy in front of it.
 pub struct Doorkeeper {
     server: Server,
     port: u16,
@@ -35,7 +35,9 @@ struct State {
 }
 
 impl Doorkeeper {
-    /// Starts a server; with `cluster`, one that is a cluster by itself. Any password opens it to `user`.
+    /// Starts a server and its proxy. With `cluster`, the server is a cluster of one node. The server accepts any
+    /// password of
+    /// `user`.
     ///
     /// # Panics
     /// If no certificate can be made or the server does not start.
@@ -70,34 +72,34 @@ impl Doorkeeper {
         }
     }
 
-    /// By TLS, through the door.
+    /// Returns the `rediss://` URL of the proxy.
     #[must_use]
     pub fn url(&self) -> String {
         format!("rediss://127.0.0.1:{}/0", self.port)
     }
 
-    /// The authority's certificate.
+    /// Returns the path of the certificate authority's certificate.
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
-    /// The server behind it.
+    /// Returns the server behind TLS.
     #[must_use]
     pub fn server(&self) -> &Server {
         &self.server
     }
 
-    /// Names and passwords that were given, in order.
+    /// Returns the user names and passwords that were received, in order.
     ///
     /// # Panics
-    /// Never.
+    /// Only after another panic in the proxy.
     #[must_use]
     pub fn logins(&self) -> Vec<(String, String)> {
         self.state.logins.lock().unwrap().clone()
     }
 
-    /// Closes all connections.
+    /// Closes all open connections.
     pub fn cut(&self) {
         self.state
             .generation
@@ -111,7 +113,7 @@ impl Drop for Doorkeeper {
     }
 }
 
-/// All slots are this server's, and it has noticed.
+/// Assigns all slots to this server and waits until it reports the cluster as complete.
 async fn form(server: &Server) {
     let _: () = server
         .command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"])
@@ -122,7 +124,10 @@ async fn form(server: &Server) {
         .await
         .contains("cluster_state:ok")
     {
-        assert!(started.elapsed() < Duration::from_secs(20), "no cluster");
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "the server did not become a cluster in time"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -204,7 +209,7 @@ async fn carry(
     }
 }
 
-/// The first `AUTH name password` in what was sent, and where it ends.
+/// Returns the user name and password of the first `AUTH` command in these bytes, and where the command ends.
 fn login(sent: &[u8]) -> Option<((String, String), usize)> {
     const AUTH: &[u8] = b"*3\r\n$4\r\nAUTH\r\n";
     let start = sent.windows(AUTH.len()).position(|part| part == AUTH)? + AUTH.len();
@@ -213,7 +218,7 @@ fn login(sent: &[u8]) -> Option<((String, String), usize)> {
     Some(((name, password), end))
 }
 
-/// A bulk string of RESP and where it ends.
+/// Returns a RESP bulk string, and where it ends.
 fn bulk(sent: &[u8], start: usize) -> Option<(String, usize)> {
     let line = sent.get(start..)?.iter().position(|byte| *byte == b'\n')?;
     let length = std::str::from_utf8(sent.get(start + 1..start + line - 1)?).ok()?;

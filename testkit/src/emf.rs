@@ -1,6 +1,7 @@
-//! Metric events, as CloudWatch would read them from what a function printed.
+//! Reads the metric events in a function's output as CloudWatch does.
 //!
-//! After AWS's "Specification: Embedded metric format". Strict: a line that CloudWatch would drop, or read in part, panics.
+//! Follows AWS's "Specification: Embedded metric format". Strict: a line that CloudWatch would drop or read in part
+//! panics.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +10,19 @@ use serde_json::{Map, Value};
 /// One value of one metric under one set of dimensions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// The metric.
+    /// The name of the metric.
     pub name: String,
-    /// Names and values.
+    /// The dimensions, as names and values.
     pub dimensions: BTreeMap<String, String>,
-    /// In its unit.
+    /// The value, in `unit`.
     pub value: f64,
-    /// The unit's name.
+    /// The unit, in CloudWatch's spelling, such as `Milliseconds`.
     pub unit: String,
-    /// Under which name CloudWatch keeps it.
+    /// The CloudWatch namespace.
     pub namespace: String,
 }
 
-/// Limits of the specification.
+/// Limits from the specification.
 const MOST_DIMENSIONS: usize = 30;
 const MOST_METRICS: usize = 100;
 const MOST_VALUES: usize = 100;
@@ -55,7 +56,7 @@ const UNITS: [&str; 27] = [
     "None",
 ];
 
-/// The lines that are metric events.
+/// Returns the lines of an output that are metric events.
 pub fn lines(output: &str) -> impl Iterator<Item = &str> {
     output.lines().filter(|line| {
         // A line that lost its beginning is none, and is not passed over either.
@@ -63,16 +64,16 @@ pub fn lines(output: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// All values in what a function printed.
+/// Returns all metric values in a function's output.
 ///
 /// # Panics
-/// If a metric event is not as the specification says.
+/// If a metric event violates the specification.
 #[must_use]
 pub fn samples(output: &str) -> Vec<Sample> {
     lines(output).flat_map(read).collect()
 }
 
-/// Values of a metric that have exactly these dimensions.
+/// Returns the values of a metric that have exactly these dimensions.
 #[must_use]
 pub fn values(samples: &[Sample], name: &str, dimensions: &[(&str, &str)]) -> Vec<f64> {
     let wanted: BTreeMap<String, String> = dimensions
@@ -132,7 +133,7 @@ fn of_directive(directive: &Value, root: &Map<String, Value>, line: &str) -> Vec
         for value in values {
             let value = value
                 .as_f64()
-                .unwrap_or_else(|| panic!("{name} is no number in {line}"));
+                .unwrap_or_else(|| panic!("{name} is not a number in {line}"));
             samples.extend(sets.iter().map(|dimensions| Sample {
                 name: name.to_owned(),
                 dimensions: dimensions.clone(),
@@ -160,24 +161,28 @@ fn dimensions(set: &Value, root: &Map<String, Value>, line: &str) -> BTreeMap<St
             (name.to_owned(), value.to_owned())
         })
         .collect();
-    assert_eq!(dimensions.len(), set.len(), "a dimension twice in {line}");
+    assert_eq!(
+        dimensions.len(),
+        set.len(),
+        "a dimension is repeated in {line}"
+    );
     dimensions
 }
 
 fn object<'a>(value: &'a Value, what: &str, line: &str) -> &'a Map<String, Value> {
     value
         .as_object()
-        .unwrap_or_else(|| panic!("{what} is no object in {line}"))
+        .unwrap_or_else(|| panic!("{what} is not an object in {line}"))
 }
 
 fn array<'a>(value: &'a Value, what: &str, line: &str) -> &'a Vec<Value> {
     value
         .as_array()
-        .unwrap_or_else(|| panic!("{what} is no array in {line}"))
+        .unwrap_or_else(|| panic!("{what} is not an array in {line}"))
 }
 
 fn text<'a>(value: &'a Value, what: &str, line: &str) -> &'a str {
     value
         .as_str()
-        .unwrap_or_else(|| panic!("{what} is no text in {line}"))
+        .unwrap_or_else(|| panic!("{what} is not text in {line}"))
 }

@@ -1,19 +1,27 @@
-//! API Gateway events: what a gateway makes of an HTTP request before a function sees it.
+//! API Gateway events: the JSON into which a gateway turns an HTTP request for a function.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-/// Which gateway makes the event.
+/// A kind of API Gateway, which decides the form of its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gateway {
-    /// A REST API: version 1 of the payload. This is production.
+    /// A REST API, which sends version 1 of the payload. Production uses it.
     Rest,
-    /// An HTTP API: version 2. This is what `cargo lambda watch` sends.
+    /// An HTTP API, which sends version 2 of the payload, as `cargo lambda watch` does.
     Http,
 }
 
-/// A request on its way to an event.
+/// Builds the event of an HTTP request.
+///
+/// # Example
+/// ```
+/// use testkit::events::{Event, Gateway};
+///
+/// let event = Event::session().token("a-token").query("character_id", "luna").build(Gateway::Http);
+/// assert_eq!(event["rawQueryString"], "character_id=luna");
+/// ```
 #[derive(Debug, Clone)]
 pub struct Event {
     method: String,
@@ -27,14 +35,14 @@ pub struct Event {
 
 #[derive(Debug, Clone)]
 enum Authorizer {
-    /// In the form of any gateway.
+    /// JSON that is sent as it is.
     Found(Value),
-    /// In the form that the event's gateway gives to a token's claims.
+    /// The claims of a token, nested as the event's gateway nests them.
     Claims(Value),
 }
 
 impl Event {
-    /// Any method.
+    /// Begins a request with any method.
     #[must_use]
     pub fn new(method: &str, path: &str) -> Self {
         Self {
@@ -48,62 +56,62 @@ impl Event {
         }
     }
 
-    /// `POST`
+    /// Begins a `POST` request.
     #[must_use]
     pub fn post(path: &str) -> Self {
         Self::new("POST", path)
     }
 
-    /// `GET`
+    /// Begins a `GET` request.
     #[must_use]
     pub fn get(path: &str) -> Self {
         Self::new("GET", path)
     }
 
-    /// `PATCH`
+    /// Begins a `PATCH` request.
     #[must_use]
     pub fn patch(path: &str) -> Self {
         Self::new("PATCH", path)
     }
 
-    /// `DELETE`
+    /// Begins a `DELETE` request.
     #[must_use]
     pub fn delete(path: &str) -> Self {
         Self::new("DELETE", path)
     }
 
-    /// `POST /api/v1/chat/stream`
+    /// Begins `POST /api/v1/chat/stream`.
     #[must_use]
     pub fn stream() -> Self {
         Self::post("/api/v1/chat/stream")
     }
 
-    /// `DELETE /api/v1/chat/history`
+    /// Begins `DELETE /api/v1/chat/history`.
     #[must_use]
     pub fn clear() -> Self {
         Self::delete("/api/v1/chat/history")
     }
 
-    /// `GET /api/v1/chat/session`
+    /// Begins `GET /api/v1/chat/session`.
     #[must_use]
     pub fn session() -> Self {
         Self::get("/api/v1/chat/session")
     }
 
-    /// `PATCH /api/v1/chat/session`
+    /// Begins `PATCH /api/v1/chat/session`.
     #[must_use]
     pub fn set_state() -> Self {
         Self::patch("/api/v1/chat/session")
     }
 
-    /// Adds a parameter, not encoded.
+    /// Adds a query parameter. The value is passed unencoded and encoded here where the gateway's form needs it.
     #[must_use]
     pub fn query(mut self, name: &str, value: &str) -> Self {
         self.query.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Sets a header.
+    /// Sets a header and replaces one of the same spelling.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(present, _)| present != name);
@@ -111,7 +119,7 @@ impl Event {
         self
     }
 
-    /// Leaves a header out.
+    /// Removes a header, in any spelling.
     #[must_use]
     pub fn without_header(mut self, name: &str) -> Self {
         self.headers
@@ -119,27 +127,27 @@ impl Event {
         self
     }
 
-    /// Brings a bearer token.
+    /// Sets the `authorization` header to a bearer token.
     #[must_use]
     pub fn token(self, token: &str) -> Self {
         self.header("authorization", &format!("Bearer {token}"))
     }
 
-    /// Brings JSON.
+    /// Sets the body to JSON and declares it as such.
     #[must_use]
     pub fn json(self, body: &Value) -> Self {
         self.header("content-type", "application/json")
             .body(&body.to_string())
     }
 
-    /// Brings text as it is.
+    /// Sets the body to this text.
     #[must_use]
     pub fn body(mut self, body: &str) -> Self {
         self.body = Some(body.to_owned());
         self
     }
 
-    /// Brings bytes.
+    /// Sets the body to these bytes, which are sent as base64.
     #[must_use]
     pub fn bytes(mut self, body: &[u8]) -> Self {
         self.body = Some(STANDARD.encode(body));
@@ -147,14 +155,15 @@ impl Event {
         self
     }
 
-    /// What the gateway's authorizer found, as it is.
+    /// Sets the result of the gateway's authorizer to this JSON, as it is.
     #[must_use]
     pub fn authorizer(mut self, found: Value) -> Self {
         self.authorizer = Some(Authorizer::Found(found));
         self
     }
 
-    /// The claims that the gateway's authorizer found: Cognito's on a REST API, a token's on an HTTP API.
+    /// Sets the claims that the gateway's authorizer found, in the form of Cognito on a REST API and of a JWT on an
+    /// HTTP API.
     #[must_use]
     pub fn authorizer_claims(mut self, claims: Value) -> Self {
         self.authorizer = Some(Authorizer::Claims(claims));
@@ -171,7 +180,7 @@ impl Event {
         })
     }
 
-    /// The event of one gateway.
+    /// Returns the event as this gateway sends it.
     #[must_use]
     pub fn build(&self, gateway: Gateway) -> Value {
         match gateway {
@@ -180,7 +189,7 @@ impl Event {
         }
     }
 
-    /// The event of a REST API.
+    /// Returns the event as a REST API sends it.
     #[must_use]
     pub fn rest(&self) -> Value {
         json!({
@@ -211,7 +220,7 @@ impl Event {
         })
     }
 
-    /// The event of an HTTP API.
+    /// Returns the event as an HTTP API sends it.
     #[must_use]
     pub fn http(&self) -> Value {
         let mut event = json!({
@@ -250,14 +259,14 @@ impl Event {
     }
 }
 
-/// A message to a character.
+/// Returns the event of a message to a character, from an HTTP API.
 #[must_use]
 pub fn chat(token: &str, character: &str, message: &str) -> Value {
     let body = json!({ "character_id": character, "message": message });
     Event::stream().token(token).json(&body).http()
 }
 
-/// Forgets a session.
+/// Returns the event that clears a session, from an HTTP API.
 #[must_use]
 pub fn clear(token: &str, character: &str) -> Value {
     Event::clear()
@@ -266,7 +275,7 @@ pub fn clear(token: &str, character: &str) -> Value {
         .http()
 }
 
-/// Reads a session.
+/// Returns the event that reads a session, from an HTTP API.
 #[must_use]
 pub fn session(token: &str, character: &str) -> Value {
     Event::session()
@@ -275,7 +284,7 @@ pub fn session(token: &str, character: &str) -> Value {
         .http()
 }
 
-/// Sets a session's state.
+/// Returns the event that sets a session's state, from an HTTP API.
 #[must_use]
 pub fn set_state(token: &str, character: &str, state: &str) -> Value {
     let body = json!({ "character_id": character, "state": state });

@@ -1,4 +1,4 @@
-//! A publisher of keys.
+//! A server that publishes signing keys as a JWK set.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::server::HttpServer;
 
-/// A server of one key set.
+/// A running server with one key set.
 pub struct JwksServer {
     server: HttpServer,
     state: Arc<State>,
@@ -23,7 +23,7 @@ struct State {
 }
 
 impl JwksServer {
-    /// Publishes `keys`.
+    /// Starts a server that publishes `keys`.
     pub async fn start(keys: Vec<Value>) -> Self {
         let state = Arc::new(State {
             keys: Mutex::new(keys),
@@ -45,13 +45,13 @@ impl JwksServer {
         Self { server, state }
     }
 
-    /// Where they are.
+    /// Returns the URL of the key set.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/.well-known/jwks.json", self.server.address)
     }
 
-    /// The port they are at.
+    /// Returns the port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.server.address.port()
@@ -60,17 +60,17 @@ impl JwksServer {
     /// Publishes other keys from now on.
     ///
     /// # Panics
-    /// Never.
+    /// Only after another panic in the stand-in.
     pub fn set_keys(&self, keys: Vec<Value>) {
         *self.state.keys.lock().unwrap() = keys;
     }
 
-    /// Answers 500 from now on, or no longer.
+    /// Answers 500 from now on (`true`), or stops doing so (`false`).
     pub fn fail(&self, failing: bool) {
         self.state.failing.store(failing, Ordering::SeqCst);
     }
 
-    /// How often the keys were asked for.
+    /// Returns how many times the keys were requested.
     #[must_use]
     pub fn fetches(&self) -> usize {
         self.state.fetches.load(Ordering::SeqCst)

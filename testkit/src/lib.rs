@@ -1,20 +1,22 @@
-//! What tests and benchmarks need, and the product must not contain.
+//! Servers, stand-ins and tools for tests and benchmarks. The product does not link it.
 //!
 //! | module | owns |
 //! | --- | --- |
 //! | [`binary`] | the functions' real binaries, built once |
-//! | [`redis`] | a real redis-server, ended on drop |
+//! | [`stage`] | `chat-stream` with a Redis and an upstream, for tests that read as a conversation |
+//! | [`redis`] | a real redis-server, killed on drop |
 //! | [`sentinel`], [`cluster`], [`tls`] | servers in other arrangements |
-//! | [`doorkeeper`] | a redis-server behind TLS that notes who asks to be let in |
-//! | [`secrets`] | AWS Secrets Manager |
+//! | [`doorkeeper`] | a redis-server behind a TLS proxy that records every login |
+//! | [`secrets`] | AWS Secrets Manager, real (moto) and scripted |
 //! | [`sigv4`] | checks AWS signatures |
-//! | [`proxy`] | what networks do to connections |
+//! | [`proxy`] | a TCP proxy that loses, delays and cuts connections on demand |
 //! | [`runtime`] | a stand-in for the Lambda Runtime API that drives a real binary and sees its stream frame by frame |
-//! | [`upstream`] | an OpenAI-compatible server over real HTTP that does what it is told, misbehaviour included |
-//! | [`jwks`] | a publisher of keys |
+//! | [`upstream`] | an OpenAI-compatible server over real HTTP that follows a script, misbehaviour included |
+//! | [`answer`] | a function's answer, and assertions about it |
+//! | [`jwks`] | a server that publishes signing keys |
 //! | [`tokens`] | bearer tokens, good and bad, with keys made at run time |
 //! | [`events`] | API Gateway events |
-//! | [`emf`] | metric events, as CloudWatch would read them |
+//! | [`emf`] | metric events, as CloudWatch reads them |
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -37,6 +39,7 @@ pub mod secrets;
 pub mod sentinel;
 mod server;
 pub mod sigv4;
+pub mod stage;
 pub mod tls;
 pub mod tokens;
 mod unspeakable;

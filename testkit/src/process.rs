@@ -1,4 +1,4 @@
-//! A child process whose output is collected and which ends with its owner.
+//! A child process whose output is collected and which is killed when its owner is dropped.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ pub(crate) struct Process {
     pid: u32,
     output: Arc<Mutex<String>>,
     held: Arc<Held>,
-    /// Threads and not tasks, so that what a process printed last can be waited for where nothing can be awaited.
+    /// Threads and not tasks, so that `drop`, which cannot await, can wait for the last output.
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -63,7 +63,7 @@ impl Process {
         self.output.lock().expect("not poisoned").clone()
     }
 
-    /// Reads no more of its output, so that it blocks once the pipe is full; or goes on reading.
+    /// Stops reading the output (`true`), so that the process blocks once the pipe is full, or reads on (`false`).
     pub(crate) fn hold_output(&self, held: bool) {
         *self.held.held.lock().expect("not poisoned") = held;
         self.held.changed.notify_all();
@@ -81,7 +81,7 @@ impl Process {
         }
     }
 
-    /// Its TCP connections: its own port, the port at the other end, and TCP_NODELAY.
+    /// Returns the process's TCP connections: own port, peer's port, and whether `TCP_NODELAY` is set.
     pub(crate) fn connections(&self) -> std::io::Result<Vec<(u16, u16, bool)>> {
         let process = pidfd_open(self.raw_pid(), PidfdFlags::empty())?;
         let mut connections = Vec::new();
@@ -115,20 +115,20 @@ impl Process {
         Pid::from_raw(i32::try_from(self.pid).expect("a pid")).expect("not zero")
     }
 
-    /// Stops it where it is, and waits until it stands still: the signal alone only asks for that.
+    /// Pauses the process and waits until every thread has stopped: the signal alone only requests that.
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
         let asked = std::time::Instant::now();
         while !self.stands_still() {
             assert!(
                 asked.elapsed() < Duration::from_secs(10),
-                "it does not stop"
+                "the process did not stop in time"
             );
             std::thread::yield_now();
         }
     }
 
-    /// Whether each of its threads is stopped, or gone.
+    /// Returns whether each thread of the process has stopped or ended.
     fn stands_still(&self) -> bool {
         let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid)) else {
             return true;
@@ -143,13 +143,13 @@ impl Process {
         })
     }
 
-    /// Ends it at once and waits until it is gone.
+    /// Kills the process and waits until it is gone.
     pub(crate) async fn kill(&mut self) {
         let _ = self.child.start_kill();
         let _ = self.child.wait().await;
     }
 
-    /// Waits until it ends by itself and all its output is collected.
+    /// Waits until the process exits by itself and all its output is collected.
     pub(crate) async fn wait(&mut self, at_most: Duration) -> Option<ExitStatus> {
         let status = tokio::time::timeout(at_most, self.child.wait())
             .await
@@ -159,7 +159,7 @@ impl Process {
         Some(status)
     }
 
-    /// Ends it at once, and waits until it is gone and all its output is collected.
+    /// Kills the process, and waits until it is gone and all its output is collected.
     pub(crate) fn end(&mut self) {
         self.hold_output(false);
         self.signal(Signal::CONT);
@@ -178,7 +178,7 @@ impl Process {
     }
 }
 
-/// Whether output is left unread.
+/// Whether reading of the output is paused.
 #[derive(Default)]
 struct Held {
     held: Mutex<bool>,
@@ -192,7 +192,7 @@ impl Held {
     }
 }
 
-/// Nothing of it is left when its owner is gone.
+/// No process outlives its owner.
 impl Drop for Process {
     fn drop(&mut self) {
         self.end();

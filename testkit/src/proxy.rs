@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback that loses, delays and cuts what it carries: what networks do, on demand.
+//! A TCP proxy on loopback that loses, delays and cuts connections on demand, as networks do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -19,21 +19,21 @@ pub struct Proxy {
 
 struct State {
     target: u16,
-    /// Connections with a lower number carry nothing any longer, and stay open.
+    /// Connections with a lower number stay open and carry nothing.
     swallowed_below: AtomicU64,
     /// Connections with a lower number are closed.
     cut_below: watch::Sender<u64>,
     accepted: AtomicU64,
     open: AtomicUsize,
     refusing: AtomicBool,
-    /// One request in so many is held back for so many milliseconds; none if 0.
+    /// One request in this many is delayed by this many milliseconds; none if 0.
     slow_one_in: AtomicU64,
     slow_milliseconds: AtomicU64,
     requests: AtomicU64,
 }
 
 impl Proxy {
-    /// Stands between its callers and a port on loopback.
+    /// Starts a proxy in front of a port on loopback.
     ///
     /// # Panics
     /// If no port is free.
@@ -74,25 +74,26 @@ impl Proxy {
         }
     }
 
-    /// A URL that leads through it.
+    /// Returns a Redis URL that leads through the proxy.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
-    /// Loses, from now on, whatever the connections of this moment carry, in both directions, and keeps them open. New ones work.
+    /// Drops, from now on, all bytes on the present connections, in both directions, and keeps them open. New
+    /// connections work.
     pub fn swallow_existing(&self) {
         self.state
             .swallowed_below
             .store(self.accepted(), Ordering::SeqCst);
     }
 
-    /// The same for new connections too.
+    /// Drops, from now on, all bytes on present and new connections, and keeps them open.
     pub fn swallow_all(&self) {
         self.state.swallowed_below.store(u64::MAX, Ordering::SeqCst);
     }
 
-    /// New connections work again; those that were swallowed stay lost.
+    /// Lets new connections work again. Connections whose bytes were dropped stay dead.
     pub fn pass(&self) {
         self.state
             .swallowed_below
@@ -101,20 +102,20 @@ impl Proxy {
         self.state.slow_one_in.store(0, Ordering::SeqCst);
     }
 
-    /// Closes the connections of this moment.
+    /// Closes the present connections.
     pub fn cut(&self) {
         self.state.cut_below.send_replace(self.accepted());
     }
 
-    /// Closes new connections at once.
+    /// Closes, from now on, every new connection at once.
     pub fn refuse(&self) {
         self.state.refusing.store(true, Ordering::SeqCst);
     }
 
-    /// Holds one request in `one_in` back for `delay`.
+    /// Delays one request in `one_in` by `delay`.
     ///
     /// # Panics
-    /// If the delay is longer than a lifetime.
+    /// If the delay in milliseconds does not fit into 64 bits.
     pub fn slow(&self, one_in: u64, delay: Duration) {
         let milliseconds = u64::try_from(delay.as_millis()).expect("a short delay");
         self.state
@@ -123,13 +124,13 @@ impl Proxy {
         self.state.slow_one_in.store(one_in, Ordering::SeqCst);
     }
 
-    /// Connections ever made to it.
+    /// Returns the number of connections that were ever accepted.
     #[must_use]
     pub fn accepted(&self) -> u64 {
         self.state.accepted.load(Ordering::SeqCst)
     }
 
-    /// Connections that its callers have open.
+    /// Returns the number of connections that callers have open.
     #[must_use]
     pub fn open(&self) -> usize {
         self.state.open.load(Ordering::SeqCst)
@@ -168,7 +169,7 @@ async fn carry(client: TcpStream, number: u64, state: Arc<State>) {
     }
 }
 
-/// Ends when either side closes.
+/// Copies bytes in both directions until either side closes.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,

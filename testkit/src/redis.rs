@@ -1,4 +1,4 @@
-//! A real redis-server on a port and a socket of its own, ended on drop.
+//! A real redis-server on its own TCP port and Unix socket, killed on drop.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -15,7 +15,20 @@ use crate::process::Process;
 /// How long a server may take to start. It takes milliseconds; a loaded machine may need more.
 const START_WITHIN: Duration = Duration::from_secs(20);
 
-/// A running server.
+/// A running redis-server, killed on drop.
+///
+/// # Example
+/// ```no_run
+/// # use testkit::redis::Server;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let mut redis = Server::start().await;
+/// let _: () = redis.command(&["SET", "key", "value"]).await;
+/// redis.kill().await; // Connections to its port are refused now.
+/// redis.restart().await; // The same port, and no data.
+/// assert_eq!(redis.command::<i64>(&["DBSIZE"]).await, 0);
+/// # }
+/// ```
 pub struct Server {
     process: Process,
     port: u16,
@@ -26,19 +39,19 @@ pub struct Server {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Keeps data.
+    /// A data node.
     Data,
-    /// Watches others. Its settings are in a file, which it rewrites.
+    /// A sentinel. Its settings are in a file, which it rewrites.
     Sentinel,
 }
 
 impl Server {
-    /// Starts one with nothing in it and no persistence.
+    /// Starts an empty server without persistence.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// Starts one with further arguments, such as `["--requirepass", "…"]`.
+    /// Starts an empty server with further arguments, such as `["--requirepass", "…"]`.
     ///
     /// # Panics
     /// If redis-server is not installed or does not start.
@@ -50,7 +63,7 @@ impl Server {
         Self::start_kind(Kind::Data, arguments, "").await
     }
 
-    /// Starts a sentinel with these lines as its settings.
+    /// Starts a sentinel with these lines as its settings file.
     ///
     /// # Panics
     /// As [`Server::start_with`].
@@ -77,25 +90,25 @@ impl Server {
         panic!("redis-server found no free port");
     }
 
-    /// By TCP.
+    /// Returns the `redis://` URL of the TCP port.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
-    /// By its socket.
+    /// Returns the URL of the Unix socket.
     #[must_use]
     pub fn unix_url(&self) -> String {
         format!("redis+unix://{}?db=0", socket(&self.directory))
     }
 
-    /// The TCP port.
+    /// Returns the TCP port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// A connection for the test's own use, by the socket.
+    /// Opens a connection for the test itself, over the Unix socket.
     ///
     /// # Panics
     /// If the server does not answer.
@@ -107,10 +120,10 @@ impl Server {
             .expect("the server answers")
     }
 
-    /// Runs one command, such as `["LRANGE", key, "0", "-1"]`.
+    /// Runs one command, such as `["LRANGE", key, "0", "-1"]`, over the Unix socket.
     ///
     /// # Panics
-    /// If it fails.
+    /// If the command fails.
     pub async fn command<T: FromRedisValue>(&self, parts: &[&str]) -> T {
         let mut command = ::redis::Cmd::new();
         command.arg(parts);
@@ -120,12 +133,12 @@ impl Server {
             .expect("the command succeeds")
     }
 
-    /// Whether its process runs.
+    /// Returns whether the process is running.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()
     }
 
-    /// Whether it answers at all, an error included. One that was stopped does not.
+    /// Returns whether the server sends any answer, errors included, within 300 ms. A paused server does not.
     #[must_use]
     pub fn answers(&self) -> bool {
         const PATIENCE: Duration = Duration::from_millis(300);
@@ -139,7 +152,7 @@ impl Server {
             && stream.read_exact(&mut byte).is_ok()
     }
 
-    /// The port by which the nodes of a cluster talk to each other.
+    /// Returns the port over which the nodes of a cluster talk to each other.
     #[must_use]
     pub fn bus_port(&self) -> u16 {
         let at = self
@@ -152,15 +165,16 @@ impl Server {
         given.unwrap_or_else(|| self.port.wrapping_add(10_000))
     }
 
-    /// Ends the server as a crash would. Its port then refuses connections.
+    /// Kills the server, as a crash would. Connections to its port are refused afterwards.
     pub async fn kill(&mut self) {
         self.process.kill().await;
     }
 
-    /// Starts it again on the same port, empty.
+    /// Kills the server if it runs, and starts it again on the same port with the data that it persisted: by default
+    /// none.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the server does not start.
     pub async fn restart(&mut self) {
         self.process.kill().await;
         let started = Instant::now();
@@ -172,13 +186,13 @@ impl Server {
                 return;
             }
         }
-        panic!("redis-server does not start again on port {}", self.port);
+        panic!("redis-server did not restart on port {}", self.port);
     }
 
-    /// Starts it again with further arguments, and does not wait until it has read its data back.
+    /// Starts the server again with further arguments, and does not wait until it has loaded its data.
     ///
     /// # Panics
-    /// If it does not begin to listen.
+    /// If the server does not begin to listen.
     pub async fn restart_loading(&mut self, arguments: &[&str]) {
         self.process.kill().await;
         let mut all = self.arguments.clone();
@@ -197,12 +211,12 @@ impl Server {
         self.process = process;
     }
 
-    /// Stops it where it is; connections stay open and nobody answers.
+    /// Pauses the process: connections stay open and nothing is answered.
     pub fn pause(&self) {
         self.process.stop();
     }
 
-    /// Lets it go on.
+    /// Resumes a paused process.
     pub fn resume(&self) {
         self.process.signal(Signal::CONT);
     }
@@ -271,7 +285,7 @@ fn spawn(kind: Kind, port: u16, directory: &TempDir, arguments: &[String]) -> Pr
     })
 }
 
-/// Starts a server and waits until it answers; `None` if it ends instead.
+/// Starts a server and waits until it answers; returns `None` if it exits instead.
 async fn launch(
     kind: Kind,
     port: u16,
@@ -291,7 +305,7 @@ async fn launch(
         }
         assert!(
             started.elapsed() < START_WITHIN,
-            "redis-server does not answer:\n{}",
+            "redis-server did not answer in time:\n{}",
             process.output()
         );
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -1,7 +1,7 @@
 //! A stand-in for the Lambda Runtime API that drives a function's real binary and sees its stream frame by frame.
 //!
-//! After AWS's "Using the Lambda runtime API for custom runtimes": the function polls for its next event, and posts an
-//! answer, buffered or streamed, or an error.
+//! Follows AWS's "Using the Lambda runtime API for custom runtimes": the function polls for its next event, and posts
+//! an answer, buffered or streamed, or an error.
 
 mod api;
 mod streaming;
@@ -20,17 +20,17 @@ use tokio::sync::mpsc;
 use self::api::{Api, Invocation};
 pub use self::streaming::Streaming;
 use crate::answer::Answer;
-use crate::binary::binary;
+use crate::binary::{binary, chat_stream_with_test_hooks};
 use crate::process::Process;
 use crate::server::HttpServer;
 use crate::unspeakable::Unspeakable;
 
-/// How long a test waits for something that should come at once.
+/// How long a test waits for something that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The longest a test waits for an answer.
+/// How long a test waits for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 
-/// How a function is started.
+/// Prepares a [`Function`]. The function's environment holds only `PATH`, the platform's variables and those set here.
 pub struct FunctionBuilder {
     path: PathBuf,
     runner: Vec<String>,
@@ -42,21 +42,36 @@ pub struct FunctionBuilder {
 }
 
 impl FunctionBuilder {
-    /// Starts it in a cgroup, by the path of the file that takes its processes.
+    /// Starts `chat-stream` with the feature `test-hooks` instead: the message `/panic` panics in mid-reply, and
+    /// `BROKEN_COMMIT_SCRIPT` names a file that replaces the commit script.
+    ///
+    /// # Panics
+    /// If this is another function, or the build fails.
+    #[must_use]
+    pub fn test_hooks(mut self) -> Self {
+        assert!(
+            self.path.ends_with("chat-stream"),
+            "only chat-stream has hooks"
+        );
+        self.path = chat_stream_with_test_hooks();
+        self
+    }
+
+    /// Starts the function in a cgroup, given the path of the cgroup's `cgroup.procs`.
     #[must_use]
     pub fn cgroup(mut self, processes: PathBuf) -> Self {
         self.cgroup = Some(processes);
         self
     }
 
-    /// Starts it by a program that can run it, with that program's arguments: an emulator of another processor.
+    /// Starts the function through another program with that program's arguments, such as an emulator.
     #[must_use]
     pub fn runner(mut self, program: &[&str]) -> Self {
         self.runner = program.iter().map(|&part| part.to_owned()).collect();
         self
     }
 
-    /// Gives it arguments. The platform gives none; this is for programs that are a function among other things.
+    /// Adds command-line arguments. The platform passes none; this is for programs with further modes.
     #[must_use]
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments
@@ -64,51 +79,51 @@ impl FunctionBuilder {
         self
     }
 
-    /// Sets a variable.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.insert(name.to_owned(), value.into());
         self
     }
 
-    /// Sets variables.
+    /// Sets environment variables.
     #[must_use]
     pub fn envs(mut self, pairs: impl IntoIterator<Item = (String, String)>) -> Self {
         self.env.extend(pairs);
         self
     }
 
-    /// Leaves a variable out.
+    /// Removes an environment variable.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.env.remove(name);
         self
     }
 
-    /// Lets one process serve so many invocations at once.
+    /// Lets the process serve this many invocations at once.
     #[must_use]
     pub fn concurrency(self, invocations: usize) -> Self {
         self.env("AWS_LAMBDA_MAX_CONCURRENCY", invocations.to_string())
     }
 
-    /// The time that an invocation is given; a minute otherwise.
+    /// Sets how long the platform lets an invocation run. Defaults to a minute.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// The trace that the invocations belong to; one that is not sampled otherwise.
+    /// Sets the X-Ray trace of the invocations. Defaults to one that is not sampled.
     #[must_use]
     pub fn trace_id(mut self, trace_id: &str) -> Self {
         trace_id.clone_into(&mut self.trace_id);
         self
     }
 
-    /// Starts the function and waits until it asks for an event.
+    /// Starts the function and waits until it polls for its first event.
     ///
     /// # Panics
-    /// If it ends instead.
+    /// If the function exits, or does not poll within 20 s.
     pub async fn start(self) -> Function {
         let (mut function, mut ready) = self.launch().await;
         let waited = tokio::time::timeout(PATIENCE, async {
@@ -120,30 +135,31 @@ impl FunctionBuilder {
                     }
                     // Asked again and again, because only a dead process has a status.
                     () = tokio::time::sleep(Duration::from_millis(20)) => {
-                        assert!(function.process.is_running(), "the function ended:\n{}", function.output());
+                        assert!(function.process.is_running(), "the function exited:\n{}", function.output());
                     }
                 }
             }
         });
         assert!(
             waited.await.is_ok(),
-            "the function does not ask for events:\n{}",
+            "the function did not poll for an event in time:\n{}",
             function.output()
         );
         function.started_to_next = function.started.elapsed();
         function
     }
 
-    /// Starts the function and waits until it ends by itself.
+    /// Starts the function and waits until it exits by itself.
     ///
     /// # Panics
-    /// If it does not.
+    /// If the function still runs after 20 s.
     pub async fn start_expecting_exit(self) -> Exit {
         let (mut function, _ready) = self.launch().await;
         let status = function.process.wait(PATIENCE).await;
         let output = function.output();
         Exit {
-            status: status.unwrap_or_else(|| panic!("it runs on:\n{output}")),
+            status: status
+                .unwrap_or_else(|| panic!("the function did not exit in time:\n{output}")),
             output,
             duration: function.started.elapsed(),
         }
@@ -201,18 +217,35 @@ impl FunctionBuilder {
     }
 }
 
-/// A function that ended by itself.
+/// A function that exited by itself.
 #[derive(Debug)]
 pub struct Exit {
-    /// How.
+    /// The exit status.
     pub status: ExitStatus,
-    /// What it printed.
+    /// All that the function printed, to standard output and standard error.
     pub output: String,
-    /// From the start of the process to its end.
+    /// The time from the start of the process to its exit.
     pub duration: Duration,
 }
 
-/// A running function. When it ends, what it printed is searched for what was said through it, tokens and secrets.
+/// A running function, killed on drop. Dropping it also searches its output for message text, tokens and secrets that
+/// passed through it, and panics if it printed any.
+///
+/// # Example
+/// ```no_run
+/// # use testkit::{events, redis::Server, runtime::Function, tokens::{secret, token}};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let redis = Server::start().await;
+/// let clear = Function::builder("clear-history")
+///     .env("REDIS_URL", redis.url())
+///     .env("JWT_SECRET", secret())
+///     .start()
+///     .await;
+/// let answer = clear.invoke(&events::clear(&token("alice"), "luna")).await;
+/// assert_eq!(answer.status, 200);
+/// # }
+/// ```
 pub struct Function {
     process: Process,
     api: Arc<Api>,
@@ -222,13 +255,16 @@ pub struct Function {
 }
 
 impl Function {
-    /// Prepares a function of the workspace.
+    /// Prepares a function of the workspace by its name, and builds it first.
+    ///
+    /// # Panics
+    /// If the build fails.
     #[must_use]
     pub fn builder(name: &str) -> FunctionBuilder {
         Self::builder_of(binary(name))
     }
 
-    /// Prepares any binary that speaks to the Runtime API.
+    /// Prepares any binary that uses the Runtime API.
     #[must_use]
     pub fn builder_of(path: PathBuf) -> FunctionBuilder {
         FunctionBuilder {
@@ -242,18 +278,18 @@ impl Function {
         }
     }
 
-    /// Hands it an event and waits for the whole answer.
+    /// Sends the function an event and returns the whole answer.
     ///
     /// # Panics
-    /// If there is none in time.
+    /// If the answer is not complete within two minutes.
     pub async fn invoke(&self, event: &Value) -> Answer {
         self.invoke_streaming(event).await.finish().await
     }
 
-    /// Hands it an event and waits until its answer begins.
+    /// Sends the function an event and returns the answer as soon as it begins.
     ///
     /// # Panics
-    /// If it does not in time.
+    /// If nothing arrives in time.
     pub async fn invoke_streaming(&self, event: &Value) -> Streaming {
         let (parts, received) = mpsc::channel(1_024);
         let id = uuid::Uuid::now_v7().to_string();
@@ -267,70 +303,74 @@ impl Function {
         self.api.hand_over(event, invocation);
         let mut streaming = Streaming::new(id, received);
         let begun = tokio::time::timeout(ANSWER_WITHIN, streaming.begin());
-        assert!(begun.await.is_ok(), "no answer:\n{}", self.output());
+        assert!(begun.await.is_ok(), "no answer in time:\n{}", self.output());
         if let Some(at) = *handed_over.lock().unwrap() {
             streaming.handed_over_at(at);
         }
         streaming
     }
 
-    /// Waits until it asks for an event again, after all that it was given.
+    /// Waits until the function has answered every event and polls for the next one.
     ///
     /// # Panics
-    /// If it does not in time.
+    /// If nothing arrives in time.
     pub async fn wait_idle(&self) {
         let idle = tokio::time::timeout(PATIENCE, self.api.wait_idle()).await;
         assert!(
             idle.is_ok(),
-            "it does not ask for the next event:\n{}",
+            "the function did not poll for the next event in time:\n{}",
             self.output()
         );
     }
 
-    /// What it printed so far.
+    /// Returns all that the function has printed so far.
     #[must_use]
     pub fn output(&self) -> String {
         self.process.output()
     }
 
-    /// Reads no more of its output, so that it blocks once the pipe is full; or goes on reading.
+    /// Stops reading the output (`true`), so that the function blocks once the pipe is full, or reads on (`false`).
     pub fn hold_output(&self, held: bool) {
         self.process.hold_output(held);
     }
 
-    /// Ends it, and gives all that it printed.
+    /// Kills the function and returns all that it printed.
     #[must_use]
     pub fn stop(mut self) -> String {
         self.process.end();
         self.output()
     }
 
-    /// Takes the platform away, upon which it ends by itself, and waits for that.
+    /// Stops the Runtime API, upon which the function exits by itself, and waits for that.
     ///
     /// # Panics
-    /// If it runs on.
+    /// If the function still runs after 20 s.
     pub async fn lose_platform(mut self) {
         self.server.stop();
         let status = self.process.wait(PATIENCE).await;
-        assert!(status.is_some(), "it runs on:\n{}", self.output());
+        assert!(
+            status.is_some(),
+            "the function did not exit in time:\n{}",
+            self.output()
+        );
     }
 
-    /// Its process.
+    /// Returns the process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// The port of the stand-in.
+    /// Returns the port of the stand-in Runtime API.
     #[must_use]
     pub fn api_port(&self) -> u16 {
         self.server.address.port()
     }
 
-    /// Its TCP connections: its own port, the port at the other end, and whether what is sent leaves at once (TCP_NODELAY).
+    /// Returns the function's TCP connections: own port, peer's port, and whether `TCP_NODELAY` is set.
     ///
     /// # Panics
-    /// If the operating system does not let a parent look at its child's sockets.
+    /// If the operating system does not let a parent inspect its child's sockets.
     #[must_use]
     pub fn connections(&self) -> Vec<(u16, u16, bool)> {
         self.process
@@ -338,29 +378,29 @@ impl Function {
             .expect("a parent may look at its child's sockets")
     }
 
-    /// When its process was started.
+    /// Returns when the process was started.
     #[must_use]
     pub fn started(&self) -> Instant {
         self.started
     }
 
-    /// From the start of the process to its first request for an event.
+    /// Returns the time from the start of the process to its first poll for an event.
     #[must_use]
     pub fn started_to_next(&self) -> Duration {
         self.started_to_next
     }
 
-    /// Whether it still runs.
+    /// Returns whether the function is running.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()
     }
 
-    /// Freezes it, as the platform does between invocations.
+    /// Freezes the function, as the platform does between invocations.
     pub fn pause(&self) {
         self.process.stop();
     }
 
-    /// Lets it go on.
+    /// Resumes a frozen function.
     pub fn resume(&self) {
         self.process.signal(Signal::CONT);
     }
@@ -377,7 +417,7 @@ impl Drop for Function {
         let found = self.api.unspeakable_in(&output);
         assert!(
             found.is_none(),
-            "a function printed {:?}, which it was given in confidence:\n{output}",
+            "a function printed {:?}, which it must never print:\n{output}",
             found.unwrap_or_default()
         );
     }

@@ -1,5 +1,5 @@
-//! AWS Secrets Manager on loopback: moto's server, a real implementation of its API, and a stand-in that fails, holds back and
-//! counts on demand. And a trap for whoever loads the SDK's configuration.
+//! AWS Secrets Manager on loopback: moto's server, which implements the API, and a stand-in that fails, delays and
+//! counts on demand. Also a trap that detects a function that loads the SDK's configuration.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -21,25 +21,25 @@ use crate::process::Process;
 use crate::redis::free_port;
 use crate::server::{Body, HttpServer};
 
-/// The region of everything here.
+/// The AWS region that all functions here use.
 pub const REGION: &str = "eu-west-1";
-/// The role's credentials, as the platform would put them into the environment.
+/// The role's access key id, as the platform puts it into the environment.
 pub const ACCESS_KEY_ID: &str = "ASIAOFATEST000000000";
-/// As above.
+/// The role's secret access key, as the platform puts it into the environment.
 pub const SECRET_ACCESS_KEY: &str = "secret+access/key+of+a+test";
-/// As above. Session tokens have characters that must be escaped.
+/// The role's session token. Real ones contain characters that must be escaped, and so does this.
 pub const SESSION_TOKEN: &str = "session//token+of+a+test==";
 
-/// How long moto may take to start. It is seconds of Python; a loaded machine may need more.
+/// How long moto may take to start. Python needs seconds; a loaded machine may need more.
 const START_WITHIN: Duration = Duration::from_secs(120);
 
-/// The Python that has moto and botocore, as `scripts/setup.sh` installs it.
+/// The Python with moto and botocore that `scripts/setup.sh` installs.
 #[must_use]
 pub fn python() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/aws-venv/bin/python3")
 }
 
-/// The environment of a function whose AWS is at this port.
+/// Returns the environment variables that make a function use AWS at this port.
 #[must_use]
 fn environment(port: u16) -> Vec<(String, String)> {
     [
@@ -56,18 +56,18 @@ fn environment(port: u16) -> Vec<(String, String)> {
     .into()
 }
 
-/// moto's server with nothing in it, ended on drop.
+/// moto's server without secrets, killed on drop.
 pub struct Moto {
-    /// Ended with this.
+    /// Killed on drop.
     _process: Process,
     port: u16,
 }
 
 impl Moto {
-    /// Starts one.
+    /// Starts moto's server.
     ///
     /// # Panics
-    /// If it is not installed or does not start.
+    /// If moto is not installed or does not start.
     pub async fn start() -> Self {
         // Between choosing a free port and binding it, somebody else may take it.
         for _ in 0..5 {
@@ -91,25 +91,25 @@ impl Moto {
                 }
                 assert!(
                     started.elapsed() < START_WITHIN,
-                    "moto does not answer:\n{}",
+                    "moto did not answer in time:\n{}",
                     process.output()
                 );
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
-        panic!("moto's server ends at once: run `make test`, which installs it");
+        panic!("moto's server exited at once: run `make test`, which installs it");
     }
 
-    /// The environment of a function that uses it.
+    /// Returns the environment variables that make a function use this server.
     #[must_use]
     pub fn env(&self) -> Vec<(String, String)> {
         environment(self.port)
     }
 
-    /// Keeps a secret, and gives its ARN.
+    /// Creates a secret and returns its ARN.
     ///
     /// # Panics
-    /// If moto refuses.
+    /// If moto refuses the request.
     pub async fn create(&self, name: &str, value: &str) -> String {
         let answer = self
             .ask(
@@ -120,10 +120,10 @@ impl Moto {
         answer["ARN"].as_str().expect("an ARN").to_owned()
     }
 
-    /// Replaces its value, as a rotation does.
+    /// Replaces the value of a secret, as a rotation does.
     ///
     /// # Panics
-    /// If moto refuses.
+    /// If moto refuses the request.
     pub async fn put(&self, arn: &str, value: &str) {
         let _ = self
             .ask(
@@ -155,7 +155,7 @@ impl Moto {
     }
 }
 
-/// A stand-in for the one operation that is used.
+/// A stand-in for `GetSecretValue`, the one operation that the product uses.
 pub struct SecretsServer {
     server: HttpServer,
     state: Arc<State>,
@@ -165,18 +165,18 @@ struct State {
     values: Mutex<HashMap<String, String>>,
     fetches: Mutex<Vec<String>>,
     failing: watch::Sender<bool>,
-    /// So many requests must have come before any is answered.
+    /// How many requests must have arrived before any is answered.
     together: usize,
     came: watch::Sender<usize>,
 }
 
 impl SecretsServer {
-    /// Answers at once.
+    /// Starts a stand-in that answers at once.
     pub async fn start() -> Self {
         Self::start_together(0).await
     }
 
-    /// Answers nobody before so many have asked.
+    /// Starts a stand-in that answers no request before this many have arrived.
     ///
     /// # Panics
     /// If no port is free.
@@ -204,16 +204,16 @@ impl SecretsServer {
         Self { server, state }
     }
 
-    /// The environment of a function that uses it.
+    /// Returns the environment variables that make a function use this server.
     #[must_use]
     pub fn env(&self) -> Vec<(String, String)> {
         environment(self.server.address.port())
     }
 
-    /// Keeps a secret under a name, in place of what was there, and gives its ARN.
+    /// Creates or replaces the secret of this name and returns its ARN.
     ///
     /// # Panics
-    /// Never.
+    /// Only after another panic in the stand-in.
     pub fn put(&self, name: &str, value: &str) -> String {
         let arn = format!("arn:aws:secretsmanager:{REGION}:123456789012:secret:{name}");
         let mut values = self.state.values.lock().unwrap();
@@ -221,15 +221,15 @@ impl SecretsServer {
         arn
     }
 
-    /// Refuses everything with 503 from now on, or no longer.
+    /// Refuses every request with 503 from now on (`true`), or stops doing so (`false`).
     pub fn fail(&self, failing: bool) {
         self.state.failing.send_replace(failing);
     }
 
-    /// The ARNs that were asked for, in order.
+    /// Returns the ARNs that were requested, in order.
     ///
     /// # Panics
-    /// Never.
+    /// Only after another panic in the stand-in.
     #[must_use]
     pub fn fetches(&self) -> Vec<String> {
         self.state.fetches.lock().unwrap().clone()
@@ -259,18 +259,19 @@ impl State {
     }
 }
 
-/// Settings of the SDK that nobody ever writes: whoever loads its configuration hangs on opening them, and is so found out.
+/// A FIFO in the place of the SDK's configuration file. No writer ever opens it, so a function that loads the
+/// configuration blocks there, which [`SdkTrap::release`] detects.
 pub struct SdkTrap {
-    /// Removed with this.
+    /// Removed on drop.
     _directory: tempfile::TempDir,
     fifo: PathBuf,
 }
 
 impl SdkTrap {
-    /// Sets one.
+    /// Creates a trap.
     ///
     /// # Panics
-    /// If no FIFO can be made.
+    /// If no FIFO can be created.
     #[must_use]
     pub fn set() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -283,7 +284,7 @@ impl SdkTrap {
         }
     }
 
-    /// The environment of a function that would walk into it.
+    /// Returns the environment variables that point the SDK at the trap.
     #[must_use]
     pub fn env(&self) -> Vec<(String, String)> {
         let fifo = self.fifo.to_string_lossy().into_owned();
@@ -292,14 +293,14 @@ impl SdkTrap {
             .into()
     }
 
-    /// Whether somebody is in it, who is let go with an empty file.
+    /// Returns whether a process is blocked in the trap, and releases it with an empty file.
     ///
     /// # Panics
-    /// If the FIFO is gone.
+    /// If the FIFO cannot be opened.
     #[must_use]
     pub fn release(&self) -> bool {
-        // To write to a FIFO without waiting is possible only where somebody reads or waits to, and closing it is the end of
-        // the file to him. Who waits does so until then, so a look afterwards misses nobody.
+        // To write to a FIFO without waiting is possible only where somebody reads or waits to, and closing it is the
+        // end of the file to him. Who waits does so until then, so a look afterwards misses nobody.
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::open(&self.fifo, flags, Mode::empty()) {
             Ok(_) => true,

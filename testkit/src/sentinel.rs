@@ -1,4 +1,4 @@
-//! A master, two replicas and three sentinels, all real, ended on drop.
+//! A master, two replicas and three sentinels, all real, killed on drop.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +6,13 @@ use ::redis::{Client, FromRedisValue, RedisResult};
 
 use crate::redis::Server;
 
-/// How long anything that the servers settle among themselves may take.
+/// How long the servers may take to agree on anything: discovery, replication, a failover.
 const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
-/// What the sentinels call the master.
+/// The name under which the sentinels monitor the master.
 pub const MASTER: &str = "mymaster";
 
-/// The six servers.
+/// A running master with two replicas and three sentinels.
 pub struct Sentinels {
     nodes: Vec<Server>,
     sentinels: Vec<Server>,
@@ -21,15 +21,15 @@ pub struct Sentinels {
 }
 
 impl Sentinels {
-    /// Starts them without passwords and waits until they know each other.
+    /// Starts the servers without passwords and waits until they know each other.
     pub async fn start() -> Self {
         Self::start_with(None, None).await
     }
 
-    /// Starts them with a password for the data nodes, for the sentinels, for both or for neither.
+    /// Starts the servers with a password for the data nodes, for the sentinels, for both or for neither.
     ///
     /// # Panics
-    /// If they do not find each other.
+    /// If the servers do not find each other in time.
     pub async fn start_with(password: Option<&str>, sentinel_password: Option<&str>) -> Self {
         let login = |password: Option<&str>| -> Vec<String> {
             let lines =
@@ -86,14 +86,14 @@ impl Sentinels {
         started
     }
 
-    /// What `REDIS_URL` is set to.
+    /// Returns the value for `REDIS_URL`: the URLs of the sentinels.
     #[must_use]
     pub fn urls(&self) -> String {
         let urls: Vec<String> = self.sentinels.iter().map(Server::url).collect();
         urls.join(",")
     }
 
-    /// The environment of a function that uses them.
+    /// Returns the environment variables that make a function use these servers.
     #[must_use]
     pub fn env(&self) -> Vec<(String, String)> {
         let mut env = vec![
@@ -113,10 +113,10 @@ impl Sentinels {
         env
     }
 
-    /// The port of the master, as the sentinels see it.
+    /// Returns the port of the master, according to the sentinels.
     ///
     /// # Panics
-    /// If no sentinel answers.
+    /// If no sentinel answers in time.
     pub async fn master_port(&self) -> u16 {
         for sentinel in self.sentinels.iter().filter(|sentinel| sentinel.answers()) {
             let asked = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER];
@@ -132,7 +132,7 @@ impl Sentinels {
     /// Runs a command on the master.
     ///
     /// # Panics
-    /// If it fails.
+    /// If the command fails.
     pub async fn command<T: FromRedisValue>(&self, parts: &[&str]) -> T {
         let master = &self.nodes[self.master().await];
         ask(master, self.password.as_deref(), parts)
@@ -140,10 +140,10 @@ impl Sentinels {
             .expect("the command succeeds")
     }
 
-    /// Sets a setting on every node.
+    /// Changes a setting (`CONFIG SET`) on every data node.
     ///
     /// # Panics
-    /// If a node refuses it.
+    /// If a node refuses the setting.
     pub async fn configure(&self, name: &str, value: &str) {
         for node in &self.nodes {
             let set = ["CONFIG", "SET", name, value];
@@ -153,28 +153,28 @@ impl Sentinels {
         }
     }
 
-    /// Ends the master as a crash would.
+    /// Kills the master, as a crash would, and returns its port.
     pub async fn kill_master(&mut self) -> u16 {
         let master = self.master().await;
         self.nodes[master].kill().await;
         self.nodes[master].port()
     }
 
-    /// Stops the master where it is.
+    /// Pauses the master's process and returns its port.
     pub async fn pause_master(&self) -> u16 {
         let master = self.master().await;
         self.nodes[master].pause();
         self.nodes[master].port()
     }
 
-    /// Lets every node go on.
+    /// Resumes every paused node.
     pub fn resume(&self) {
         for node in &self.nodes {
             node.resume();
         }
     }
 
-    /// Asks for a failover. It may be refused, while another is under way for example.
+    /// Requests a failover. The sentinels may refuse it, for example while another is under way.
     pub async fn failover(&self) {
         let _: RedisResult<()> = ask(
             &self.sentinels[0],
@@ -184,20 +184,20 @@ impl Sentinels {
         .await;
     }
 
-    /// Ends a sentinel.
+    /// Kills a sentinel.
     pub async fn kill_sentinel(&mut self, number: usize) {
         self.sentinels[number].kill().await;
     }
 
-    /// Stops a sentinel where it is.
+    /// Pauses a sentinel's process.
     pub fn pause_sentinel(&self, number: usize) {
         self.sentinels[number].pause();
     }
 
-    /// Waits until another node than `old` is master, and says which.
+    /// Waits until a node other than `old` is master, and returns its port.
     ///
     /// # Panics
-    /// If none becomes it.
+    /// If no node becomes master in time.
     pub async fn wait_for_new_master(&self, old: u16) -> u16 {
         let started = Instant::now();
         loop {
@@ -205,12 +205,15 @@ impl Sentinels {
             if port != old && self.is_master(port).await {
                 return port;
             }
-            assert!(started.elapsed() < SETTLE_WITHIN, "no new master");
+            assert!(
+                started.elapsed() < SETTLE_WITHIN,
+                "no node became master in time"
+            );
             tokio::time::sleep(POLL).await;
         }
     }
 
-    /// Starts the dead nodes again and waits until all is well.
+    /// Restarts killed nodes, resumes paused ones, and waits until all servers know each other again.
     pub async fn heal(&mut self) {
         self.resume();
         for node in &mut self.nodes {
@@ -227,7 +230,7 @@ impl Sentinels {
         while !self.is_settled().await {
             assert!(
                 started.elapsed() < SETTLE_WITHIN,
-                "the servers do not settle"
+                "the servers did not find each other in time"
             );
             tokio::time::sleep(POLL).await;
         }
@@ -281,11 +284,11 @@ impl Sentinels {
         self.nodes
             .iter()
             .position(|node| node.port() == port)
-            .expect("one of ours")
+            .expect("a port of these servers")
     }
 }
 
-/// One command on one server, if it answers soon.
+/// Runs one command on one server. Returns `None` if it does not answer soon.
 async fn ask<T: FromRedisValue>(
     server: &Server,
     password: Option<&str>,

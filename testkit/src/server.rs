@@ -1,5 +1,5 @@
-//! An HTTP/1 server on a free loopback port, ended on drop. Its sockets send at once and read at once, so that what a test
-//! measures is the other side.
+//! An HTTP/1 server on a free loopback port, stopped on drop. Its sockets send and read at once, so that a test
+//! measures only the other side.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 /// A body whose error aborts the connection.
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// A request and the connection that it came over.
+/// A request and the connection over which it arrived.
 pub(crate) struct Received {
     pub(crate) request: Request<Incoming>,
     pub(crate) connection: u64,
@@ -32,7 +32,7 @@ pub(crate) struct HttpServer {
 }
 
 impl HttpServer {
-    /// Serves every request with `handler`.
+    /// Starts a server that answers every request with `handler`.
     pub(crate) async fn start<H, F>(handler: H) -> Self
     where
         H: Fn(Received) -> F + Send + Sync + 'static,
@@ -74,7 +74,7 @@ impl HttpServer {
         Self { address, accept }
     }
 
-    /// Ends it and its connections, as a drop does.
+    /// Stops the server and closes its connections, as dropping it does.
     pub(crate) fn stop(&self) {
         self.accept.abort();
     }

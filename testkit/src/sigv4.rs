@@ -1,28 +1,28 @@
-//! Checks presigned URLs by the published rules of AWS Signature Version 4, with nothing of the SDK that made them.
+//! Checks presigned URLs by the published rules of AWS Signature Version 4, without code of the SDK that signed them.
 
 use aws_lc_rs::{digest, hmac};
 
-/// What a presigned `GET` says, if its signature is right.
+/// A presigned `GET` request whose signature is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presigned {
-    /// The host that it is for.
+    /// The host for which the request is signed.
     pub host: String,
-    /// Its query without the signature, escaped as it was, sorted.
+    /// The query without the signature, sorted, escaped as it was received.
     pub query: Vec<(String, String)>,
 }
 
 impl Presigned {
-    /// The value of a parameter, escaped.
+    /// Returns the value of a query parameter, still escaped.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
         let found = self.query.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Reads a URL without its scheme and checks its signature.
+    /// Parses a URL without its scheme and checks its signature.
     ///
     /// # Panics
-    /// If the signature is not right, or what is signed lacks something.
+    /// If the signature is not valid, or a required part is missing.
     #[must_use]
     pub fn verify(url: &str, secret_access_key: &str) -> Self {
         let (host, query) = url.split_once("/?").expect("a host, the root and a query");

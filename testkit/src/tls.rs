@@ -1,4 +1,4 @@
-//! A redis-server behind TLS, with a certificate authority that is made for it.
+//! A redis-server that accepts TLS only, with a certificate authority of its own.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::redis::Server;
 
-/// The server and its authority.
+/// A running redis-server and its certificate authority.
 pub struct TlsServer {
     server: Server,
     port: u16,
@@ -15,7 +15,7 @@ pub struct TlsServer {
 }
 
 impl TlsServer {
-    /// Starts one that accepts TLS only, by TCP.
+    /// Starts a server whose TCP port accepts TLS only.
     ///
     /// # Panics
     /// If no certificate can be made or the server does not start.
@@ -43,26 +43,26 @@ impl TlsServer {
         }
     }
 
-    /// By TLS.
+    /// Returns the `rediss://` URL of the server.
     #[must_use]
     pub fn url(&self) -> String {
         format!("rediss://127.0.0.1:{}/0", self.port)
     }
 
-    /// The authority's certificate.
+    /// Returns the path of the certificate authority's certificate.
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
-    /// The server behind it.
+    /// Returns the server behind TLS.
     #[must_use]
     pub fn server(&self) -> &Server {
         &self.server
     }
 }
 
-/// An authority, and a certificate of it for this machine, in files.
+/// Writes a certificate authority's certificate, and a certificate and key for this machine, to files.
 pub(crate) struct Pki {
     pub(crate) ca_file: String,
     pub(crate) certificate: String,

@@ -1,4 +1,4 @@
-//! Bearer tokens, good and bad. Secrets and keys are made at run time, so none is in the source.
+//! Bearer tokens, good and bad. Secrets and keys are generated at run time, so none is in the source.
 
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::{Map, Value, json};
 
-/// The shared secret of this test run.
+/// Returns the shared secret of this test process.
 #[must_use]
 pub fn secret() -> &'static str {
     static SECRET: LazyLock<String> =
@@ -22,13 +22,13 @@ pub fn secret() -> &'static str {
     &SECRET
 }
 
-/// A valid token for a user, for an hour.
+/// Returns a token of a user that is valid for an hour.
 #[must_use]
 pub fn token(sub: &str) -> String {
     Token::new(sub).hs256(secret())
 }
 
-/// Claims on their way to a token.
+/// Builds a token.
 #[derive(Clone)]
 pub struct Token {
     claims: Map<String, Value>,
@@ -36,7 +36,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// Of a user, valid for an hour.
+    /// Begins a token of a user that is valid for an hour.
     #[must_use]
     pub fn new(sub: &str) -> Self {
         Self {
@@ -54,21 +54,21 @@ impl Token {
         self
     }
 
-    /// Leaves a claim out.
+    /// Removes a claim.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.claims.remove(name);
         self
     }
 
-    /// Sets `exp` to so many seconds from now; negative for the past.
+    /// Sets `exp` to this many seconds from now; negative for the past.
     #[must_use]
     pub fn expires_in(self, seconds: i64) -> Self {
         let exp = now() + seconds;
         self.claim("exp", json!(exp))
     }
 
-    /// Leaves `exp` out.
+    /// Removes `exp`.
     #[must_use]
     pub fn no_expiry(self) -> Self {
         self.without("exp")
@@ -86,14 +86,14 @@ impl Token {
         self.claim("aud", json!(audience))
     }
 
-    /// Sets a field of the header, over what signing sets: `alg` too, which then need not be true.
+    /// Sets a field of the header and overrides what signing sets, even `alg`, which may then be false.
     #[must_use]
     pub fn header_field(mut self, name: &str, value: Value) -> Self {
         self.header.insert(name.to_owned(), value);
         self
     }
 
-    /// Names a key in the header.
+    /// Sets the id of the key (`kid`) in the header.
     #[must_use]
     pub fn kid(self, kid: &str) -> Self {
         self.header_field("kid", json!(kid))
@@ -108,13 +108,13 @@ impl Token {
         )
     }
 
-    /// Signs with bytes that need not be text, such as a public key taken for a shared secret.
+    /// Signs with any bytes as the shared secret, for example with a public key.
     #[must_use]
     pub fn hs256_bytes(&self, secret: &[u8]) -> String {
         self.sign(Algorithm::HS256, &EncodingKey::from_secret(secret))
     }
 
-    /// Signs with a shared secret and the longer digest.
+    /// Signs with a shared secret and SHA-512.
     #[must_use]
     pub fn hs512(&self, secret: &str) -> String {
         self.sign(
@@ -123,7 +123,7 @@ impl Token {
         )
     }
 
-    /// Signs with a private key and names it, unless another was named.
+    /// Signs with a private key and sets its `kid`, unless another is set.
     #[must_use]
     pub fn sign_with(&self, key: &KeyPair) -> String {
         let mut token = self.clone();
@@ -131,13 +131,13 @@ impl Token {
         token.sign(key.algorithm, &key.signing)
     }
 
-    /// Signs with a private key and names none.
+    /// Signs with a private key and sets no `kid`.
     #[must_use]
     pub fn sign_namelessly_with(&self, key: &KeyPair) -> String {
         self.sign(key.algorithm, &key.signing)
     }
 
-    /// Does not sign, and says so.
+    /// Returns an unsigned token with `alg: none`.
     #[must_use]
     pub fn unsigned(&self) -> String {
         format!("{}.", self.message(&json!("none")))
@@ -155,7 +155,7 @@ impl Token {
         format!("{message}.{signature}")
     }
 
-    /// What is signed: the header and the claims.
+    /// Returns the signed part: the header and the claims.
     fn message(&self, algorithm: &Value) -> String {
         let mut header = Map::from_iter([
             ("typ".to_owned(), json!("JWT")),
@@ -174,7 +174,7 @@ fn now() -> i64 {
     i64::try_from(since.as_secs()).expect("before the end of time")
 }
 
-/// A private key and how its public half is published.
+/// A private key and the published form of its public key.
 pub struct KeyPair {
     algorithm: Algorithm,
     signing: EncodingKey,
@@ -184,24 +184,25 @@ pub struct KeyPair {
 }
 
 impl KeyPair {
-    /// RS256 with 2048 bits.
+    /// Generates an RS256 key of 2,048 bits.
     ///
     /// # Panics
-    /// If no key can be made.
+    /// If the key cannot be generated.
     #[must_use]
     pub fn rs256(kid: &str) -> Self {
         let key = rsa::KeyPair::generate(KeySize::Rsa2048).expect("a key");
         let document: Pkcs8V1Der<'_> = key.as_der().expect("a document");
         let public: PublicKeyX509Der<'_> = key.public_key().as_der().expect("a document");
-        // The signer wants the key without its PKCS #8 wrapping, a header of the same length for every key of 2048 bits.
+        // The signer wants the key without its PKCS #8 wrapping, a header of the same length for every key of 2048
+        // bits.
         let signing = EncodingKey::from_rsa_der(&document.as_ref()[26..]);
         Self::new(Algorithm::RS256, signing, kid, public.as_ref())
     }
 
-    /// ES256.
+    /// Generates an ES256 key.
     ///
     /// # Panics
-    /// If no key can be made.
+    /// If the key cannot be generated.
     #[must_use]
     pub fn es256(kid: &str) -> Self {
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
@@ -215,10 +216,10 @@ impl KeyPair {
         )
     }
 
-    /// EdDSA with Ed25519.
+    /// Generates an EdDSA key on Ed25519.
     ///
     /// # Panics
-    /// If no key can be made.
+    /// If the key cannot be generated.
     #[must_use]
     pub fn ed25519(kid: &str) -> Self {
         let key = Ed25519KeyPair::generate().expect("a key");
@@ -245,19 +246,19 @@ impl KeyPair {
         }
     }
 
-    /// What it signs with.
+    /// The key for signing.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The public half as everybody can have it: the DER inside a `PUBLIC KEY` file.
+    /// Returns the public key as DER, as in a `PUBLIC KEY` file.
     #[must_use]
     pub fn public_der(&self) -> &[u8] {
         &self.public_der
     }
 
-    /// The public half, as a key set holds it.
+    /// Returns the public key as a member of a JWK set.
     #[must_use]
     pub fn jwk(&self) -> Value {
         self.jwk.clone()

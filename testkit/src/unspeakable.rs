@@ -1,7 +1,7 @@
-//! What a function must not print at any level: what was said through it, who said it by which token, and its secrets.
+//! What a function must not print at any log level: message text, user ids, tokens and secrets.
 //!
-//! Every function remembers what it was given and what it answered, and when it ends all that it printed is searched. So no
-//! test that starts one can fail to look.
+//! Every [`Function`](crate::runtime::Function) records what it received and what it answered; on drop its whole output
+//! is searched for that. So every test that starts a function makes this check.
 
 use std::collections::BTreeSet;
 
@@ -11,25 +11,25 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
-/// What is shorter is in any text by chance.
+/// Shorter text occurs in any output by chance.
 const FEWEST_BYTES: usize = 6;
 const FEWEST_CHARACTERS: usize = 4;
 const FEWEST_BYTES_OF_A_USER: usize = 3;
-/// The beginning of a long text gives it away.
+/// A long text counts as printed if its beginning is.
 const MOST_CHARACTERS: usize = 64;
 
-/// Names of variables whose values are secrets end in these.
+/// The endings of the names of variables whose values are secrets.
 const SECRET_ENDINGS: [&str; 4] = ["SECRET", "_KEY", "PASSWORD", "_TOKEN"];
 
 #[derive(Debug, Default)]
 pub(crate) struct Unspeakable {
     texts: BTreeSet<String>,
-    /// Ids of characters, which may be told, also where a user has the same.
+    /// Ids of characters, which may be printed, even if a user has the same id.
     characters: BTreeSet<String>,
 }
 
 impl Unspeakable {
-    /// A variable of the function.
+    /// Adds an environment variable of the function.
     pub(crate) fn variable(&mut self, name: &str, value: &str) {
         if SECRET_ENDINGS.iter().any(|ending| name.ends_with(ending)) {
             self.add(value);
@@ -45,7 +45,7 @@ impl Unspeakable {
         }
     }
 
-    /// An event that it was handed.
+    /// Adds an event that the function received.
     pub(crate) fn event(&mut self, event: &Value) {
         for (name, value) in event["headers"].as_object().into_iter().flatten() {
             if name.eq_ignore_ascii_case("authorization") {
@@ -88,7 +88,7 @@ impl Unspeakable {
         }
     }
 
-    /// More of what it answered.
+    /// Adds a piece of the function's reply.
     pub(crate) fn reply(&mut self, text: &str) {
         self.add(text);
     }
@@ -126,7 +126,7 @@ impl Unspeakable {
         }
     }
 
-    /// What of it is in an output, if anything.
+    /// Returns the first of the recorded texts that an output contains.
     pub(crate) fn found_in(&self, output: &str) -> Option<&str> {
         let spellings: Vec<(&str, String)> = self
             .texts
@@ -140,7 +140,8 @@ impl Unspeakable {
     }
 }
 
-/// As it is, as JSON has it, as JSON of ASCII has it, as `Debug` has text, and as `Debug` has bytes.
+/// Returns a text in each form in which it could be printed: plain, as JSON, as ASCII-only JSON, and as `Debug` prints
+/// text and bytes.
 fn spellings(text: &str) -> [String; 5] {
     let inner = |quoted: String| {
         let mut characters = quoted.chars();

@@ -1,4 +1,4 @@
-//! An OpenAI-compatible server over real HTTP that does what it is told, misbehaviour included.
+//! An OpenAI-compatible server over real HTTP that follows a script, misbehaviour included.
 
 mod script;
 
@@ -18,10 +18,23 @@ use tokio::sync::watch;
 pub use self::script::{Gate, Script, Step, chunk, delta};
 use crate::server::{Body, HttpServer};
 
-/// How long a test waits for something that should come at once.
+/// How long a test waits for something that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running upstream.
+/// A running upstream, stopped on drop.
+///
+/// # Example
+/// ```no_run
+/// # use testkit::upstream::{Script, Upstream};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// // Fails once, and then replies in two deltas.
+/// let scripts = vec![Script::status(503, ""), Script::reply(&["在", "的"])];
+/// let upstream = Upstream::start_sequence(scripts).await;
+/// // … a function with the variables `upstream.env()` serves a turn …
+/// assert_eq!(upstream.requests().len(), 2);
+/// # }
+/// ```
 pub struct Upstream {
     server: HttpServer,
     state: Arc<State>,
@@ -29,12 +42,12 @@ pub struct Upstream {
 
 struct State {
     scripts: Vec<Script>,
-    /// The key without which nobody is answered.
+    /// The only API key that is accepted; any, if `None`.
     key: Mutex<Option<String>>,
     requests: Mutex<Vec<Received>>,
-    /// When each piece of an answer was handed to the socket, by the number of its request; only if asked for.
+    /// When each piece of an answer was written to the socket, by the number of its request; recorded on demand.
     sent: Mutex<Option<Vec<(usize, Instant)>>>,
-    /// How many requests have come, and how many answers are under way.
+    /// How many requests have arrived, and how many answers are being sent.
     counts: watch::Sender<Counts>,
 }
 
@@ -44,28 +57,28 @@ struct Counts {
     open: usize,
 }
 
-/// A request that came.
+/// A request that arrived.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// Its method.
+    /// The HTTP method.
     pub method: Method,
-    /// Its path.
+    /// The path.
     pub path: String,
-    /// Its headers.
+    /// The headers.
     pub headers: HeaderMap,
-    /// Its body; null if it was not JSON.
+    /// The body; null if it was not valid JSON.
     pub body: Value,
-    /// Which TCP connection it came over, counted from 0.
+    /// The number of the TCP connection over which it arrived, counted from 0.
     pub connection: u64,
-    /// When it had come whole.
+    /// When its last byte had arrived.
     pub at: Instant,
 }
 
 impl Received {
-    /// The messages as (role, content).
+    /// Returns the messages of the prompt as (role, content).
     ///
     /// # Panics
-    /// If there are none.
+    /// If the body has no messages.
     #[must_use]
     pub fn messages(&self) -> Vec<(String, String)> {
         let text = |value: &Value| value.as_str().expect("text").to_owned();
@@ -78,12 +91,12 @@ impl Received {
 }
 
 impl Upstream {
-    /// Answers every request by one script.
+    /// Starts an upstream that answers every request by one script.
     pub async fn start(script: Script) -> Self {
         Self::start_sequence(vec![script]).await
     }
 
-    /// Answers the first request by the first script, and so on; the last one serves for all others.
+    /// Starts an upstream that answers the first request by the first script, and so on; all further ones by the last.
     pub async fn start_sequence(scripts: Vec<Script>) -> Self {
         let state = Arc::new(State {
             scripts,
@@ -138,19 +151,19 @@ impl Upstream {
         Self { server, state }
     }
 
-    /// What `LLM_BASE_URL` is set to.
+    /// Returns the value for `LLM_BASE_URL`.
     #[must_use]
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.server.address)
     }
 
-    /// Its port.
+    /// Returns the port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.server.address.port()
     }
 
-    /// The environment of a function that uses this upstream.
+    /// Returns the environment variables that make a function use this upstream.
     #[must_use]
     pub fn env(&self) -> Vec<(String, String)> {
         vec![
@@ -160,44 +173,45 @@ impl Upstream {
         ]
     }
 
-    /// Answers 401 to any key but this from now on.
+    /// Answers 401 to every API key but this one from now on.
     ///
     /// # Panics
-    /// Never.
+    /// Only after another panic in the stand-in.
     pub fn lock(&self, key: &str) {
         *self.state.key.lock().unwrap() = Some(key.to_owned());
     }
 
-    /// All that came so far.
+    /// Returns all requests that have arrived.
     ///
     /// # Panics
-    /// Never.
+    /// Only after another panic in the stand-in.
     #[must_use]
     pub fn requests(&self) -> Vec<Received> {
         self.state.requests.lock().unwrap().clone()
     }
 
-    /// Waits until so many requests have come.
+    /// Waits until this many requests have arrived.
     ///
     /// # Panics
-    /// If they do not come.
+    /// If they do not arrive in time.
     pub async fn wait_for_requests(&self, count: usize) {
         self.wait("requests", |counts| counts.requests >= count)
             .await;
     }
 
-    /// Begins to note when pieces of answers are sent, and forgets those noted so far.
+    /// Begins to record when pieces of answers are sent, and forgets earlier records.
     ///
     /// # Panics
-    /// Never.
+    /// Only after another panic in the stand-in.
     pub fn note_sent(&self) {
         *self.state.sent.lock().unwrap() = Some(Vec::new());
     }
 
-    /// When the pieces of the answer to a request were sent, in order. Requests are counted from 0, those before `note_sent` too.
+    /// Returns when the pieces of the answer to a request were sent, in order. Requests are counted from 0, including
+    /// those before `note_sent`.
     ///
     /// # Panics
-    /// Never.
+    /// Only after another panic in the stand-in.
     #[must_use]
     pub fn sent_at(&self, request: usize) -> Vec<Instant> {
         let sent = self.state.sent.lock().unwrap();
@@ -207,16 +221,16 @@ impl Upstream {
             .collect()
     }
 
-    /// Answers under way whose client has not left.
+    /// Returns the number of answers that are being sent to a client that is still connected.
     #[must_use]
     pub fn open_streams(&self) -> usize {
         self.state.counts.borrow().open
     }
 
-    /// Waits until no answer is under way.
+    /// Waits until no answer is being sent.
     ///
     /// # Panics
-    /// If one stays.
+    /// If one is still being sent after 20 s.
     pub async fn wait_until_no_streams(&self) {
         self.wait("the end of all answers", |counts| counts.open == 0)
             .await;
@@ -241,7 +255,7 @@ fn not_found() -> Response<Body> {
     response
 }
 
-/// Counts an answer as long as it lives.
+/// Counts an answer until it is dropped.
 struct Open(Arc<State>);
 
 impl Open {
@@ -263,7 +277,8 @@ fn play(script: Script, number: usize, state: Arc<State>) -> Response<Body> {
     let frames = unfold((steps, open), move |(mut steps, open)| async move {
         loop {
             let step = steps.next()?;
-            // hyper collects what is ready and flushes what it has when a body is not, which so sends all that came before.
+            // hyper collects what is ready and flushes what it has when a body is not, which so sends all that came
+            // before.
             if matches!(step, Step::Bytes(_) | Step::Cut) {
                 tokio::task::yield_now().await;
             }

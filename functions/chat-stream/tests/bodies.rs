@@ -1,30 +1,32 @@
 //! What a chat request may look like: one JSON object in UTF-8, declared as such, of limited size, posted.
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
-mod house;
-
+use testkit::answer::Problem;
 use testkit::events::{Event, Gateway};
-
-use self::house::{House, Refusal};
+use testkit::stage::Stage;
 
 const GATEWAYS: [Gateway; 2] = [Gateway::Rest, Gateway::Http];
 const MAX_BODY: usize = 64 * 1024;
-const TOO_LARGE: Refusal = Refusal(
-    413,
-    "Payload Too Large",
-    "payload_too_large",
-    "the body must be at most 64 KiB",
-);
-const MEDIA_TYPE: Refusal = Refusal(
+const TOO_LARGE: Problem =
+    Problem::new(413, "payload_too_large", "the body must be at most 64 KiB");
+const MEDIA_TYPE: Problem = Problem::new(
     415,
-    "Unsupported Media Type",
     "unsupported_media_type",
     "the body must be sent as application/json",
 );
 
+/// A refusal of a body that is not valid JSON.
+const fn invalid_json(detail: &'static str) -> Problem {
+    Problem::new(400, "invalid_json", detail)
+}
+
+/// A refusal of a body that says something else than a request must.
+const fn invalid_request(detail: &'static str) -> Problem {
+    Problem::new(422, "invalid_request", detail)
+}
+
 #[tokio::test]
 async fn a_body_is_one_json_object_in_utf_8() {
-    let house = House::start().await;
+    let stage = Stage::builder().start().await;
     let good = r#"{"character_id":"luna","message":"晚上好呀"}"#;
     let deep = "[".repeat(30_000) + &"]".repeat(30_000);
     for (case, body) in [
@@ -48,35 +50,35 @@ async fn a_body_is_one_json_object_in_utf_8() {
         ),
     ] {
         for gateway in GATEWAYS {
-            house
-                .assert_answers(&house.event().body(&body).build(gateway), "晚上好呀", case)
+            stage
+                .assert_answers(&stage.post().body(&body).build(gateway), "晚上好呀", case)
                 .await;
-            let encoded = house.event().bytes(body.as_bytes()).build(gateway);
-            house.assert_answers(&encoded, "晚上好呀", case).await;
+            let encoded = stage.post().bytes(body.as_bytes()).build(gateway);
+            stage.assert_answers(&encoded, "晚上好呀", case).await;
         }
     }
-    let object = Refusal::request("the body must be a JSON object");
-    let twice = Refusal::request("the body has a field twice");
-    let broken = Refusal::json;
+    let object = invalid_request("the body must be a JSON object");
+    let twice = invalid_request("the body has a field twice");
+    let broken = invalid_json;
     for (case, body, refusal) in [
-        ("a list", "[]", object),
+        ("a list", "[]", object.clone()),
         (
             "the fields as a list",
             r#"["luna","晚上好呀",null]"#,
-            object,
+            object.clone(),
         ),
-        ("text", r#""x""#, object),
-        ("null", "null", object),
-        ("a number", " 7", object),
+        ("text", r#""x""#, object.clone()),
+        ("null", "null", object.clone()),
+        ("a number", " 7", object.clone()),
         (
             "a message twice",
             r#"{"character_id":"luna","message":"晚上好呀","message":"再见"}"#,
-            twice,
+            twice.clone(),
         ),
         (
             "null, then a character",
             r#"{"character_id":null,"character_id":"luna","message":"晚上好呀"}"#,
-            twice,
+            twice.clone(),
         ),
         (
             "nothing",
@@ -134,17 +136,17 @@ async fn a_body_is_one_json_object_in_utf_8() {
             broken("character_id: is not valid JSON text"),
         ),
     ] {
-        house
-            .assert_refuses(&house.event().body(body).rest(), refusal, case)
+        stage
+            .assert_refuses(&stage.post().body(body).rest(), &refusal, case)
             .await;
-        house
-            .assert_refuses(&house.event().bytes(body.as_bytes()).http(), refusal, case)
+        stage
+            .assert_refuses(&stage.post().bytes(body.as_bytes()).http(), &refusal, case)
             .await;
     }
     let nothing = broken("the body is not valid JSON (line 1, column 0)");
     for gateway in GATEWAYS {
-        house
-            .assert_refuses(&house.event().build(gateway), nothing, "no body")
+        stage
+            .assert_refuses(&stage.post().build(gateway), &nothing, "no body")
             .await;
     }
     for bytes in [
@@ -152,16 +154,16 @@ async fn a_body_is_one_json_object_in_utf_8() {
         b"\xff\xfe{\0}\0",
         b"{\"x\":\"\xed\xa0\xbd\"}",
     ] {
-        let refusal = Refusal::json("the body is not UTF-8");
-        house
-            .assert_refuses(&house.event().bytes(bytes).http(), refusal, "not UTF-8")
+        let refusal = invalid_json("the body is not UTF-8");
+        stage
+            .assert_refuses(&stage.post().bytes(bytes).http(), &refusal, "not UTF-8")
             .await;
     }
 }
 
 #[tokio::test]
 async fn a_body_is_at_most_64_kib() {
-    let house = House::start().await;
+    let stage = Stage::builder().start().await;
     let of_size = |bytes: usize| {
         let start = r#"{"character_id":"luna","message":"晚上好呀","x":""#;
         format!("{start}{}\"}}", "x".repeat(bytes - start.len() - 2))
@@ -169,32 +171,32 @@ async fn a_body_is_at_most_64_kib() {
     let (largest, too_large) = (of_size(MAX_BODY), of_size(MAX_BODY + 1));
     assert_eq!((largest.len(), too_large.len()), (65_536, 65_537));
     for gateway in GATEWAYS {
-        let event = house.event().body(&largest).build(gateway);
-        house
+        let event = stage.post().body(&largest).build(gateway);
+        stage
             .assert_answers(&event, "晚上好呀", "the largest")
             .await;
         // Encoded it is longer, and that does not count.
-        let event = house.event().bytes(largest.as_bytes()).build(gateway);
-        house
+        let event = stage.post().bytes(largest.as_bytes()).build(gateway);
+        stage
             .assert_answers(&event, "晚上好呀", "the largest, encoded")
             .await;
         for event in [
-            house.event().body(&too_large),
-            house.event().bytes(too_large.as_bytes()),
+            stage.post().body(&too_large),
+            stage.post().bytes(too_large.as_bytes()),
         ] {
-            house
-                .assert_refuses(&event.build(gateway), TOO_LARGE, "one byte more")
+            stage
+                .assert_refuses(&event.build(gateway), &TOO_LARGE, "one byte more")
                 .await;
         }
         // Nobody looks into a body that is too large.
-        let event = house.event().body(&"灵".repeat(21_846)).build(gateway);
-        house.assert_refuses(&event, TOO_LARGE, "no JSON").await;
+        let event = stage.post().body(&"灵".repeat(21_846)).build(gateway);
+        stage.assert_refuses(&event, &TOO_LARGE, "no JSON").await;
     }
 }
 
 #[tokio::test]
 async fn a_body_is_declared_as_json() {
-    let house = House::start().await;
+    let stage = Stage::builder().start().await;
     let body = r#"{"character_id":"luna","message":"晚上好呀"}"#;
     for gateway in GATEWAYS {
         for name in ["content-type", "Content-Type"] {
@@ -206,10 +208,10 @@ async fn a_body_is_declared_as_json() {
                 "APPLICATION/JSON",
             ] {
                 let event = Event::stream()
-                    .token(&house.token)
+                    .token(&stage.token)
                     .header(name, value)
                     .body(body);
-                house
+                stage
                     .assert_answers(&event.build(gateway), "晚上好呀", value)
                     .await;
             }
@@ -224,38 +226,37 @@ async fn a_body_is_declared_as_json() {
             "application/x-www-form-urlencoded",
             "multipart/form-data; boundary=application/json",
         ] {
-            let event = house.event().header("content-type", value).body(body);
-            house
-                .assert_refuses(&event.build(gateway), MEDIA_TYPE, value)
+            let event = stage.post().header("content-type", value).body(body);
+            stage
+                .assert_refuses(&event.build(gateway), &MEDIA_TYPE, value)
                 .await;
         }
         let event = Event::stream()
-            .token(&house.token)
+            .token(&stage.token)
             .body(body)
             .build(gateway);
-        house.assert_refuses(&event, MEDIA_TYPE, "no type").await;
+        stage.assert_refuses(&event, &MEDIA_TYPE, "no type").await;
     }
 }
 
 #[tokio::test]
 async fn a_chat_is_posted() {
-    let house = House::start().await;
-    let refusal = Refusal(
+    let stage = Stage::builder().start().await;
+    let refusal = Problem::new(
         405,
-        "Method Not Allowed",
         "method_not_allowed",
         "this path does not take that method",
     );
     for method in ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "BREW"] {
         for gateway in GATEWAYS {
             // Nobody has to say who asks.
-            let answer = house
+            let answer = stage
                 .chat
                 .invoke(&Event::new(method, "/api/v1/chat/stream").build(gateway))
                 .await;
-            refusal.assert_is(&answer, method);
+            assert_eq!(answer.problem(), refusal, "{method}");
             assert_eq!(answer.header("allow"), Some("POST"));
         }
     }
-    assert_eq!(house.redis.command::<i64>(&["DBSIZE"]).await, 0);
+    assert_eq!(stage.redis.command::<i64>(&["DBSIZE"]).await, 0);
 }

@@ -1,204 +1,184 @@
-//! Redis fails before, during and after a reply. The conversation goes on, and what the client is told is true.
+//! Redis fails before, during and after a reply. The conversation goes on, and what the client reads about it is true.
 #![expect(clippy::indexing_slicing, reason = "a test")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
-use testkit::events;
+use testkit::answer::Answer;
 use testkit::redis::Server;
-use testkit::runtime::{Function, FunctionBuilder};
-use testkit::tokens::{secret, token};
-use testkit::upstream::{Gate, Script, Step, Upstream};
+use testkit::stage::{Stage, StageBuilder};
+use testkit::upstream::{Gate, Script, Step};
 
-const BUDGET: Duration = Duration::from_millis(1_000);
+/// The default of `MEMORY_READ_TIMEOUT_MS`.
+const READ_BUDGET: Duration = Duration::from_millis(1_000);
+/// The longest that a turn takes to begin while Redis is known to be down.
+const WITHOUT_REDIS: Duration = Duration::from_millis(50);
 /// What a loaded machine may add to a time limit.
 const SLACK: Duration = Duration::from_millis(400);
 
-fn function(name: &str, redis: &Server, upstream: &Upstream) -> FunctionBuilder {
-    Function::builder(name)
-        .env("REDIS_URL", redis.url())
+/// An upstream that replies "在的" and functions that ask a Redis that is down again after 50 ms.
+fn stage() -> StageBuilder {
+    Stage::builder()
+        .upstream("在的")
         .env("REDIS_BREAKER_COOLDOWN_MS", "50")
-        .env("JWT_SECRET", secret())
-        .envs(upstream.env())
 }
 
-/// Talks until memory is there again; every turn until then must stream all the same.
-async fn talk_until_memory_is_back(chat: &Function, token: &str) -> serde_json::Value {
-    let started = Instant::now();
-    loop {
-        let answer = chat.invoke(&events::chat(token, "luna", "你还在吗")).await;
-        assert_eq!(answer.reply(), "在的");
-        if answer.start()["memory"] != "unavailable" {
-            return answer.start();
-        }
-        assert!(
-            started.elapsed() < Duration::from_secs(10),
-            "memory does not come back"
-        );
-    }
+fn first_byte(answer: &Answer) -> Duration {
+    answer.events()[0].at - answer.handed_over
 }
 
-#[tokio::test]
-async fn a_conversation_survives_a_redis_that_is_killed_before_it() {
-    let mut redis = Server::start().await;
-    let upstream = Upstream::start(Script::reply(&["在", "的"])).await;
-    redis.kill().await;
-    // It starts without Redis, and the sample characters need none.
-    let chat = function("chat-stream", &redis, &upstream).start().await;
-    let token = token("alice");
+#[track_caller]
+fn assert_saved(answer: &Answer) {
+    assert_eq!(answer.reply(), "在的");
+    assert_eq!(answer.last()["saved"], true);
+}
 
-    let answer = chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
+#[track_caller]
+fn assert_without_memory(answer: &Answer) {
     assert_eq!(answer.status, 200);
     assert_eq!(answer.start()["memory"], "unavailable");
     assert_eq!(answer.start()["history_messages"], 0);
     assert_eq!(answer.reply(), "在的");
-    assert_eq!(answer.last()["saved"], false);
     assert_eq!(answer.last()["finish_reason"], "stop");
+    assert_eq!(answer.last()["saved"], false);
+}
 
-    // An unknown character cannot be told from one that is only in Redis.
-    let unknown = chat
-        .invoke(&events::chat(&token, "somebody", "你在吗？"))
-        .await;
-    assert_eq!(
-        (unknown.status, unknown.json()["code"].clone()),
-        (503, json!("memory_unavailable"))
-    );
-    assert!(unknown.header("retry-after").is_some());
+#[tokio::test]
+async fn a_conversation_goes_on_while_redis_is_down_and_is_remembered_again_afterwards() {
+    let mut stage = stage().start().await;
+    assert_saved(&stage.say("你在吗？").await);
 
-    // While it stays down, nobody waits for it again.
-    let answer = chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
-    let first = answer.events().first().expect("a start").at - answer.handed_over;
-    assert!(first < Duration::from_millis(50) + SLACK, "{first:?}");
+    stage.redis.kill().await;
+    assert_without_memory(&stage.say("你在吗？").await);
 
-    redis.restart().await;
-    talk_until_memory_is_back(&chat, &token).await;
-    let unknown = chat
-        .invoke(&events::chat(&token, "somebody", "你在吗？"))
-        .await;
-    assert_eq!(
-        (unknown.status, unknown.json()["code"].clone()),
-        (404, json!("character_not_found"))
-    );
+    stage.redis.restart().await;
+    stage.say_until_memory_is_back("在的").await;
+    assert_saved(&stage.say("你在吗？").await);
+}
+
+#[tokio::test]
+async fn a_function_that_starts_without_redis_finds_it_later() {
+    let mut redis = Server::start().await;
+    redis.kill().await;
+    let mut stage = stage().start_with(redis).await;
+    assert_without_memory(&stage.say("你在吗？").await);
+
+    stage.redis.restart().await;
+    stage.say_until_memory_is_back("在的").await;
+}
+
+#[tokio::test]
+async fn while_redis_stays_down_later_turns_do_not_wait_for_it() {
+    let mut stage = stage().start().await;
+    stage.redis.kill().await;
+    assert_without_memory(&stage.say("你在吗？").await);
+
+    let answer = stage.say("你在吗？").await;
+    assert_without_memory(&answer);
+    let waited = first_byte(&answer);
+    assert!(waited < WITHOUT_REDIS + SLACK, "{waited:?}");
+}
+
+/// While Redis is down, it cannot be told from one that is stored there.
+#[tokio::test]
+async fn an_unknown_character_is_not_refused_as_unknown_before_redis_is_back() {
+    let mut stage = stage().start().await;
+    let unknown = async |stage: &Stage| stage.say_to("somebody", "你在吗？").await;
+    unknown(&stage)
+        .await
+        .assert_problem(404, "character_not_found");
+
+    stage.redis.kill().await;
+    unknown(&stage)
+        .await
+        .assert_problem(503, "memory_unavailable");
+
+    stage.redis.restart().await;
+    stage.say_until_memory_is_back("在的").await;
+    unknown(&stage)
+        .await
+        .assert_problem(404, "character_not_found");
 }
 
 #[tokio::test]
 async fn a_reply_survives_a_redis_that_is_killed_in_the_middle_of_it() {
-    let mut redis = Server::start().await;
     let gate = Gate::new();
     let held = Script::deltas(&["在"])
         .then(Step::Wait(gate.clone()))
         .then_delta("的")
         .finish("stop")
         .done();
-    let upstream = Upstream::start_sequence(vec![held, Script::reply(&["在", "的"])]).await;
-    let chat = function("chat-stream", &redis, &upstream).start().await;
-    let token = token("alice");
+    let scripts = vec![held, Script::reply(&["在的"])];
+    let mut stage = stage().upstream_scripts(scripts).start().await;
 
-    let mut answer = chat
-        .invoke_streaming(&events::chat(&token, "luna", "你在吗？"))
-        .await;
-    assert_eq!(
-        answer.next_event().await.expect("start").data["memory"],
-        "empty"
-    );
-    assert_eq!(
-        answer.next_event().await.expect("a delta").data["content"],
-        "在"
-    );
-    redis.kill().await;
+    let mut answer = stage.say_streaming("你在吗？").await;
+    let start = answer.next_event().await.expect("a start");
+    assert_eq!(start.data["memory"], "empty");
+    let delta = answer.next_event().await.expect("a delta");
+    assert_eq!(delta.data["content"], "在");
+    stage.redis.kill().await;
     gate.open();
     let answer = answer.finish().await;
     assert_eq!(answer.reply(), "在的");
+    let last = answer.last();
     assert_eq!(
-        (&answer.last()["saved"], &answer.last()["done"]),
+        (&last["saved"], &last["done"]),
         (&json!(false), &json!(true))
     );
 
-    redis.restart().await;
-    talk_until_memory_is_back(&chat, &token).await;
+    stage.redis.restart().await;
+    stage.say_until_memory_is_back("在的").await;
 }
 
 #[tokio::test]
 async fn a_redis_that_is_killed_and_restarted_between_turns_is_found_again() {
-    let mut redis = Server::start().await;
-    let upstream = Upstream::start(Script::reply(&["在", "的"])).await;
-    let chat = function("chat-stream", &redis, &upstream).start().await;
-    let token = token("alice");
-    assert_eq!(
-        chat.invoke(&events::chat(&token, "luna", "你在吗？"))
-            .await
-            .last()["saved"],
-        true
-    );
+    let mut stage = stage().start().await;
+    assert_saved(&stage.say("你在吗？").await);
 
-    redis.restart().await;
     // The connection is dead and the scripts are gone, and the next turn notices neither.
-    let answer = chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
-    assert_eq!(
-        (&answer.start()["memory"], &answer.last()["saved"]),
-        (&json!("empty"), &json!(true))
-    );
-    let answer = chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
+    stage.redis.restart().await;
+    let answer = stage.say("你在吗？").await;
+    assert_eq!(answer.start()["memory"], "empty");
+    assert_saved(&answer);
+
+    let answer = stage.say("你在吗？").await;
     assert_eq!(answer.start()["history_messages"], 2);
 }
 
 #[tokio::test]
 async fn a_redis_that_stands_still_delays_the_first_byte_by_one_budget_at_most_and_once() {
-    let redis = Server::start().await;
-    let upstream = Upstream::start(Script::reply(&["在", "的"])).await;
-    let chat = function("chat-stream", &redis, &upstream).start().await;
-    let token = token("alice");
-    chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
+    let stage = stage().start().await;
+    assert_saved(&stage.say("你在吗？").await);
 
-    redis.pause();
-    let first_frame = async || {
-        let answer = chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
-        assert_eq!(answer.start()["memory"], "unavailable");
-        assert_eq!(answer.reply(), "在的");
-        answer.events().first().expect("a start").at - answer.handed_over
-    };
-    let waited = first_frame().await;
-    assert!(waited < BUDGET + SLACK, "{waited:?}");
-    for _ in 0..3 {
-        let waited = first_frame().await;
-        assert!(waited < Duration::from_millis(50) + SLACK, "{waited:?}");
+    stage.redis.pause();
+    for limit in [READ_BUDGET, WITHOUT_REDIS, WITHOUT_REDIS, WITHOUT_REDIS] {
+        let answer = stage.say("你在吗？").await;
+        assert_without_memory(&answer);
+        let waited = first_byte(&answer);
+        assert!(waited < limit + SLACK, "{waited:?} of {limit:?}");
     }
-    redis.resume();
-    assert_eq!(
-        talk_until_memory_is_back(&chat, &token).await["memory"],
-        "ok"
-    );
+
+    stage.redis.resume();
+    let start = stage.say_until_memory_is_back("在的").await;
+    assert_eq!(start["memory"], "ok");
 }
 
 #[tokio::test]
 async fn a_stored_character_is_used_and_kept_while_redis_is_down() {
-    let mut redis = Server::start().await;
-    let upstream = Upstream::start(Script::reply(&["在", "的"])).await;
-    let chat = function("chat-stream", &redis, &upstream).start().await;
-    let token = token("alice");
+    let mut stage = stage().start().await;
     let character = json!({ "name": "Rin", "system_prompt": "你是 Rin。", "temperature": 0.5, "model": "model-of-rin" });
-    redis
+    stage
+        .redis
         .command::<String>(&["SET", "character:rin", &character.to_string()])
         .await;
-    assert_eq!(
-        chat.invoke(&events::chat(&token, "rin", "你在吗？"))
-            .await
-            .status,
-        200
-    );
+    assert_eq!(stage.say_to("rin", "你在吗？").await.status, 200);
 
-    redis.kill().await;
-    assert_eq!(
-        chat.invoke(&events::chat(&token, "rin", "你在吗？"))
-            .await
-            .status,
-        200
-    );
-    for request in upstream.requests() {
-        assert_eq!(
-            request.messages().first().expect("a prompt").1,
-            "你是 Rin。"
-        );
+    stage.redis.kill().await;
+    assert_eq!(stage.say_to("rin", "你在吗？").await.status, 200);
+    let requests = stage.upstream.requests();
+    assert_eq!(requests.len(), 2);
+    for request in requests {
+        assert_eq!(request.messages()[0].1, "你是 Rin。");
         assert_eq!(
             (&request.body["model"], &request.body["temperature"]),
             (&json!("model-of-rin"), &json!(0.5))
@@ -208,40 +188,33 @@ async fn a_stored_character_is_used_and_kept_while_redis_is_down() {
 
 #[tokio::test]
 async fn a_process_that_was_frozen_reads_its_memory_over_a_new_connection() {
-    let redis = Server::start().await;
-    let upstream = Upstream::start(Script::reply(&["在", "的"])).await;
-    let chat = function("chat-stream", &redis, &upstream).start().await;
-    let token = token("alice");
-    chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
-    chat.wait_idle().await;
+    let stage = stage().start().await;
+    assert_saved(&stage.say("你在吗？").await);
+    stage.chat.wait_idle().await;
 
-    chat.pause();
-    redis
+    stage.chat.pause();
+    stage
+        .redis
         .command::<i64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
         .await;
-    chat.resume();
-    let answer = chat.invoke(&events::chat(&token, "luna", "你在吗？")).await;
+    stage.chat.resume();
+    let start = stage.say("你在吗？").await.start();
     assert_eq!(
-        (
-            &answer.start()["memory"],
-            &answer.start()["history_messages"]
-        ),
+        (&start["memory"], &start["history_messages"]),
         (&json!("ok"), &json!(2))
     );
 }
 
 #[tokio::test]
 async fn the_end_of_the_invocation_is_the_end_of_the_reply_and_not_of_the_turn() {
-    let redis = Server::start().await;
-    let upstream = Upstream::start(Script::deltas(&["在"]).then(Step::Silence)).await;
-    let chat = function("chat-stream", &redis, &upstream)
+    let silent = Script::deltas(&["在"]).then(Step::Silence);
+    let stage = stage()
+        .upstream_scripts(vec![silent])
         .deadline(Duration::from_secs(3))
         .start()
         .await;
 
-    let answer = chat
-        .invoke(&events::chat(&token("alice"), "luna", "你在吗？"))
-        .await;
+    let answer = stage.say("你在吗？").await;
     assert!(answer.ended - answer.handed_over < Duration::from_secs(3));
     let last = answer.last();
     assert_eq!(

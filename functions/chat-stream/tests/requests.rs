@@ -1,21 +1,28 @@
 //! What a chat request may say: limits to the character and to the byte, and refusals that name the field.
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
-
-mod house;
 
 use serde_json::{Value, json};
+use testkit::answer::Problem;
 use testkit::events::Gateway;
-
-use self::house::{House, Refusal};
+use testkit::stage::Stage;
 
 const GATEWAYS: [Gateway; 2] = [Gateway::Rest, Gateway::Http];
 
+/// A refusal of a body that is not valid JSON.
+const fn invalid_json(detail: &'static str) -> Problem {
+    Problem::new(400, "invalid_json", detail)
+}
+
+/// A refusal of a body that says something else than a request must.
+const fn invalid_request(detail: &'static str) -> Problem {
+    Problem::new(422, "invalid_request", detail)
+}
+
 #[tokio::test]
 async fn a_message_is_1_to_2000_characters_and_not_only_white_space() {
-    let house = House::start().await;
+    let stage = Stage::builder().start().await;
     let said = |message: Value| {
         let body = json!({ "character_id": "luna", "message": message });
-        house.event().body(&body.to_string())
+        stage.post().body(&body.to_string())
     };
     for (case, text) in [
         ("one character", "月".to_owned()),
@@ -35,7 +42,7 @@ async fn a_message_is_1_to_2000_characters_and_not_only_white_space() {
     ] {
         for gateway in GATEWAYS {
             let event = said(json!(text)).build(gateway);
-            house.assert_answers(&event, &text, case).await;
+            stage.assert_answers(&event, &text, case).await;
         }
     }
     for (case, text) in [
@@ -44,9 +51,9 @@ async fn a_message_is_1_to_2000_characters_and_not_only_white_space() {
         ("letters and their accents", "e\u{301}".repeat(1_000) + "e"),
         ("white space counts", "月".to_owned() + &" ".repeat(2_000)),
     ] {
-        let refusal = Refusal::request("message: must be at most 2000 characters");
-        house
-            .assert_refuses(&said(json!(text)).http(), refusal, case)
+        let refusal = invalid_request("message: must be at most 2000 characters");
+        stage
+            .assert_refuses(&said(json!(text)).http(), &refusal, case)
             .await;
     }
     for text in [
@@ -56,9 +63,9 @@ async fn a_message_is_1_to_2000_characters_and_not_only_white_space() {
         "\u{3000}",
         "\u{a0}\u{2003}\u{2028}\u{85}",
     ] {
-        let refusal = Refusal::request("message: must not be empty");
-        house
-            .assert_refuses(&said(json!(text)).http(), refusal, text)
+        let refusal = invalid_request("message: must not be empty");
+        stage
+            .assert_refuses(&said(json!(text)).http(), &refusal, text)
             .await;
     }
     for value in [
@@ -67,25 +74,25 @@ async fn a_message_is_1_to_2000_characters_and_not_only_white_space() {
         json!(["晚上好呀"]),
         json!({ "text": "晚上好呀" }),
     ] {
-        let refusal = Refusal::request("message: must be text");
-        house
-            .assert_refuses(&said(value.clone()).http(), refusal, &value.to_string())
+        let refusal = invalid_request("message: must be text");
+        stage
+            .assert_refuses(&said(value.clone()).http(), &refusal, &value.to_string())
             .await;
     }
-    let missing = Refusal::request("message: is required");
-    house
-        .assert_refuses(&said(Value::Null).http(), missing, "null")
+    let missing = invalid_request("message: is required");
+    stage
+        .assert_refuses(&said(Value::Null).http(), &missing, "null")
         .await;
-    let event = house.event().body(r#"{"character_id":"luna"}"#).http();
-    house.assert_refuses(&event, missing, "nothing").await;
+    let event = stage.post().body(r#"{"character_id":"luna"}"#).http();
+    stage.assert_refuses(&event, &missing, "nothing").await;
 }
 
 #[tokio::test]
 async fn a_character_is_named_in_1_to_128_bytes_and_must_exist() {
-    let house = House::start().await;
+    let stage = Stage::builder().start().await;
     let event = |id: &Value| {
         let body = json!({ "character_id": id, "message": "晚上好呀" });
-        house.event().body(&body.to_string())
+        stage.post().body(&body.to_string())
     };
     let size = "character_id: must be 1 to 128 bytes";
     let text = "character_id: must be text";
@@ -98,23 +105,18 @@ async fn a_character_is_named_in_1_to_128_bytes_and_must_exist() {
         (Value::Null, "character_id: is required"),
     ] {
         let case = id.to_string();
-        house
-            .assert_refuses(&event(&id).http(), Refusal::request(detail), &case)
+        stage
+            .assert_refuses(&event(&id).http(), &invalid_request(detail), &case)
             .await;
     }
-    let event_without = house.event().body(r#"{"message":"晚上好呀"}"#).http();
-    let refusal = Refusal::request("character_id: is required");
-    house
-        .assert_refuses(&event_without, refusal, "nothing")
+    let event_without = stage.post().body(r#"{"message":"晚上好呀"}"#).http();
+    let refusal = invalid_request("character_id: is required");
+    stage
+        .assert_refuses(&event_without, &refusal, "nothing")
         .await;
 
     // Before anything is streamed.
-    let nobody = Refusal(
-        404,
-        "Not Found",
-        "character_not_found",
-        "there is no such character",
-    );
+    let nobody = Problem::new(404, "character_not_found", "there is no such character");
     for id in [
         "nobody".to_owned(),
         "Luna".to_owned(),
@@ -123,29 +125,29 @@ async fn a_character_is_named_in_1_to_128_bytes_and_must_exist() {
     ] {
         for gateway in GATEWAYS {
             let event = event(&json!(id)).build(gateway);
-            house.assert_refuses(&event, nobody, &id).await;
+            stage.assert_refuses(&event, &nobody, &id).await;
         }
     }
     let stored =
         json!({ "name": "灵", "system_prompt": "你是灵。", "temperature": null, "later": [1] });
-    let _: () = house
+    let _: () = stage
         .redis
         .command(&["SET", "character:%E7%81%B5", &stored.to_string()])
         .await;
-    house
+    stage
         .assert_answers(&event(&json!("灵")).rest(), "晚上好呀", "a stored one")
         .await;
-    let prompt = house.upstream.requests()[0].messages().swap_remove(0);
+    let prompt = stage.upstream.requests()[0].messages().swap_remove(0);
     assert_eq!(prompt, ("system".to_owned(), "你是灵。".to_owned()));
 }
 
 #[tokio::test]
 async fn metadata_is_a_readable_object_of_at_most_2_kib() {
-    let house = House::start().await;
+    let stage = Stage::builder().start().await;
     let event = |metadata: &str| {
         let body =
             format!(r#"{{"character_id":"luna","message":"晚上好呀","metadata":{metadata}}}"#);
-        house.event().body(&body)
+        stage.post().body(&body)
     };
     let of_size = |bytes: usize| format!(r#"{{"k":"{}"}}"#, "x".repeat(bytes - 8));
     let nested = |levels: usize| format!(r#"{{"k":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
@@ -158,10 +160,10 @@ async fn metadata_is_a_readable_object_of_at_most_2_kib() {
         &of_size(2_048),
         &nested(100),
     ] {
-        house
+        stage
             .assert_answers(&event(metadata).rest(), "晚上好呀", metadata)
             .await;
-        let said: String = house.redis.command(&["LINDEX", key, "1"]).await;
+        let said: String = stage.redis.command(&["LINDEX", key, "1"]).await;
         assert!(
             said.ends_with(&format!(r#","metadata":{metadata}}}"#)),
             "{said}"
@@ -170,15 +172,15 @@ async fn metadata_is_a_readable_object_of_at_most_2_kib() {
     let long = format!(r#"{{"k":"{}"}}"#, "灵".repeat(681));
     assert_eq!(long.len(), 2_051);
     for metadata in [&of_size(2_049), &long] {
-        let refusal = Refusal::request("metadata: must be at most 2 KiB");
-        house
-            .assert_refuses(&event(metadata).http(), refusal, metadata)
+        let refusal = invalid_request("metadata: must be at most 2 KiB");
+        stage
+            .assert_refuses(&event(metadata).http(), &refusal, metadata)
             .await;
     }
     for metadata in ["[]", r#"["a"]"#, r#""{}""#, "7", "true"] {
-        let refusal = Refusal::request("metadata: must be a JSON object");
-        house
-            .assert_refuses(&event(metadata).http(), refusal, metadata)
+        let refusal = invalid_request("metadata: must be a JSON object");
+        stage
+            .assert_refuses(&event(metadata).http(), &refusal, metadata)
             .await;
     }
     // What other readers of the stored message would choke on.
@@ -188,9 +190,9 @@ async fn metadata_is_a_readable_object_of_at_most_2_kib() {
         r#"{"k":"\ude42\ud83d"}"#,
         &nested(500),
     ] {
-        let refusal = Refusal::json("metadata: is not valid JSON, or nested too deeply");
-        house
-            .assert_refuses(&event(metadata).http(), refusal, metadata)
+        let refusal = invalid_json("metadata: is not valid JSON, or nested too deeply");
+        stage
+            .assert_refuses(&event(metadata).http(), &refusal, metadata)
             .await;
     }
 }

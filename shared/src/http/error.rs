@@ -19,7 +19,7 @@ const MEMORY_RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 pub enum Problem {
     /// No caller that is known here.
     Unauthorized(&'static str),
-    /// The body is not JSON.
+    /// The body is not valid JSON.
     InvalidJson(String),
     /// The body or the query is not what this route takes. The text names the field.
     InvalidRequest(String),

@@ -33,8 +33,7 @@ impl Reply {
         tokio::time::sleep(PAUSE).await;
         match self.deltas.next() {
             Some(delta) => {
-                // For a developer who wants to see what a crash in mid-reply looks like. Not in release builds.
-                #[cfg(debug_assertions)]
+                #[cfg(feature = "test-hooks")]
                 assert!(delta != PANIC_MARK, "a panic was asked for");
                 Step::Delta(delta)
             }
@@ -46,8 +45,8 @@ impl Reply {
     }
 }
 
-/// In debug builds, `/panic` as the message panics after the first deltas.
-#[cfg(debug_assertions)]
+/// With `test-hooks`, the message `/panic` makes the upstream panic after the first delta.
+#[cfg(feature = "test-hooks")]
 const PANIC_MARK: &str = "\u{7}";
 
 fn compose(prompt: &Prompt) -> String {
@@ -58,7 +57,7 @@ fn compose(prompt: &Prompt) -> String {
         .filter(|message| message.role == Role::User)
         .map(|message| message.content.as_str());
     let now = said.next().unwrap_or_default();
-    #[cfg(debug_assertions)]
+    #[cfg(feature = "test-hooks")]
     if now == "/panic" {
         return format!("好的{PANIC_MARK}");
     }

@@ -26,9 +26,9 @@ pub(super) static CLEAR: LazyLock<Script> =
 pub(super) static SESSION: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/session.lua")));
 
-/// In debug builds a test can put a broken script in its place, to show that it would be noticed.
+/// With `test-hooks` a test can replace the script by a broken one, to show that the tests notice it.
 fn commit_source() -> &'static str {
-    #[cfg(debug_assertions)]
+    #[cfg(feature = "test-hooks")]
     if let Some(path) = std::env::var_os("BROKEN_COMMIT_SCRIPT")
         && let Ok(source) = std::fs::read_to_string(path)
     {

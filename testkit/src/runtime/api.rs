@@ -1,4 +1,4 @@
-//! The HTTP side of the stand-in.
+//! The HTTP side of the stand-in Runtime API.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use crate::answer::{Chunk, EventParser, Head};
 use crate::server::Body;
 use crate::unspeakable::Unspeakable;
 
-/// What comes back from a function, in the order in which it comes. The channel closes at the end.
+/// A part of a function's answer. Parts arrive in order, and the channel closes after the last.
 pub(super) enum Part {
     Head {
         head: Box<Head>,
@@ -45,7 +45,7 @@ pub(super) struct Api {
     /// Polls that wait for an event, and invocations without an end.
     load: watch::Sender<Load>,
     asked: mpsc::Sender<()>,
-    /// What the function was told and what it replied.
+    /// What the function received and what it replied.
     unspeakable: Mutex<Unspeakable>,
 }
 
@@ -77,7 +77,7 @@ impl Api {
         })
     }
 
-    /// What of all that the function must not print is in an output, if anything.
+    /// Returns the first text that the function must not print and that its output contains.
     pub(super) fn unspeakable_in(&self, output: &str) -> Option<String> {
         let unspeakable = self.unspeakable.lock().unwrap();
         unspeakable.found_in(output).map(str::to_owned)
@@ -161,7 +161,7 @@ impl Api {
         response
     }
 
-    /// Takes an answer as it comes. Whether anybody still follows it decides whether the connection lives.
+    /// Receives an answer as it arrives. The connection is cut when the test no longer reads the answer.
     async fn response(
         &self,
         id: &str,
@@ -266,7 +266,7 @@ impl Api {
     }
 }
 
-/// A reply that comes in, which is unspeakable whole and in its parts, however far it comes.
+/// A reply that is arriving. The function must not print it, neither whole nor in parts, even if it is cut off.
 struct Heard<'a> {
     parser: EventParser,
     reply: String,
@@ -299,7 +299,7 @@ impl Drop for Heard<'_> {
     }
 }
 
-/// An invocation whose answer comes in. It ends with this.
+/// An invocation whose answer is arriving. Dropping this ends the invocation.
 struct Running<'a> {
     parts: mpsc::Sender<Part>,
     load: &'a watch::Sender<Load>,
@@ -318,7 +318,7 @@ impl Drop for Running<'_> {
     }
 }
 
-/// A poll that waits for an event.
+/// A poll that is waiting for an event.
 struct Polling<'a>(&'a watch::Sender<Load>);
 
 impl<'a> Polling<'a> {

@@ -1,4 +1,4 @@
-//! An answer under way, as it comes from the function.
+//! An answer that is arriving from a function.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use super::ANSWER_WITHIN;
 use super::api::Part;
 use crate::answer::{Answer, Chunk, EventParser, SseEvent};
 
-/// An answer under way. Dropping it breaks the function's connection to the platform.
+/// An answer that is arriving. Dropping it breaks the function's connection to the platform.
 pub struct Streaming {
     answer: Answer,
     received: mpsc::Receiver<Part>,
@@ -42,7 +42,7 @@ impl Streaming {
         }
     }
 
-    /// Waits for the head, or for the end where there is none.
+    /// Waits for the status and headers, or for the end if there are none.
     pub(super) async fn begin(&mut self) {
         while self.answer.status == 0 && !self.ended {
             self.receive().await;
@@ -53,19 +53,19 @@ impl Streaming {
         self.answer.handed_over = at;
     }
 
-    /// The function's own port of the connection that carries the answer.
+    /// Returns the function's own port of the connection that carries the answer.
     #[must_use]
     pub fn carried_by(&self) -> u16 {
         self.peer_port
     }
 
-    /// The HTTP status.
+    /// Returns the HTTP status.
     #[must_use]
     pub fn status(&self) -> u16 {
         self.answer.status
     }
 
-    /// The headers.
+    /// Returns the response headers.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.answer.headers
@@ -74,29 +74,29 @@ impl Streaming {
     /// Breaks the function's connection to the platform, as dropping this does.
     pub fn drop_connection(self) {}
 
-    /// The next event; `None` at the end.
+    /// Returns the next event, or `None` at the end.
     ///
     /// # Panics
-    /// If neither comes in time.
+    /// If neither arrives within two minutes.
     pub async fn next_event(&mut self) -> Option<SseEvent> {
         while self.events.is_empty() && !self.ended {
             let received = tokio::time::timeout(ANSWER_WITHIN, self.receive()).await;
-            assert!(received.is_ok(), "neither an event nor the end");
+            assert!(received.is_ok(), "neither an event nor the end in time");
         }
         self.events.pop_front()
     }
 
-    /// The rest of the answer.
+    /// Waits for the rest and returns the whole answer.
     ///
     /// # Panics
-    /// If it does not end in time.
+    /// If the answer does not end within two minutes.
     pub async fn finish(mut self) -> Answer {
         let ended = tokio::time::timeout(ANSWER_WITHIN, async {
             while !self.ended {
                 self.receive().await;
             }
         });
-        assert!(ended.await.is_ok(), "the answer does not end");
+        assert!(ended.await.is_ok(), "the answer did not end in time");
         self.answer
     }
 

@@ -1,4 +1,4 @@
-//! What an upstream is told to do.
+//! Scripts: what an upstream answers, step by step.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub struct Script {
     pub(super) steps: Vec<Step>,
 }
 
-/// One step of an answer. What came before a step, the head included, is on its way when the step is taken.
+/// One step of an answer. All earlier steps, and the head, have been sent when a step begins.
 #[derive(Clone)]
 pub enum Step {
     /// Sends bytes.
@@ -24,29 +24,29 @@ pub enum Step {
     Delay(Duration),
     /// Waits until a gate is open.
     Wait(Gate),
-    /// Ends the connection without ending the answer.
+    /// Cuts the connection without ending the answer.
     Cut,
-    /// Sends nothing more and keeps the connection.
+    /// Sends nothing more and keeps the connection open.
     Silence,
 }
 
-/// Holds an answer until the test says so.
+/// Holds an answer back until the test opens it.
 #[derive(Clone)]
 pub struct Gate(watch::Sender<bool>);
 
 impl Gate {
-    /// A closed one.
+    /// Returns a closed gate.
     #[must_use]
     pub fn new() -> Self {
         Self(watch::Sender::new(false))
     }
 
-    /// Opens it for good.
+    /// Opens the gate for good.
     pub fn open(&self) {
         self.0.send_replace(true);
     }
 
-    /// Waits until it is open.
+    /// Waits until the gate is open.
     pub async fn wait(&self) {
         // The sender lives in `self`, so this cannot fail.
         let _ = self.0.subscribe().wait_for(|open| *open).await;
@@ -59,13 +59,13 @@ impl Default for Gate {
     }
 }
 
-/// One event with a completion chunk.
+/// Returns one event with a completion chunk.
 #[must_use]
 pub fn chunk(chunk: &Value) -> Bytes {
     format!("data: {chunk}\n\n").into()
 }
 
-/// One event with more text.
+/// Returns one event that adds text.
 #[must_use]
 pub fn delta(text: &str) -> Bytes {
     choice(&json!({ "content": text }), &Value::Null)
@@ -78,7 +78,7 @@ fn choice(delta: &Value, finish_reason: &Value) -> Bytes {
     }))
 }
 
-/// The chunk that a step sends whole. Those that `byte_by_byte` took apart are none.
+/// Returns the chunk that a step sends whole. Returns `None` for the single bytes of `byte_by_byte`.
 fn sent_chunk(step: &Step) -> Option<Value> {
     let Step::Bytes(bytes) = step else {
         return None;
@@ -86,7 +86,7 @@ fn sent_chunk(step: &Step) -> Option<Value> {
     serde_json::from_slice(bytes.strip_prefix(b"data: ")?).ok()
 }
 
-/// The text that a step adds.
+/// Returns the text that a step adds.
 fn content(step: &Step) -> Option<String> {
     let chunk = sent_chunk(step)?;
     Some(chunk["choices"][0]["delta"]["content"].as_str()?.to_owned())
@@ -97,7 +97,7 @@ const STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 impl Script {
-    /// A whole reply, as a good upstream sends it: the role, the parts, the reason, the usage, the end.
+    /// Returns a whole reply as a well-behaved upstream sends it: role, parts, `finish_reason`, usage, `[DONE]`.
     #[must_use]
     pub fn reply(parts: &[&str]) -> Self {
         Self::deltas(parts)
@@ -106,7 +106,7 @@ impl Script {
             .done()
     }
 
-    /// The role and the parts, and nothing after them.
+    /// Returns the beginning of a reply: the role and the parts, and nothing after them.
     #[must_use]
     pub fn deltas(parts: &[&str]) -> Self {
         let role = choice(&json!({ "role": "assistant", "content": "" }), &Value::Null);
@@ -114,7 +114,7 @@ impl Script {
         Self::raw(steps.map(Step::Bytes).collect())
     }
 
-    /// 200 and these steps.
+    /// Returns an answer with status 200 and these steps.
     #[must_use]
     pub fn raw(steps: Vec<Step>) -> Self {
         let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, STREAM)]);
@@ -125,10 +125,10 @@ impl Script {
         }
     }
 
-    /// An error answer.
+    /// Returns an answer with an error status and this body.
     ///
     /// # Panics
-    /// If the status is none.
+    /// If the number is not a valid status.
     #[must_use]
     pub fn status(status: u16, body: &str) -> Self {
         let mut script = Self::raw(vec![Step::Bytes(body.to_owned().into())]).with_status(status);
@@ -139,7 +139,7 @@ impl Script {
     /// Sets another status.
     ///
     /// # Panics
-    /// If it is none.
+    /// If the value is not valid.
     #[must_use]
     pub fn with_status(mut self, status: u16) -> Self {
         self.status = StatusCode::from_u16(status).expect("a status");
@@ -149,7 +149,7 @@ impl Script {
     /// Sets a header.
     ///
     /// # Panics
-    /// If it is none.
+    /// If the value is not valid.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
         let value = HeaderValue::from_str(value).expect("a header's value");
@@ -157,7 +157,7 @@ impl Script {
         self
     }
 
-    /// Leaves a header out.
+    /// Removes a header.
     #[must_use]
     pub fn without_header(mut self, name: &'static str) -> Self {
         self.headers.remove(name);
@@ -171,7 +171,7 @@ impl Script {
         self
     }
 
-    /// Adds an event with more text.
+    /// Adds an event that adds text.
     #[must_use]
     pub fn then_delta(self, text: &str) -> Self {
         self.then(Step::Bytes(delta(text)))
@@ -201,19 +201,19 @@ impl Script {
         self.then(Step::Bytes(Bytes::from_static(DONE)))
     }
 
-    /// Ends the connection once all that came before is on its way.
+    /// Cuts the connection once all earlier steps have been sent.
     #[must_use]
     pub fn cut(self) -> Self {
         self.then(Step::Cut)
     }
 
-    /// Ends the connection after the last delta: no reason, no usage and no end are sent.
+    /// Cuts the connection after the last delta: no `finish_reason`, usage or `[DONE]` is sent.
     #[must_use]
     pub fn then_cut(self) -> Self {
         self.up_to_the_last_delta().cut()
     }
 
-    /// Falls silent after the last delta and keeps the connection.
+    /// Sends nothing after the last delta and keeps the connection open.
     #[must_use]
     pub fn then_silence(self) -> Self {
         self.up_to_the_last_delta().then(Step::Silence)
@@ -231,7 +231,7 @@ impl Script {
         self
     }
 
-    /// Leaves the usage out.
+    /// Removes the usage.
     #[must_use]
     pub fn without_usage(mut self) -> Self {
         self.steps
@@ -239,7 +239,7 @@ impl Script {
         self
     }
 
-    /// Leaves `[DONE]` out.
+    /// Removes `[DONE]`.
     #[must_use]
     pub fn without_done(mut self) -> Self {
         self.steps
@@ -247,7 +247,7 @@ impl Script {
         self
     }
 
-    /// Gives another `finish_reason` than the one it has.
+    /// Replaces the `finish_reason`.
     #[must_use]
     pub fn finish_reason(mut self, reason: &str) -> Self {
         for step in &mut self.steps {
@@ -278,7 +278,7 @@ impl Script {
         self
     }
 
-    /// Sends every byte by itself, which splits characters too.
+    /// Sends every byte on its own, so that characters are split too.
     #[must_use]
     pub fn byte_by_byte(mut self) -> Self {
         self.steps = self

@@ -1,4 +1,5 @@
-//! Metrics, as CloudWatch would read them from what the real binaries print: one event an invocation, whatever becomes of it.
+//! Metrics, as CloudWatch would read them from what the real binaries print: one event an invocation, whatever becomes
+//! of it.
 
 #[path = "metrics/memory.rs"]
 mod memory;

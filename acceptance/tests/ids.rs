@@ -32,13 +32,13 @@ fn ids() -> Vec<(String, String)> {
     ids
 }
 
-struct House {
+struct Service {
     redis: Server,
     upstream: Upstream,
     layout: &'static str,
 }
 
-impl House {
+impl Service {
     async fn start(layout: &'static str) -> Self {
         Self {
             redis: Server::start().await,
@@ -74,12 +74,12 @@ impl House {
 #[tokio::test]
 async fn any_text_is_an_id_and_its_keys_are_those_of_the_contract() {
     for layout in ["plain", "tagged"] {
-        let house = House::start(layout).await;
-        let chat = house.function("chat-stream").start().await;
-        let session = house.function("session-meta").start().await;
-        let clear = house.function("clear-history").start().await;
+        let service = Service::start(layout).await;
+        let chat = service.function("chat-stream").start().await;
+        let session = service.function("session-meta").start().await;
+        let clear = service.function("clear-history").start().await;
         for (id, key) in ids() {
-            house.character(&key).await;
+            service.character(&key).await;
             let prefix = match layout {
                 "tagged" => format!("chat:{{{key}}}:{key}"),
                 _ => format!("chat:{key}:{key}"),
@@ -88,7 +88,7 @@ async fn any_text_is_an_id_and_its_keys_are_those_of_the_contract() {
             let turn = chat.invoke(&events::chat(&token, &id, "晚上好呀")).await;
             assert_eq!(turn.last()["saved"], true, "{id:?}");
             assert_eq!(
-                house.keys().await,
+                service.keys().await,
                 [format!("{prefix}:messages"), format!("{prefix}:meta")],
                 "{id:?}"
             );
@@ -112,8 +112,12 @@ async fn any_text_is_an_id_and_its_keys_are_those_of_the_contract() {
                 200,
                 "{id:?}"
             );
-            assert_eq!(house.keys().await, [format!("{prefix}:cleared")], "{id:?}");
-            let _: () = house.redis.command(&["FLUSHALL"]).await;
+            assert_eq!(
+                service.keys().await,
+                [format!("{prefix}:cleared")],
+                "{id:?}"
+            );
+            let _: () = service.redis.command(&["FLUSHALL"]).await;
         }
     }
 }
@@ -121,8 +125,8 @@ async fn any_text_is_an_id_and_its_keys_are_those_of_the_contract() {
 #[tokio::test]
 async fn no_two_pairs_of_ids_share_a_session() {
     for layout in ["plain", "tagged"] {
-        let house = House::start(layout).await;
-        let chat = house.function("chat-stream").start().await;
+        let service = Service::start(layout).await;
+        let chat = service.function("chat-stream").start().await;
         let pairs = [
             ("a:b", "c"),
             ("a", "b:c"),
@@ -134,14 +138,18 @@ async fn no_two_pairs_of_ids_share_a_session() {
             ("a ", "c"),
         ];
         for key in ["c", "b%3Ac"] {
-            house.character(key).await;
+            service.character(key).await;
         }
         for (n, (user, character)) in pairs.into_iter().enumerate() {
             let turn = chat
                 .invoke(&events::chat(&token(user), character, "晚上好呀"))
                 .await;
             assert_eq!(turn.start()["memory"], "empty", "{user} {character}");
-            assert_eq!(house.keys().await.len(), 2 * (n + 1), "{user} {character}");
+            assert_eq!(
+                service.keys().await.len(),
+                2 * (n + 1),
+                "{user} {character}"
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Many clients talk through several function processes while faults strike at random; then what they were told is compared
-//! with what Redis holds.
+//! Many clients talk through several function processes while faults strike at random; then what they were told is
+//! compared with what Redis holds.
 //!
-//! A short run of each topology is part of the tests. `make chaos` runs longer. The seed is printed; the same seed strikes the
-//! same faults in the same order, though not at the same instants of the clients' work.
+//! A short run of each topology is part of the tests. `make chaos` runs longer. The seed is printed; the same seed
+//! strikes the same faults in the same order, though not at the same instants of the clients' work.
 //!
 //! | variable | meaning |
 //! | --- | --- |
@@ -58,7 +58,7 @@ async fn a_cluster_keeps_its_promises_under_faults() {
 /// Without the line that fences turns behind a clear, and without the one that stores both messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_is_broken_on_purpose_is_found_out() {
-    let source = include_str!("../../../../shared/src/memory/scripts/commit.lua");
+    let source = include_str!("../../../shared/src/memory/scripts/commit.lua");
     let unfenced = source.replace("cleared_at >= began", "false");
     let halved = source.replace("unpack(ARGV, 7))", "ARGV[7])");
     for broken in [unfenced, halved] {
@@ -69,13 +69,15 @@ async fn a_commit_that_is_broken_on_purpose_is_found_out() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), broken).expect("written");
         let path = file.path().to_str().expect("UTF-8").to_owned();
-        let verdict = run(
-            "standalone",
-            Duration::from_secs(3),
-            1,
-            vec![("BROKEN_COMMIT_SCRIPT".into(), path)],
-        )
-        .await;
+        let broken = Run {
+            topology: "standalone",
+            length: Duration::from_secs(3),
+            seed: 1,
+            // Each clear is a chance to notice that there is no fence.
+            one_clear_in: 3,
+            broken_commit: Some(&path),
+        };
+        let verdict = run(&broken).await;
         assert!(!verdict.violations.is_empty(), "nothing was noticed");
     }
 }
@@ -95,7 +97,14 @@ async fn run_named(topology: &str, seconds: u64) {
     };
     let seconds = number("CHAOS_SECONDS").unwrap_or(seconds);
     let seed = number("CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let verdict = run(topology, Duration::from_secs(seconds), seed, Vec::new()).await;
+    let verdict = run(&Run {
+        topology,
+        length: Duration::from_secs(seconds),
+        seed,
+        one_clear_in: 12,
+        broken_commit: None,
+    })
+    .await;
     assert!(
         verdict.violations.is_empty(),
         "seed {seed}:\n{}",
@@ -122,7 +131,27 @@ struct Diary {
     problems: Vec<String>,
 }
 
-async fn run(topology: &str, length: Duration, seed: u64, env: Vec<(String, String)>) -> Verdict {
+/// What a run is like.
+struct Run<'a> {
+    topology: &'a str,
+    /// How long faults strike.
+    length: Duration,
+    seed: u64,
+    /// Of how many requests one is a clear.
+    one_clear_in: u8,
+    /// The path of a script to use instead of the commit script.
+    broken_commit: Option<&'a str>,
+}
+
+/// Lets clients talk while faults strike, and compares what they were told with what is stored.
+async fn run(run: &Run<'_>) -> Verdict {
+    let &Run {
+        topology,
+        length,
+        seed,
+        one_clear_in,
+        broken_commit,
+    } = run;
     println!("{topology}: seed {seed}, {} s", length.as_secs());
     let mut target = Target::start(topology).await;
     let start = async |name: &str| {
@@ -132,8 +161,13 @@ async fn run(topology: &str, length: Duration, seed: u64, env: Vec<(String, Stri
             .env("LOG_LEVEL", "error")
             .env("MEMORY_MAX_MESSAGES", "10000")
             .env("REDIS_BREAKER_COOLDOWN_MS", "100")
-            .envs(target.env())
-            .envs(env.clone());
+            .envs(target.env());
+        let builder = match broken_commit {
+            Some(path) if name == "chat-stream" => {
+                builder.test_hooks().env("BROKEN_COMMIT_SCRIPT", path)
+            }
+            _ => builder,
+        };
         Arc::new(builder.concurrency(CLIENTS).start().await)
     };
     let mut chats = Vec::new();
@@ -147,7 +181,8 @@ async fn run(topology: &str, length: Duration, seed: u64, env: Vec<(String, Stri
         .map(|client| {
             let rng = Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(client as u64));
             let (period, clear) = (Arc::clone(&period), Arc::clone(&clear));
-            tokio::spawn(talk(client, rng, period, chats.clone(), clear))
+            let talk = talk(client, rng, one_clear_in, period, chats.clone(), clear);
+            tokio::spawn(talk)
         })
         .collect();
     // Faults strike what works: servers that have only just found one another would prove nothing.
@@ -207,6 +242,7 @@ async fn run(topology: &str, length: Duration, seed: u64, env: Vec<(String, Stri
 async fn talk(
     client: usize,
     mut rng: Rng,
+    one_clear_in: u8,
     period: Arc<Period>,
     chats: Vec<Arc<Function>>,
     clear: Arc<Function>,
@@ -228,7 +264,7 @@ async fn talk(
             CHARACTERS[rng.usize(..CHARACTERS.len())].to_owned(),
         );
         let token = token(&session.0);
-        if rng.u8(..12) == 0 {
+        if rng.u8(..one_clear_in) == 0 {
             let issued = Instant::now();
             let answer = clear.invoke(&events::clear(&token, &session.1)).await;
             diary.clears.push(Clear {

@@ -102,6 +102,7 @@ async fn a_commit_that_was_stored_before_is_a_duplicate() {
     let script = directory.path().join("commit.lua");
     std::fs::write(&script, "return 'duplicate'").expect("written");
     let chat = chat(&redis, &upstream)
+        .test_hooks()
         .env("BROKEN_COMMIT_SCRIPT", script.to_str().expect("UTF-8"))
         .start()
         .await;

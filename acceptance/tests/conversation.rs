@@ -308,6 +308,7 @@ async fn a_panic_in_a_turn_is_an_event_and_the_next_turn_works() {
     let redis = Server::start().await;
     let mut chat = function("chat-stream", &redis)
         .env("LLM_PROVIDER", "echo")
+        .test_hooks()
         .start()
         .await;
     let token = token("alice");

@@ -1,4 +1,5 @@
-//! What a function prints: what happened, and nothing that anybody said, no prompt, no token and no secret, at any level.
+//! What a function prints: what happened, and nothing that anybody said, no prompt, no token and no secret, at any
+//! level.
 
 use std::time::Duration;
 

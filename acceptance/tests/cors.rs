@@ -11,14 +11,14 @@ const APP: &str = "https://app.example.com";
 const DEVELOPER: &str = "http://localhost:5173";
 
 /// The three functions with one setting.
-struct House {
+struct Functions {
     _redis: Server,
     chat: Function,
     clear: Function,
     session: Function,
 }
 
-impl House {
+impl Functions {
     async fn start(allowed: Option<&str>) -> Self {
         let redis = Server::start().await;
         let function = |name: &str| {
@@ -138,15 +138,19 @@ fn assert_tells(answers: &[(String, Answer)], allow_origin: &[&str], vary: &[&st
 
 #[tokio::test]
 async fn pages_of_a_listed_origin_may_read_every_answer() {
-    let house = House::start(Some(&format!("{APP}, {DEVELOPER}"))).await;
+    let functions = Functions::start(Some(&format!("{APP}, {DEVELOPER}"))).await;
     for origin in [APP, DEVELOPER] {
-        assert_tells(&house.answers(Some(origin)).await, &[origin], &["Origin"]);
+        assert_tells(
+            &functions.answers(Some(origin)).await,
+            &[origin],
+            &["Origin"],
+        );
     }
 }
 
 #[tokio::test]
 async fn no_other_page_may_and_caches_know_that_it_depends() {
-    let house = House::start(Some(APP)).await;
+    let functions = Functions::start(Some(APP)).await;
     for origin in [
         None,
         Some("null"),
@@ -157,30 +161,33 @@ async fn no_other_page_may_and_caches_know_that_it_depends() {
         Some("https://app.example.com.evil.example"),
         Some("https://app.example.com, https://evil.example"),
     ] {
-        assert_tells(&house.answers(origin).await, &[], &["Origin"]);
+        assert_tells(&functions.answers(origin).await, &[], &["Origin"]);
     }
 }
 
 #[tokio::test]
 async fn every_page_may_where_all_are_allowed() {
-    let house = House::start(Some("*")).await;
+    let functions = Functions::start(Some("*")).await;
     for origin in [None, Some(APP), Some("null")] {
-        assert_tells(&house.answers(origin).await, &["*"], &[]);
+        assert_tells(&functions.answers(origin).await, &["*"], &[]);
     }
 }
 
 #[tokio::test]
 async fn nothing_is_said_where_nothing_is_set() {
     for unset in [None, Some("")] {
-        let house = House::start(unset).await;
-        assert_tells(&house.answers(Some(APP)).await, &[], &[]);
+        let functions = Functions::start(unset).await;
+        assert_tells(&functions.answers(Some(APP)).await, &[], &[]);
     }
 }
 
 /// The rest of an answer is what it was, and a stream still streams.
 #[tokio::test]
 async fn the_answers_are_otherwise_the_same() {
-    let (silent, listed) = (House::start(None).await, House::start(Some(APP)).await);
+    let (silent, listed) = (
+        Functions::start(None).await,
+        Functions::start(Some(APP)).await,
+    );
     let without = silent.answers(Some(APP)).await;
     let with = listed.answers(Some(APP)).await;
     for ((case, mut without), (_, mut with)) in without.into_iter().zip(with) {

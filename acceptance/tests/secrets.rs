@@ -1,4 +1,5 @@
-//! Secrets that AWS keeps: fetched at first use and all at once, rotated without a restart, and never waited for in vain.
+//! Secrets that AWS keeps: fetched at first use and all at once, rotated without a restart, and never waited for in
+//! vain.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 #[path = "secrets/bounds.rs"]

@@ -1,4 +1,5 @@
-//! Starting: what is missing or wrong is named, what is not needed is not asked for, and an outage is no reason to fail.
+//! Starting: what is missing or wrong is named, what is not needed is not asked for, and an outage is no reason to
+//! fail.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use serde_json::Value;

@@ -139,6 +139,7 @@ async fn a_panic_in_a_turn_is_told_like_any_end() {
     let redis = Server::start().await;
     let chat = function("chat-stream", &redis)
         .env("LLM_PROVIDER", "echo")
+        .test_hooks()
         .start()
         .await;
     assert_eq!(

@@ -1,5 +1,5 @@
-//! What is sent leaves at once, on every socket: to the platform, to Redis however it is arranged, to the upstream, to the
-//! publisher of keys. This looks at the option and not at the clock.
+//! What is sent leaves at once, on every socket: to the platform, to Redis however it is arranged, to the upstream, to
+//! the publisher of keys. This looks at the option and not at the clock.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use testkit::cluster::Cluster;
@@ -85,8 +85,8 @@ async fn assert_no_delay_in_turns(keys: &Keys, redis: Vec<(String, String)>, red
     }
 }
 
-/// Here nothing looks over the sockets, as the streaming function does for the platform's, so what has the option was given it
-/// by its own client. The platform's has not: a whole answer is written to it at once.
+/// Here nothing looks over the sockets, as the streaming function does for the platform's, so what has the option was
+/// given it by its own client. The platform's has not: a whole answer is written to it at once.
 async fn assert_no_delay_in_buffered_answers(
     keys: &Keys,
     redis: Vec<(String, String)>,

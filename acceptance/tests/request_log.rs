@@ -379,6 +379,7 @@ async fn a_panic_in_a_turn_is_one_line_and_its_own_line_says_whose_it_is() {
     let redis = Server::start().await;
     let chat = function("chat-stream", &redis)
         .env("LLM_PROVIDER", "echo")
+        .test_hooks()
         .start()
         .await;
     let answer = chat
