@@ -1,21 +1,30 @@
-"""What CloudWatch makes of embedded metrics, as far as the alarms of the template use it: exact sets of dimensions, statistics of a
-minute, metric math in which missing is neither zero nor false, and alarms over the last minutes. It refuses what it does not know."""
+"""CloudWatch, as far as the alarms and the dashboard of the template use it.
+
+That is: embedded metrics with exact sets of dimensions, the statistics of a minute, metric math in which a missing value
+is neither zero nor false, alarms over the last minutes, and search expressions. Anything else is an AssertionError."""
+
+from __future__ import annotations
 
 import ast
 import json
 import math
-from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Tuple
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
-Series = Tuple[str, str, FrozenSet[Tuple[str, str]]]
-Minute = Dict[Series, List[float]]
+# Namespace, metric name, dimensions.
+Series = tuple[str, str, frozenset[tuple[str, str]]]
+# The values of every series in one minute.
+Minute = dict[Series, list[float]]
 
 
-def series(namespace: str, name: str, dimensions: Dict[str, str]) -> Series:
+def series(namespace: str, name: str, dimensions: dict[str, str]) -> Series:
     return namespace, name, frozenset(dimensions.items())
 
 
 def minute_of(lines: Iterable[str]) -> Minute:
-    """The values of every series in lines of the embedded metric format."""
+    """Returns the values of every series in lines of the embedded metric format."""
     minute: Minute = {}
     for line in lines:
         event = json.loads(line)
@@ -29,7 +38,7 @@ def minute_of(lines: Iterable[str]) -> Minute:
     return minute
 
 
-def statistic(values: Optional[List[float]], name: str) -> Optional[float]:
+def statistic(values: list[float] | None, name: str) -> float | None:
     if not values:
         return None
     if name == "Sum":
@@ -40,12 +49,12 @@ def statistic(values: Optional[List[float]], name: str) -> Optional[float]:
     raise AssertionError(f"not a statistic that is known here: {name}")
 
 
-def evaluate(expression: str, values: Dict[str, Optional[float]]) -> Optional[float]:
-    """One point of a metric math expression. A missing operand makes the result missing."""
+def evaluate(expression: str, values: dict[str, float | None]) -> float | None:
+    """Returns one point of a metric math expression. A missing operand makes the result missing."""
     return _value(ast.parse(expression, mode="eval").body, values)
 
 
-def _value(node: ast.AST, values: Dict[str, Optional[float]]) -> Optional[float]:
+def _value(node: ast.AST, values: dict[str, float | None]) -> float | None:
     if isinstance(node, ast.Constant):
         return float(node.value)
     if isinstance(node, ast.Name):
@@ -67,7 +76,7 @@ def _value(node: ast.AST, values: Dict[str, Optional[float]]) -> Optional[float]
     raise AssertionError(f"not metric math that is known here: {ast.dump(node)}")
 
 
-def _call(function: str, arguments: list, values: Dict[str, Optional[float]]) -> Optional[float]:
+def _call(function: str, arguments: list, values: dict[str, float | None]) -> float | None:
     if function == "FILL":
         found, instead = (_value(one, values) for one in arguments)
         return instead if found is None else found
@@ -82,9 +91,10 @@ def _call(function: str, arguments: list, values: Dict[str, Optional[float]]) ->
     raise AssertionError(f"not a function that is known here: {function}")
 
 
-def metrics_of(alarm: Dict[str, Any]) -> Dict[str, Tuple[Series, str]]:
-    """What an alarm looks at: its own names for series, and each one's statistic. Every period is a minute."""
-    def one(metric: Dict[str, Any]) -> Series:
+def metrics_of(alarm: dict[str, Any]) -> dict[str, tuple[Series, str]]:
+    """Returns the series that an alarm watches and their statistics, by the alarm's ids. Every period is a minute."""
+
+    def one(metric: dict[str, Any]) -> Series:
         dimensions = {dimension["Name"]: dimension["Value"] for dimension in metric.get("Dimensions", [])}
         return series(metric["Namespace"], metric["MetricName"], dimensions)
 
@@ -100,8 +110,8 @@ def metrics_of(alarm: Dict[str, Any]) -> Dict[str, Tuple[Series, str]]:
     return found
 
 
-def point(alarm: Dict[str, Any], minute: Minute) -> Optional[float]:
-    """What an alarm compares with its threshold, for one minute."""
+def point(alarm: dict[str, Any], minute: Minute) -> float | None:
+    """Returns the value that an alarm compares with its threshold, for one minute."""
     values = {name: statistic(minute.get(key), stat) for name, (key, stat) in metrics_of(alarm).items()}
     if "Metrics" not in alarm:
         return values["m"]
@@ -110,8 +120,8 @@ def point(alarm: Dict[str, Any], minute: Minute) -> Optional[float]:
     return evaluate(returned[0], values)
 
 
-def fires(alarm: Dict[str, Any], minutes: List[Minute]) -> bool:
-    """Whether an alarm is on after these minutes; before them there was nothing."""
+def fires(alarm: dict[str, Any], minutes: list[Minute]) -> bool:
+    """Returns whether an alarm is on after these minutes, with no data before them."""
     assert alarm["TreatMissingData"] == "notBreaching"
     threshold = float(alarm["Threshold"])
     periods = int(alarm["EvaluationPeriods"])
@@ -125,3 +135,57 @@ def fires(alarm: Dict[str, Any], minutes: List[Minute]) -> bool:
             "GreaterThanOrEqualToThreshold": value >= threshold,
         }[alarm["ComparisonOperator"]]
     return breaching >= int(alarm.get("DatapointsToAlarm", periods))
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search expression of a dashboard: a namespace, the names of all dimensions, and conditions on exact values."""
+
+    namespace: str
+    dimensions: frozenset[str]
+    # All must hold; of one, any alternative (a name and a value).
+    conditions: tuple[tuple[tuple[str, str], ...], ...]
+    statistic: str
+
+    @classmethod
+    def parse(cls, expression: str) -> Search:
+        found = re.fullmatch(r"SEARCH\('\{([^{}]+)\} (.+)', '(\w+)'\)", expression)
+        assert found, f"not a search expression that is known here: {expression}"
+        schema = [cls._name(name) for name in found[1].split(",")]
+        term, conditions = found[2], []
+        while term:
+            one = re.match(r'(?:\(([^()]+)\)|([\w]+="[^"]+"))(?: |$)', term)
+            assert one, f"not a search term that is known here: {term}"
+            alternatives = [re.fullmatch(r'(\w+)="([^"]+)"', each) for each in (one[1] or one[2]).split(" OR ")]
+            assert all(alternatives), f"not a search term that is known here: {term}"
+            conditions.append(tuple((each[1], each[2]) for each in alternatives))
+            term = term[one.end():]
+        return cls(schema[0], frozenset(schema[1:]), tuple(conditions), found[3])
+
+    @staticmethod
+    def _name(text: str) -> str:
+        """A name with anything but letters and digits must be quoted; AWS's own namespaces need not be."""
+        assert re.fullmatch(r'"[^"]+"|\w+|AWS/\w+', text), f"a name that must be quoted: {text}"
+        return text.strip('"')
+
+    def finds(self, one: Series) -> bool:
+        namespace, name, dimensions = one
+        values = {"MetricName": name, **dict(dimensions)}
+        return (
+            namespace == self.namespace
+            and {dimension for dimension, _ in dimensions} == self.dimensions
+            and all(any(values.get(key) == value for key, value in alternatives) for alternatives in self.conditions)
+        )
+
+
+def dashboard(body: str) -> list[Series | Search]:
+    """Returns what the metric widgets of a dashboard show."""
+    shown: list[Series | Search] = []
+    for widget in json.loads(body)["widgets"]:
+        for entry in widget["properties"].get("metrics", []):
+            if isinstance(entry[0], dict):
+                shown.append(Search.parse(entry[0]["expression"]))
+            else:
+                namespace, name, *pairs, _ = entry
+                shown.append(series(namespace, name, dict(zip(pairs[::2], pairs[1::2]))))
+    return shown

@@ -1,26 +1,33 @@
-"""The template as CloudFormation would have it for given parameters: transformed by SAM's own translator, conditions and functions
-resolved. Needs the Python of scripts/setup.sh sam, no account and no network."""
+"""The template as CloudFormation sees it for given parameters.
+
+The SAM CLI packages it, SAM's own translator transforms it, and this file resolves conditions and intrinsic functions.
+Needs the Python of `scripts/setup.sh sam`, but no account and no network."""
+
+from __future__ import annotations
 
 import copy
 import logging
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any
 
 os.environ.setdefault("AWS_DEFAULT_REGION", "eu-west-1")
 logging.disable(logging.WARNING)
 
+from samcli import yamlhelper  # noqa: E402
 from samtranslator.parser.parser import Parser  # noqa: E402
 from samtranslator.translator.translator import Translator  # noqa: E402
 from samtranslator.yaml_helper import yaml_parse  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE: Dict[str, Any] = yaml_parse((ROOT / "template.yaml").read_text(encoding="utf-8"))
+# The text that `sam build` and `sam deploy` write, with YAML anchors expanded, and what it contains.
+PACKAGED = yamlhelper.yaml_dump(yamlhelper.yaml_parse((ROOT / "template.yaml").read_text(encoding="utf-8")))
+SOURCE: dict[str, Any] = yaml_parse(PACKAGED)
 
-# What a deployment gives at least: a Redis of one's own, a model, a secret.
+# The parameters of a minimal deployment: an existing Redis, a model, a secret.
 SECRET = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:"
-SMALLEST = {
+MINIMAL = {
     "RedisUrl": "rediss://redis.example.com:6379",
     "JwtSecretSecretArn": SECRET + "jwt-AbCdEf",
     "LlmBaseUrl": "https://model.example.com/v1",
@@ -29,36 +36,39 @@ SMALLEST = {
 }
 VPC = {"VpcId": "vpc-12345678", "SubnetIds": "subnet-1a,subnet-1b"}
 
-PSEUDO = {
+PSEUDO_PARAMETERS = {
     "AWS::AccountId": "111122223333",
     "AWS::Partition": "aws",
     "AWS::Region": "eu-west-1",
     "AWS::StackName": "chat",
     "AWS::URLSuffix": "amazonaws.com",
 }
-NOTHING = object()
+# The longest value that CloudFormation accepts for any parameter.
+MAX_PARAMETER_CHARACTERS = 4096
+NO_VALUE = object()
 
 
-def taken(parameter: Dict[str, Any], value: str) -> bool:
-    """Whether CloudFormation lets a parameter have this value."""
+def accepts(parameter: dict[str, Any], value: str) -> bool:
+    """Returns whether CloudFormation accepts a value for a parameter. A pattern must match the entire value."""
     if "AllowedValues" in parameter and value not in map(str, parameter["AllowedValues"]):
         return False
     if parameter["Type"] == "Number":
         return float(parameter.get("MinValue", "-inf")) <= float(value) <= float(parameter.get("MaxValue", "inf"))
-    # 4,096 characters are the most that any parameter may have.
-    return re.search(parameter.get("AllowedPattern", ""), value) is not None and len(value) <= parameter.get("MaxLength", 4096)
+    if re.fullmatch(parameter.get("AllowedPattern", r"(?s:.*)"), value) is None:
+        return False
+    return len(value) <= parameter.get("MaxLength", MAX_PARAMETER_CHARACTERS)
 
 
 class Effective:
-    """One deployment. `resources` are those whose condition holds."""
+    """One deployment. `resources` contains the resources whose condition holds."""
 
-    def __init__(self, given: Optional[Dict[str, Any]] = None, smallest: bool = True):
-        parameters = {**(SMALLEST if smallest else {}), **(given or {})}
+    def __init__(self, given: dict[str, Any] | None = None, minimal: bool = True):
+        parameters = {**(MINIMAL if minimal else {}), **(given or {})}
         unknown = set(parameters) - set(SOURCE["Parameters"])
-        assert not unknown, f"no such parameters: {unknown}"
+        assert not unknown, f"unknown parameters: {unknown}"
         self.parameters = {name: str(parameters.get(name, what["Default"])) for name, what in SOURCE["Parameters"].items()}
         source = copy.deepcopy(SOURCE)
-        # What `sam package` does; and without a build there is nothing to package.
+        # `sam package` replaces the folder by an uploaded object; without a build there is nothing to upload.
         source["Globals"]["Function"].pop("CodeUri")
         for resource in source["Resources"].values():
             if resource["Type"] == "AWS::Serverless::Function":
@@ -70,28 +80,31 @@ class Effective:
             if "Condition" not in resource or self.condition(resource["Condition"])
         }
 
-    def of_type(self, kind: str) -> Dict[str, Any]:
+    def of_type(self, kind: str) -> dict[str, Any]:
+        """Returns the properties of all resources of a type, by logical id."""
         return {name: resource["Properties"] for name, resource in self.resources.items() if resource["Type"] == kind}
 
-    def properties(self, name: str) -> Dict[str, Any]:
+    def properties(self, name: str) -> dict[str, Any]:
         return self.resources[name]["Properties"]
 
-    def environment(self, function: str) -> Dict[str, str]:
+    def environment(self, function: str) -> dict[str, str]:
         return {name: str(value) for name, value in self.properties(function)["Environment"]["Variables"].items()}
 
-    def refused(self) -> list:
-        """What CloudFormation would say before it did anything."""
-        said = [f"{name} is not allowed" for name, value in self.parameters.items() if not taken(SOURCE["Parameters"][name], value)]
+    def rejections(self) -> list[str]:
+        """Returns the reasons for which CloudFormation refuses these parameters before it creates anything."""
+        given = self.parameters.items()
+        reasons = [f"{name} has a bad value" for name, value in given if not accepts(SOURCE["Parameters"][name], value)]
         for rule in self.transformed["Rules"].values():
             if "RuleCondition" in rule and not self.holds(rule["RuleCondition"]):
                 continue
-            said += [one["AssertDescription"] for one in rule["Assertions"] if not self.holds(one["Assert"])]
-        return said
+            reasons += [one["AssertDescription"] for one in rule["Assertions"] if not self.holds(one["Assert"])]
+        return reasons
 
     def condition(self, name: str) -> bool:
         return self.holds(self.transformed["Conditions"][name])
 
     def holds(self, what: Any) -> bool:
+        """Evaluates a condition function."""
         (function, argument), = what.items()
         if function == "Condition":
             return self.condition(argument)
@@ -104,12 +117,12 @@ class Effective:
             return all([self.holds(one) for one in argument])
         if function == "Fn::Or":
             return any([self.holds(one) for one in argument])
-        raise AssertionError(f"not a condition: {function}")
+        raise AssertionError(f"not a condition function: {function}")
 
     def resolve(self, what: Any) -> Any:
-        """Attributes of resources stay readable: `${Cache.ARN}`."""
+        """Resolves intrinsic functions. An attribute of a resource stays as text, such as `${Cache.ARN}`."""
         if isinstance(what, list):
-            return [one for one in map(self.resolve, what) if one is not NOTHING]
+            return [one for one in map(self.resolve, what) if one is not NO_VALUE]
         if not isinstance(what, dict):
             return what
         if len(what) == 1:
@@ -117,38 +130,38 @@ class Effective:
             if function == "Ref":
                 return self.reference(argument)
             if function.startswith("Fn::"):
-                return getattr(self, function[4:].lower())(argument)
+                return self.intrinsic(function, argument)
         resolved = {key: self.resolve(value) for key, value in what.items()}
-        return {key: value for key, value in resolved.items() if value is not NOTHING}
+        return {key: value for key, value in resolved.items() if value is not NO_VALUE}
 
     def reference(self, name: str) -> Any:
         if name == "AWS::NoValue":
-            return NOTHING
-        known = {**PSEUDO, **self.parameters}
-        return known.get(name, "${%s}" % name)
+            return NO_VALUE
+        return {**PSEUDO_PARAMETERS, **self.parameters}.get(name, "${%s}" % name)
 
-    def sub(self, argument: Any) -> str:
-        text, own = (argument, {}) if isinstance(argument, str) else argument
-        own = {name: self.resolve(value) for name, value in own.items()}
-        return re.sub(r"\$\{([^!}]+)\}", lambda found: str(own.get(found[1], self.reference(found[1]))), text)
+    def intrinsic(self, function: str, argument: Any) -> Any:
+        if function == "Fn::If":
+            condition, then, otherwise = argument
+            return self.resolve(then if self.condition(condition) else otherwise)
+        if function == "Fn::Sub":
+            return self.substitute(argument)
+        if function == "Fn::GetAtt":
+            return "${%s}" % (argument if isinstance(argument, str) else ".".join(argument))
+        if function == "Fn::Split":
+            return self.resolve(argument[1]).split(argument[0])
+        if function == "Fn::Select":
+            return self.resolve(argument[1])[int(argument[0])]
+        if function == "Fn::Join":
+            return argument[0].join(str(one) for one in self.resolve(argument[1]))
+        raise AssertionError(f"not an intrinsic function that is known here: {function}")
 
-    def getatt(self, argument: Any) -> str:
-        return "${%s}" % (argument if isinstance(argument, str) else ".".join(argument))
+    def substitute(self, argument: Any) -> str:
+        """Evaluates Fn::Sub. `${!Name}` stands for the literal text `${Name}`."""
+        text, variables = (argument, {}) if isinstance(argument, str) else argument
+        variables = {name: self.resolve(value) for name, value in variables.items()}
 
-    def split(self, argument: Any) -> list:
-        return self.resolve(argument[1]).split(argument[0])
+        def value(found: re.Match) -> str:
+            name = found[1]
+            return "${%s}" % name[1:] if name.startswith("!") else str(variables.get(name, self.reference(name)))
 
-    def select(self, argument: Any) -> Any:
-        return self.resolve(argument[1])[int(argument[0])]
-
-    def join(self, argument: Any) -> str:
-        return argument[0].join(str(one) for one in self.resolve(argument[1]))
-
-    def findinmap(self, argument: Any) -> Any:
-        first, second, third = self.resolve(argument)
-        return self.transformed["Mappings"][first][second][third]
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "if":
-            return lambda argument: self.resolve(argument[1] if self.condition(argument[0]) else argument[2])
-        raise AttributeError(name)
+        return re.sub(r"\$\{([^}]+)\}", value, text)

@@ -1,0 +1,74 @@
+"""The functions that the template must deploy, and what each may do.
+
+A new function needs one entry here; the tests follow. Written by hand, so that a mistake in the template shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Function:
+    """One function, as an independent statement of what the template says about it."""
+
+    # Name of its folder, its binary, its log group and its new-version alarm.
+    name: str
+    # Methods and paths that the gateway forwards to it.
+    routes: tuple[tuple[str, str], ...]
+    # Parameters that bound, in milliseconds, what one invocation waits for; secrets and published keys come on top.
+    waits_for: tuple[str, ...]
+    # Its user in the stack's cache, and that user's keys and commands: those of a cluster client and of its scripts.
+    cache_user: str
+    cache_rights: str
+    # Parameters with the ARNs of secrets that it alone reads.
+    own_secrets: tuple[str, ...] = ()
+    # Alarms that roll its deployment back, besides the one on its new version.
+    rolls_back_on: tuple[str, ...] = ()
+    # Whether the gateway forwards the response while it is produced.
+    streams: bool = False
+
+    @property
+    def stem(self) -> str:
+        """How the names of its resources begin: ChatStream for chat-stream."""
+        return "".join(part.capitalize() for part in self.name.split("-"))
+
+    @property
+    def resource(self) -> str:
+        """Its logical id in the template."""
+        return self.stem + "Function"
+
+    @property
+    def new_version_alarm(self) -> str:
+        """The logical id of the alarm on its new version."""
+        return self.stem + "NewVersionAlarm"
+
+
+FUNCTIONS = (
+    Function(
+        name="chat-stream",
+        routes=(("post", "/api/v1/chat/stream"),),
+        waits_for=("MemoryReadTimeoutMs", "LlmFirstTokenTimeoutMs", "LlmIdleTimeoutMs", "MemoryWriteTimeoutMs"),
+        cache_user="turns",
+        cache_rights="on ~chat:* ~character:* -@all +ping +cluster|slots "
+        "+eval +evalsha +time +get +lrange +lindex +llen +lpush +ltrim +rpop +hmget +hset +expire",
+        own_secrets=("LlmApiKeySecretArn",),
+        rolls_back_on=("UpstreamErrorsAlarm", "CommitFailuresAlarm", "MemoryDownAlarm"),
+        streams=True,
+    ),
+    Function(
+        name="clear-history",
+        routes=(("delete", "/api/v1/chat/history"),),
+        waits_for=("MemoryWriteTimeoutMs",),
+        cache_user="clear",
+        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +del +get +set",
+    ),
+    Function(
+        name="session-meta",
+        routes=(("get", "/api/v1/chat/session"), ("patch", "/api/v1/chat/session")),
+        waits_for=("MemoryReadTimeoutMs", "MemoryWriteTimeoutMs"),
+        cache_user="session",
+        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +exists +llen +hmget +hset +ttl",
+    ),
+)
+# Each route once: the method, the path and the function behind it.
+ROUTES = tuple((method, path, function) for function in FUNCTIONS for method, path in function.routes)
