@@ -3,7 +3,7 @@
 //! The page is the list of what to try. Each choice that it documents is set in each context below, so a branch that only a
 //! documented choice opens is taken, and a choice that the code has and the page has not fails on its own.
 
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
+#![expect(clippy::expect_used, reason = "a test")]
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
