@@ -79,7 +79,7 @@ class SseParserTest(unittest.TestCase):
         self.assertEqual(parser.feed(b"\n"), [Event("message", {"content": "a"})])
 
     def test_a_frame_that_is_not_json_is_a_readable_error(self) -> None:
-        with self.assertRaisesRegex(client.ChatError, "not JSON"):
+        with self.assertRaisesRegex(client.ChatError, "not valid JSON"):
             SseParser().feed(b"data: <html>\n\n")
 
 
