@@ -17,23 +17,13 @@ pub fn binary(name: &str) -> PathBuf {
     DIRECTORY.get_or_init(directory).join(name)
 }
 
-/// The path of a package's example, built from the tree as it is: with `--test` cargo builds none.
-///
-/// # Panics
-/// If the build fails.
-#[must_use]
-pub fn example(package: &str, name: &str) -> PathBuf {
-    let profile = profile();
-    build(&profile, &["--package", package, "--example", name]);
-    profile.join("examples").join(name)
-}
-
 fn directory() -> PathBuf {
     if let Some(directory) = std::env::var_os(OVERRIDE) {
         return directory.into();
     }
     let profile = profile();
-    build(&profile, &["--bins", "--workspace"]);
+    // The functions alone, the workspace's default members, with the features that are deployed.
+    build(&profile, &["--bins"]);
     profile
 }
 

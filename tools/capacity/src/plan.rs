@@ -64,14 +64,9 @@ impl RedisPlan {
             maxmemory,
             fragmentation,
             copy_on_write,
-            server: server_bytes(maxmemory),
+            server: maxmemory + fragmentation + copy_on_write + REPLICA_BUFFER,
         }
     }
-}
-
-/// What the server needs for so much `maxmemory`.
-pub(crate) fn server_bytes(maxmemory: f64) -> f64 {
-    maxmemory * (1.0 + FRAGMENTATION + COPY_ON_WRITE) + REPLICA_BUFFER
 }
 
 /// What drives the bill of `chat-stream`.
@@ -104,22 +99,5 @@ impl LambdaPlan {
             duration_dollars: turns_a_month * gb_seconds_a_turn * options.dollars_per_gb_second,
             request_dollars: turns_a_month / 1e6 * options.dollars_per_million_requests,
         }
-    }
-}
-
-/// The sum that goes around, and what it is said to come to.
-pub(crate) mod rule {
-    pub(crate) const SESSIONS: f64 = 5_000.0;
-    pub(crate) const MESSAGES: u64 = 50;
-    pub(crate) const BYTES: u64 = 500;
-    pub(crate) const EXTRA: f64 = 0.30;
-    pub(crate) const CLAIMED: f64 = 1.4e9;
-
-    pub(crate) fn content() -> f64 {
-        SESSIONS * MESSAGES as f64 * BYTES as f64
-    }
-
-    pub(crate) fn with_extra() -> f64 {
-        content() * (1.0 + EXTRA)
     }
 }

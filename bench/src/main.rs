@@ -134,7 +134,7 @@ async fn main() {
     let path = match std::env::var("BENCH_JSON") {
         Ok(path) => path,
         Err(_) if only.is_empty() => {
-            concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench.json").into()
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench.json").into()
         }
         // A part does not take the place of the whole.
         Err(_) => return,

@@ -7,7 +7,7 @@ use crate::measure::Anatomy;
 use crate::options::Options;
 use crate::plan::{
     BUSY_DAY, BUSY_HOUR, COPY_ON_WRITE, FRAGMENTATION, LambdaPlan, ONE_CPU_MB, REPLICA_BUFFER,
-    RedisPlan, rule, server_bytes,
+    RedisPlan,
 };
 
 /// How far the two samples may be apart.
@@ -22,10 +22,7 @@ pub(crate) struct Measured {
     pub(crate) second_sample: u64,
     pub(crate) second_bytes_a_session: f64,
     pub(crate) bytes_a_connection: f64,
-    /// Of the largest sample, the one for the rule of thumb.
     pub(crate) fragmentation: f64,
-    pub(crate) rule_sessions: u64,
-    pub(crate) rule_bytes_a_session: f64,
 }
 
 impl Measured {
@@ -36,11 +33,6 @@ impl Measured {
 
     pub(crate) fn is_linear(&self) -> bool {
         self.difference().abs() <= MARGIN
-    }
-
-    /// What the sessions of the rule of thumb take.
-    fn rule_bytes(&self) -> f64 {
-        self.rule_bytes_a_session * rule::SESSIONS
     }
 }
 
@@ -55,7 +47,6 @@ pub(crate) fn print(options: &Options, measured: &Measured) {
     );
     memory(measured, &redis);
     lambda(options);
-    rule_of_thumb(measured);
 }
 
 /// All figures; bytes, seconds, dollars.
@@ -97,11 +88,6 @@ pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
             "gb_seconds_a_turn": lambda.gb_seconds_a_turn, "cpu_ms_at_share": lambda.cpu_ms_at_share,
             "busy_concurrency": lambda.busy_concurrency, "turns_a_month": lambda.turns_a_month,
             "duration_dollars_a_month": lambda.duration_dollars, "request_dollars_a_month": lambda.request_dollars,
-        },
-        "rule_of_thumb": {
-            "claimed_bytes": rule::CLAIMED, "content_bytes": rule::content(), "with_extra_bytes": rule::with_extra(),
-            "sessions_written": measured.rule_sessions, "measured_bytes": measured.rule_bytes(),
-            "server_bytes": server_bytes(measured.rule_bytes() * BUSY_DAY),
         },
     })
 }
@@ -241,7 +227,7 @@ fn memory(measured: &Measured, plan: &RedisPlan) {
             "{:.0}%: lists grow and expire at random, which took 13% in a trial; {:.1}% on this run's fresh server of {} sessions",
             FRAGMENTATION * 100.0,
             (measured.fragmentation - 1.0) * 100.0,
-            count(measured.rule_sessions as f64)
+            count(measured.sample as f64)
         ),
     );
     line(
@@ -333,51 +319,6 @@ fn lambda(options: &Options) {
     note("DOLLARS_PER_GB_SECOND and DOLLARS_PER_MILLION_REQUESTS. The free tier is not taken off.");
     note(
         "Not in it: the model, API Gateway, Redis, logs, traffic, the other two functions (milliseconds a request).",
-    );
-}
-
-fn rule_of_thumb(measured: &Measured) {
-    heading(
-        "The rule of thumb: 5,000 active users × 50 messages × 500 bytes, plus 30%, “is 1.4 GB”",
-    );
-    line(
-        "the product",
-        &megabytes(rule::content()),
-        "5,000 × 50 × 500 bytes",
-    );
-    line("plus 30%", &megabytes(rule::with_extra()), "");
-    line(
-        "claimed",
-        &megabytes(rule::CLAIMED),
-        &format!(
-            "wrong by about ten: {:.1} times its own sum, {:.1} times without the 30%",
-            rule::CLAIMED / rule::with_extra(),
-            rule::CLAIMED / rule::content()
-        ),
-    );
-    let how = if measured.rule_sessions as f64 == rule::SESSIONS {
-        "all 5,000 written and measured".to_owned()
-    } else {
-        format!(
-            "{} of the 5,000 written and measured, and scaled",
-            measured.rule_sessions
-        )
-    };
-    line(
-        "measured",
-        &megabytes(measured.rule_bytes()),
-        &format!(
-            "{how}: {:.0}% over the content, and not 30%",
-            (measured.rule_bytes() / rule::content() - 1.0) * 100.0
-        ),
-    );
-    line(
-        "with the headroom",
-        &megabytes(server_bytes(measured.rule_bytes() * BUSY_DAY)),
-        &format!(
-            "as above, without connections; maxmemory {}",
-            megabytes(measured.rule_bytes() * BUSY_DAY)
-        ),
     );
 }
 

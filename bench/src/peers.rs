@@ -1,7 +1,7 @@
 //! What people would use instead, by the same work: another service of the same shape, and libraries for the memory.
 //!
 //! `PEER=http://…` measures any endpoint (`PEER_TOKEN=…` for one that does not know the benchmark's secret); `PEER_DIR=…` starts the Python service in that folder against the same Redis and
-//! upstream and takes turns with ours. The libraries come from PyPI (`scripts/bench_peers.py`).
+//! upstream and takes turns with ours. The libraries come from PyPI (`bench/peers/peers.py`).
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -265,11 +265,11 @@ async fn libraries(report: &mut Report, effort: Effort) {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 fn script() -> PathBuf {
-    root().join("scripts/bench_peers.py")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/peers.py")
 }
 
 /// A script that serves until its standard input is closed, and what it told when it was ready.

@@ -55,7 +55,7 @@ pub(crate) async fn measure(report: &mut Report) {
 /// If a turn takes more, or nothing can be measured.
 pub(crate) async fn check() {
     let turn = turn().await.expect("valgrind is installed");
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.json");
     let measured = json!({
         "instructions": turn.instructions.round(), "allocations": turn.allocations.round(),
     });
