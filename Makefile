@@ -9,7 +9,8 @@ PEER_DIR ?=
 ACCEPT ?=
 ARCH ?= arm64
 
-# The versions that scripts/setup.sh installs. cargo-lambda looks for zig with the first Python on the PATH, so its own comes first.
+# The versions that scripts/setup.sh installs. cargo-lambda looks for zig with the first Python on the PATH, so its own
+# comes first.
 TOOLS := PATH="$(CURDIR)/.tools/venv/bin:$(CURDIR)/.tools/sam/bin:$$PATH"
 # SAM needs no account for what it does here, but it needs a region, and it sends telemetry unless that is switched off.
 SAM := $(TOOLS) AWS_DEFAULT_REGION=eu-west-1 SAM_CLI_TELEMETRY=0 sam
@@ -32,12 +33,13 @@ chaos: ## run many clients under random faults (TOPOLOGY=standalone|sentinel|clu
 	CHAOS_TOPOLOGY=$(TOPOLOGY) CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
 		cargo test -p chat-stream --test chaos --locked under_faults -- --nocapture
 
-# The functions are measured as they are deployed: the same profile but for symbols, and their own features alone, which is why they
-# are never built together with the benchmark.
+# The functions are measured as they are deployed: the same profile but for symbols, and their own features alone, which
+# is why they are never built together with the benchmark.
 MEASURED := target/measured
 BUILD_MEASURED := cargo build --profile measured --locked --target-dir target
 BENCH := COMPANION_CHAT_BIN_DIR=$(CURDIR)/$(MEASURED)
-# A short run, and counting instructions, need no fast benchmark: the debug build shares its dependencies with the tests.
+# A short run, and counting instructions, need no fast benchmark: the debug build shares its dependencies with the
+# tests.
 BENCH_BUILD = $(if $(BENCH_QUICK)$(filter instructions,$@),--workspace --profile dev,--package bench) --bench bench
 
 bench: ## measure what a turn costs (PEER=http://… or PEER_DIR=… measures another service too; BENCH_QUICK=1 for a short run)
@@ -72,14 +74,16 @@ build: ## build what `sam deploy` deploys, in .aws-sam
 	@scripts/setup.sh sam
 	$(SAM) build
 
-# SAM and `make package` build by the same command in the same target folder, so the zips cost no second build. The example is
-# selected together with the workspace, as in `make test`: alone it would have its dependencies built once more, for other features.
-deploy-check: template-check build package ## the same, then build, zip, and run what was built behind a Runtime API
+# SAM and `make package` build with the same command in the same target folder, so the zips take no second build, and
+# the functions in them are the same to the byte unless ARCH differs. The example is selected together with the
+# workspace, as in `make test`: alone, its dependencies would be built once more, with other features.
+deploy-check: template-check build package ## the same, then build, zip, and run the built functions behind a Runtime API
 	@scripts/setup.sh arm64
 	@python3 infra/packages.py target/lambda .aws-sam/packages
 	cargo build --quiet --locked --target-dir target --workspace --examples
 	target/debug/examples/bootstraps .aws-sam/build template.yaml
-	target/debug/examples/bootstraps .aws-sam/packages template.yaml
+	cd .aws-sam/packages && find . -type f -exec cmp {} ../build/{} ';' 2>&1 | grep . || exit 0; \
+		cd ../.. && target/debug/examples/bootstraps .aws-sam/packages template.yaml
 
 # Every variable of the command line is passed on, so that the tool refuses a misspelt one.
 capacity: ## estimate the memory of Redis and the cost of Lambda from measured sessions (USERS=100000 ACTIVE_PERCENT=20 MESSAGES=50 BYTES=500 …)
@@ -93,7 +97,8 @@ lint: docs ## check format, lints and docs; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# With the examples, which select the features of the tests and lints: otherwise dependencies would be checked once more.
+# With the examples, which select the features of the tests and lints: otherwise dependencies would be checked once
+# more.
 docs: ## build the documentation of the code, in target/doc; warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --lib --bins --examples --locked
 

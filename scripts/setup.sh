@@ -4,14 +4,14 @@
 # From the system's package manager: redis-server, a C compiler and make (aws-lc is C), python3 with venv.
 # From PyPI, into .tools/venv: cargo-lambda, in the version that the tests run with, whatever version is on the PATH.
 #
-# `setup.sh test` also installs moto from PyPI, into .tools/aws-venv: it takes the place of AWS in the tests. Of its many optional
-# dependencies only the two that its server needs are installed.
+# `setup.sh test` also installs moto from PyPI, into .tools/aws-venv: it takes the place of AWS in the tests. Of its
+# many optional dependencies only the two that its server needs are installed.
 #
-# `setup.sh sam` also installs the SAM CLI from PyPI, into .tools/sam, where its many dependencies cannot conflict with others, and
-# airspeed, which runs the gateway's mapping templates.
+# `setup.sh sam` also installs the SAM CLI from PyPI, into .tools/sam, where its many dependencies cannot conflict with
+# others, and airspeed, which runs the gateway's mapping templates.
 #
-# `setup.sh arm64` also installs the package manager's arm64 emulator and an arm64 C library, unless this machine is arm64. The check
-# of the built functions needs them; deploying does not, and not every system has them.
+# `setup.sh arm64` also installs the package manager's arm64 emulator and an arm64 C library, unless this machine is
+# arm64. The check of the built functions needs them; deploying does not, and not every system has them.
 #
 # `setup.sh bench` also installs valgrind, which counts instructions, and binutils.
 #
@@ -124,8 +124,8 @@ install_packages() {
     esac
 }
 
-# Debian starts a service when it installs one, unless /usr/sbin/policy-rc.d forbids it. This script puts one there that forbids it,
-# and restores the machine's own, if it has one, when it ends.
+# Debian starts a service when it installs one, unless /usr/sbin/policy-rc.d forbids it. This script puts one there that
+# forbids it, and restores the machine's own, if it has one, when it ends.
 POLICY=/usr/sbin/policy-rc.d
 keep_services_stopped() {
     local ours

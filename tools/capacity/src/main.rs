@@ -1,7 +1,8 @@
-//! `make capacity`: how much memory Redis needs and what Lambda costs for a number of users, from sessions that are really written
-//! and measured.
+//! `make capacity`: how much memory Redis needs and what Lambda costs for a number of users, from sessions that are
+//! really written and measured.
 //!
-//! Exit code 2: an option is wrong, and nothing was measured. 1: the two samples disagree, or the JSON cannot be written.
+//! Exit code 2: an option is wrong, and nothing was measured. 1: the two samples disagree, or the JSON cannot be
+//! written.
 #![expect(
     clippy::expect_used,
     clippy::print_stdout,
@@ -21,8 +22,8 @@ use self::measure::{Sample, Shape};
 use self::options::Options;
 use self::report::Measured;
 
-/// How many times smaller the second sample is. Redis's tables of keys double as they fill: with a power of two both samples find
-/// them equally full, and the difference between samples is not a difference between tables.
+/// How many times smaller the second sample is. Redis's tables of keys double as they fill: with a power of two both
+/// samples find them equally full, and the difference between samples is not a difference between tables.
 const SECOND_SAMPLE: u64 = 4;
 
 #[tokio::main]

@@ -1,5 +1,5 @@
-//! The assumptions: arguments such as `USERS=100000`, as `make capacity` passes them, or `--users=100000`; or else variables of
-//! the environment with the same names.
+//! The assumptions: arguments such as `USERS=100000`, as `make capacity` passes them, or `--users=100000`; or else
+//! variables of the environment with the same names.
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -74,8 +74,8 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Reads the options from arguments and, for those that are not among the arguments, from the environment. An empty value
-    /// counts as none.
+    /// Reads the options from arguments and, for those that are not among the arguments, from the environment. An empty
+    /// value counts as none.
     ///
     /// # Errors
     /// If an argument names no option, or a value cannot be used. `--help` comes back as an error too, as clap has it.
@@ -111,7 +111,8 @@ impl Options {
     }
 }
 
-/// Returns an argument as clap reads it: `NAME=value` becomes `--name=value`. An option with an empty value becomes nothing.
+/// Returns an argument as clap reads it: `NAME=value` becomes `--name=value`. An option with an empty value becomes
+/// nothing.
 fn option(argument: &str, names: &[&str]) -> Option<String> {
     match argument.split_once('=') {
         Some((name, value)) if !name.starts_with('-') => {

@@ -1,4 +1,4 @@
-//! The table, and the same as JSON.
+//! Prints all figures as a table and returns them as JSON.
 
 use serde_json::{Value, json};
 use shared::config::KeyLayout;
@@ -10,10 +10,10 @@ use crate::plan::{
     RedisPlan,
 };
 
-/// How far the two samples may be apart.
+/// The largest relative difference between the two samples that is accepted.
 pub(crate) const MARGIN: f64 = 0.02;
 
-/// All that was measured.
+/// All measured figures.
 pub(crate) struct Measured {
     pub(crate) redis_version: String,
     pub(crate) sample: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// By how much the second sample differs from the first.
+    /// Returns the relative difference of the second sample from the first.
     pub(crate) fn difference(&self) -> f64 {
         self.second_bytes_a_session / self.bytes_a_session - 1.0
     }
@@ -49,7 +49,7 @@ pub(crate) fn print(options: &Options, measured: &Measured) {
     lambda(options);
 }
 
-/// All figures; bytes, seconds, dollars.
+/// Returns all figures, in bytes, seconds and dollars.
 pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
     let redis = RedisPlan::new(
         options,
@@ -132,7 +132,7 @@ fn session(measured: &Measured) {
         "One session: the average of {} that the product's own commit wrote to redis-server {}",
         measured.sample, measured.redis_version
     ));
-    line("content", &bytes(anatomy.content), "what was said");
+    line("content", &bytes(anatomy.content), "the text");
     line(
         "JSON around it",
         &bytes(anatomy.envelope),
@@ -141,17 +141,17 @@ fn session(measured: &Measured) {
     line(
         "list",
         &bytes(anatomy.list),
-        "its key, nodes, lengths, what the allocator rounds up",
+        "key, nodes, lengths, rounding by the allocator",
     );
     line(
         "ids of recent turns",
         &bytes(anatomy.recent_turns),
-        "at most: written here within ten minutes, so every turn still counts as recent",
+        "the most there can be: within ten minutes every turn counts as recent",
     );
     line(
         "hash",
         &bytes(anatomy.meta),
-        "its key, fields, figures, table",
+        "key, field names, numbers, table",
     );
     line(
         "tables",
@@ -167,9 +167,9 @@ fn session(measured: &Measured) {
         ),
     );
     let verdict = if measured.is_linear() {
-        "so memory goes by the number of sessions"
+        "so memory is proportional to the number of sessions"
     } else {
-        "so scaling it by the number of sessions IS WRONG"
+        "so memory IS NOT PROPORTIONAL to the number of sessions"
     };
     line(
         "second sample",
@@ -233,7 +233,7 @@ fn memory(measured: &Measured, plan: &RedisPlan) {
     line(
         "+ replica's buffer",
         &megabytes(REPLICA_BUFFER),
-        "64 MiB: what one that lags may hold back for a minute (Redis's soft limit); maxmemory does not count it",
+        "64 MiB: the buffer of one lagging replica (Redis's default soft limit); not part of maxmemory",
     );
     line(
         "+ copy-on-write",
@@ -256,7 +256,7 @@ fn memory(measured: &Measured, plan: &RedisPlan) {
 fn lambda(options: &Options) {
     let plan = LambdaPlan::new(options);
     let billed_ms = options.reply_seconds * 1_000.0;
-    heading("Lambda: chat-stream waits for the model, and waiting is what costs");
+    heading("Lambda: chat-stream mostly waits for the model, and waiting is billed");
     line(
         "TURNS_PER_DAY",
         &count(plan.turns_per_day),
@@ -314,11 +314,13 @@ fn lambda(options: &Options) {
         ),
     );
     note(
-        "The default prices are list prices of us-east-1, arm64, first tier; they depend on the region and change: give yours by",
+        "The default prices are list prices of us-east-1, arm64, first tier. They depend on the region and change; set yours with",
     );
-    note("DOLLARS_PER_GB_SECOND and DOLLARS_PER_MILLION_REQUESTS. The free tier is not taken off.");
     note(
-        "Not in it: the model, API Gateway, Redis, logs, traffic, the other two functions (milliseconds a request).",
+        "DOLLARS_PER_GB_SECOND and DOLLARS_PER_MILLION_REQUESTS. The free tier is not subtracted.",
+    );
+    note(
+        "Not included: the model, API Gateway, Redis, logs, traffic, the other functions (milliseconds a request).",
     );
 }
 
@@ -334,7 +336,7 @@ fn dollars(amount: f64) -> String {
     format!("${}", tenths(amount))
 }
 
-/// With one decimal where it matters.
+/// Formats a number, below 1,000 with one decimal.
 fn tenths(number: f64) -> String {
     if number.abs() < 1_000.0 {
         format!("{number:.1}")
@@ -343,7 +345,7 @@ fn tenths(number: f64) -> String {
     }
 }
 
-/// Rounded, with a comma between thousands.
+/// Formats a rounded number with a comma between thousands.
 fn count(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();

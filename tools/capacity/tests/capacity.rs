@@ -76,8 +76,8 @@ fn the_table_adds_up() {
     for part in ["list", "meta"] {
         assert!(of(&format!("/session/{part}_bytes")) > 0.0, "{part}");
     }
-    // The tables are what the other parts leave over, so they are right only if the others are. A session is two keys, each in
-    // two tables, which take an entry of 24 bytes or 32 and a place or two of 8 for it.
+    // The tables are what the other parts leave over, so they are right only if the others are. A session is two keys,
+    // each in two tables, which take an entry of 24 bytes or 32 and a place or two of 8 for it.
     let tables = of("/session/tables_bytes");
     assert!((64.0..=256.0).contains(&tables), "{tables}");
 
@@ -118,7 +118,7 @@ fn two_samples_of_different_sizes_agree() {
     );
     assert!(of("/session/margin") <= 0.02);
     assert!(
-        text.contains("memory goes by the number of sessions"),
+        text.contains("memory is proportional to the number of sessions"),
         "{text}"
     );
 }
