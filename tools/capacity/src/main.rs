@@ -68,6 +68,5 @@ async fn measure(options: &Options) -> Measured {
         second_sample: second.sessions,
         second_bytes_a_session: second.bytes_a_session(),
         bytes_a_connection: first.bytes_a_connection().await,
-        fragmentation: first.fragmentation().await,
     }
 }

@@ -131,13 +131,6 @@ impl Sample {
         after.saturating_sub(before) as f64 / PROCESSES as f64
     }
 
-    /// Returns the memory that the allocator holds, divided by the memory that it gave out: 1.0 means no fragmentation.
-    pub(crate) async fn fragmentation(&self) -> f64 {
-        let resident = info(&self.server, "allocator_resident").await;
-        let allocated = info(&self.server, "allocator_allocated").await;
-        resident as f64 / allocated.max(1) as f64
-    }
-
     /// Returns the version of the server.
     pub(crate) async fn version(&self) -> String {
         let text: String = self.server.command(&["INFO", "server"]).await;
