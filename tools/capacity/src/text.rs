@@ -1,9 +1,9 @@
-//! What is said in a sampled session: Chinese text of exact lengths, uneven as conversations are.
+//! The messages of a sampled session: Chinese text of exact lengths, as uneven as in conversations.
 
-/// Replies are longer than questions: a turn's bytes are shared 1 to 4.
+/// Replies are longer than questions: a question takes a fifth of a turn's bytes.
 const QUESTION_SHARE: u64 = 5;
 
-/// By how many percent a turn is longer than the average; the next is shorter by the same.
+/// The percentages by which a turn is longer than the average. The next turn is shorter by the same.
 const UNEVENNESS: [u64; 5] = [40, 10, 0, 30, 20];
 
 const QUESTIONS: &str =
@@ -11,8 +11,8 @@ const QUESTIONS: &str =
 
 const REPLIES: &str = "刚刚在海边散步，风很轻，云走得很慢。我记得你喜欢下雨天，所以给你留了一个靠窗的位置。别着急，慢慢说，我在听。";
 
-/// The contents of one session, question and reply in turn. They are `messages` × `bytes` long together, to the byte; which
-/// turns are long differs from session to session, so that no one packing of the list is measured.
+/// Returns the questions and replies of one session, exactly `messages` × `bytes` long together. Which turns are long
+/// differs from session to session, so that different packings of the list are measured.
 pub(crate) fn conversation(session: u64, messages: u64, bytes: u64) -> Vec<(String, String)> {
     let turns = messages / 2;
     (0..turns)
@@ -46,7 +46,7 @@ fn uneven(number: u64) -> u64 {
         .unwrap_or(0)
 }
 
-/// Text of so many bytes of UTF-8.
+/// Returns text of exactly this many bytes of UTF-8.
 fn text(sentences: &str, bytes: u64) -> String {
     let mut text = String::new();
     for character in sentences.chars().cycle() {

@@ -1,4 +1,4 @@
-//! Binaries: their sizes, and what takes the room.
+//! The sizes of the binaries, and how much each crate takes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use testkit::binary::binary;
 
 use super::report::{Report, heading};
 
-/// Crates that are told by name; the others are summed.
-const TOLD: usize = 12;
+/// The number of crates that are reported by name; the others are summed.
+const NAMED_CRATES: usize = 12;
 
 pub(crate) fn binaries(report: &mut Report) {
     heading("Binaries, stripped as they are deployed");
@@ -27,7 +27,7 @@ pub(crate) fn binaries(report: &mut Report) {
     room(report, &binary("chat-stream"));
 }
 
-/// A copy without symbols, or the file itself where there is no `strip`.
+/// Returns the path of a copy without symbols, or of the file itself if `strip` is not installed.
 fn stripped(path: &Path, folder: &Path) -> PathBuf {
     let copy = folder.join(path.file_name().unwrap_or_default());
     let done = Command::new("strip")
@@ -41,7 +41,7 @@ fn stripped(path: &Path, folder: &Path) -> PathBuf {
     }
 }
 
-/// By crate, from the names of the symbols; only a binary that kept them can tell (`make bench` builds such).
+/// Reports the size of each crate, from the symbols of the binary. `make bench` builds binaries that keep them.
 fn room(report: &mut Report, path: &Path) {
     let listed = Command::new("nm")
         .args(["--print-size", "--demangle"])
@@ -62,7 +62,7 @@ fn room(report: &mut Report, path: &Path) {
     }
     let mut crates: Vec<_> = crates.into_iter().collect();
     crates.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-    for (name, size) in crates.iter().take(TOLD) {
+    for (name, size) in crates.iter().take(NAMED_CRATES) {
         report.single(
             "binary",
             &format!("of that, {name}"),
@@ -70,11 +70,11 @@ fn room(report: &mut Report, path: &Path) {
             *size as f64 / 1e6,
         );
     }
-    let others: u64 = crates.iter().skip(TOLD).map(|(_, size)| size).sum();
+    let others: u64 = crates.iter().skip(NAMED_CRATES).map(|(_, size)| size).sum();
     report.single("binary", "of that, all others", "MB", others as f64 / 1e6);
 }
 
-/// The crate that a symbol belongs to: the first name of its path; C has no paths.
+/// Returns the crate of a symbol: the first name of its path. Symbols of C have no path.
 fn crate_of(symbol: &str) -> &str {
     let path = symbol.trim_start_matches(['<', '&', '*', '(', '[']);
     let path = path.strip_prefix("dyn ").unwrap_or(path);

@@ -1,4 +1,4 @@
-//! Sessions, written to a real Redis by the code that writes them in production, and what Redis says they take.
+//! Sessions that the production code writes to a real Redis, and the memory that Redis reports for them.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,20 +16,20 @@ use testkit::redis::Server;
 
 use crate::text::conversation;
 
-/// Commits that are on their way at the same time: sessions grow next to each other, as they do in production, and that decides
-/// how their memory is laid out.
+/// The number of concurrent commits. Sessions grow next to each other, as in production, which affects the layout of
+/// their memory.
 const AT_ONCE: usize = 32;
 
-/// Keys that are asked about in one round trip.
+/// The number of keys that one round trip asks about.
 const KEYS_AT_ONCE: usize = 100;
 
-/// Processes that connect to find out what a connection takes.
+/// The number of processes that connect to measure the memory of a connection.
 const PROCESSES: u64 = 20;
 
-/// How long the server may take to notice that a connection was closed.
+/// How long the server may take to notice that connections were closed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a session holds.
+/// The contents of a session.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) messages: u64,
@@ -37,40 +37,40 @@ pub(crate) struct Shape {
     pub(crate) layout: KeyLayout,
 }
 
-/// Sessions in a server of their own.
+/// Sessions in a Redis server that holds nothing else.
 pub(crate) struct Sample {
     server: Server,
     shape: Shape,
-    /// How many were written.
+    /// The number of sessions that were written.
     pub(crate) sessions: u64,
-    /// `used_memory` before and after.
+    /// `used_memory` in bytes, before and after the sessions were written.
     before: u64,
     after: u64,
 }
 
-/// Where the bytes of one session are, on average over a sample.
+/// The parts of a session in bytes, on average over a sample.
 #[derive(Debug)]
 pub(crate) struct Anatomy {
-    /// What was said.
+    /// The text of the messages.
     pub(crate) content: f64,
-    /// What JSON puts around it: field names, ids, timestamps, counts.
+    /// The JSON around the text: field names, ids, timestamps, counts.
     pub(crate) envelope: f64,
-    /// The list without its elements: its key, its nodes, the lengths in them, what the allocator rounds up.
+    /// The list without its elements: key, nodes, lengths of elements, rounding by the allocator.
     pub(crate) list: f64,
-    /// The ids by which a commit finds out that it was done already.
+    /// The ids of recent turns, by which a commit recognizes a turn that is already stored.
     pub(crate) recent_turns: f64,
-    /// The hash without these: its key, fields, figures, table.
+    /// The hash without the ids of recent turns: key, field names, numbers, table.
     pub(crate) meta: f64,
-    /// What `MEMORY USAGE` leaves out: the tables of all keys and of all expiries.
+    /// The share in the tables of all keys and all expiries, which `MEMORY USAGE` leaves out.
     pub(crate) tables: f64,
 }
 
 impl Sample {
-    /// Writes so many sessions.
+    /// Starts a server and writes this many sessions.
     pub(crate) async fn write(sessions: u64, shape: Shape) -> Self {
         let server = Server::start().await;
-        // Before the first look: the script is loaded, and every command was used once, for the server keeps 25 kB of latencies
-        // for each (INFO included).
+        // Before the first measurement the script is loaded and every command was used once, because the server keeps
+        // 25 kB of latencies for each command (INFO included).
         write_sessions(&server, 1, shape).await;
         used_memory_alone(&server).await;
         server.command::<()>(&["FLUSHALL", "SYNC"]).await;
@@ -86,12 +86,12 @@ impl Sample {
         }
     }
 
-    /// Bytes of `used_memory` a session.
+    /// Returns the bytes of `used_memory` that a session takes.
     pub(crate) fn bytes_a_session(&self) -> f64 {
         self.after.saturating_sub(self.before) as f64 / self.sessions as f64
     }
 
-    /// Asks about every key.
+    /// Returns the parts of a session, from the size of every key.
     pub(crate) async fn anatomy(&self) -> Anatomy {
         let mut connection = self.server.connection().await;
         let keys: Vec<String> = redis::cmd("KEYS")
@@ -116,7 +116,7 @@ impl Sample {
         }
     }
 
-    /// Bytes that Redis spends on the connection of one process that has just read a session.
+    /// Returns the bytes that Redis uses for the connection of one process that has just read a session.
     pub(crate) async fn bytes_a_connection(&self) -> f64 {
         let before = info(&self.server, "used_memory").await;
         let (user, character) = ids(0);
@@ -133,14 +133,7 @@ impl Sample {
         after.saturating_sub(before) as f64 / PROCESSES as f64
     }
 
-    /// Memory that the allocator holds over what it was asked for: 1.0 is none lost.
-    pub(crate) async fn fragmentation(&self) -> f64 {
-        let resident = info(&self.server, "allocator_resident").await;
-        let allocated = info(&self.server, "allocator_allocated").await;
-        resident as f64 / allocated.max(1) as f64
-    }
-
-    /// What the server calls itself.
+    /// Returns the version of the server.
     pub(crate) async fn version(&self) -> String {
         let text: String = self.server.command(&["INFO", "server"]).await;
         field(&text, "redis_version").unwrap_or("?").to_owned()
@@ -157,7 +150,7 @@ fn memory(server: &Server, layout: KeyLayout) -> Memory {
             }
             .to_owned(),
         ),
-        // How long it takes is not measured here, and a busy machine must not fail it.
+        // Time is not measured here, and a busy machine must not fail the measurement.
         "MEMORY_READ_TIMEOUT_MS" | "MEMORY_WRITE_TIMEOUT_MS" => Some("60000".to_owned()),
         _ => None,
     };
@@ -167,7 +160,7 @@ fn memory(server: &Server, layout: KeyLayout) -> Memory {
     Memory::new(store, redis.key_layout, &memory)
 }
 
-/// A user as identity providers name them, by a UUID.
+/// Returns a user id as identity providers make them, a UUID, and a character id.
 fn ids(session: u64) -> (UserId, CharacterId) {
     let user = format!("5f0c9a52-7d1e-4b8a-9c63-{session:012x}");
     (
@@ -210,7 +203,7 @@ fn message(role: Role, content: String, now: SystemTime) -> Message {
     Message::new(role, content, seconds.cast_signed(), tokens.cast_signed())
 }
 
-/// Bytes, by what they are for.
+/// Sums of bytes, by use.
 #[derive(Default)]
 struct Sums {
     lists: u64,
@@ -258,8 +251,8 @@ impl Sums {
     }
 }
 
-/// What the server takes when nobody is connected but who asks, whose connection is new: buffers of clients change by themselves,
-/// and would be counted as data.
+/// Returns `used_memory` once the only connection is the one that asks, which is new. Other connections have buffers,
+/// whose changes would be counted as data.
 async fn used_memory_alone(server: &Server) -> u64 {
     let begun = Instant::now();
     loop {

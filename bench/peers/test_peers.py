@@ -1,4 +1,4 @@
-"""Tests of the benchmark's peers: no network, no Redis, nothing installed; a memory that the test scripts itself."""
+"""Tests of the benchmark's peers, without network, Redis or installed libraries: a scripted memory stands in."""
 
 import contextlib
 import io
@@ -10,42 +10,42 @@ import sys
 import tempfile
 import unittest
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 from unittest import mock
 
-import bench_memory
-import bench_peers
-import run
+import memories
+import peers
+from peers import run
 
-SCRIPT = Path(__file__).resolve().parent / "bench_peers.py"
+SCRIPT = Path(__file__).resolve().parent / "peers.py"
 REDIS = "redis://127.0.0.1:6379/0"
 
 
 class StatisticsTest(unittest.TestCase):
     def test_a_quantile_is_a_value_that_was_measured(self) -> None:
         values = [50, 10, 40, 20, 30]
-        quantiles = [bench_memory.quantile(values, share) for share in (0, 0.1, 0.5, 0.9, 1)]
+        quantiles = [memories.quantile(values, share) for share in (0, 0.1, 0.5, 0.9, 1)]
         self.assertEqual(quantiles, [10, 10, 30, 50, 50])
         self.assertEqual(values, [50, 10, 40, 20, 30])
-        self.assertEqual(bench_memory.quantile([7], 0.9), 7)
+        self.assertEqual(memories.quantile([7], 0.9), 7)
         # Between two, the later one, as the benchmark's own figures round.
-        self.assertEqual(bench_memory.quantile([1, 2], 0.5), 2)
+        self.assertEqual(memories.quantile([1, 2], 0.5), 2)
 
     def test_a_summary_is_in_microseconds(self) -> None:
         expected = {"samples": 11, "median_us": 5.0, "p10_us": 1.0, "p90_us": 9.0}
-        self.assertEqual(bench_memory.summary([number * 1000 for number in range(11)]), expected)
-        self.assertEqual(bench_memory.summary([1234])["median_us"], 1.2)
+        self.assertEqual(memories.summary([number * 1000 for number in range(11)]), expected)
+        self.assertEqual(memories.summary([1234])["median_us"], 1.2)
 
 
 class OptionsTest(unittest.TestCase):
     def test_options_are_taken(self) -> None:
-        options = bench_peers.parse(["run", "--rounds", "300", "--redis-url", REDIS])
+        options = peers.parse(["run", "--rounds", "300", "--redis-url", REDIS])
         self.assertEqual((options.rounds, options.redis_url, options.session), (300, REDIS, 50))
         with tempfile.TemporaryDirectory() as folder:
             for name in ("app.py", "requirements.txt"):
                 (Path(folder) / name).touch()
             command = ["service", "--dir", folder, "--redis-url", REDIS, "--llm-base-url", "http://127.0.0.1:1/v1/"]
-            options = bench_peers.parse(command)
+            options = peers.parse(command)
             self.assertEqual(options.dir, Path(folder).resolve())
             # The service appends its path to it.
             self.assertEqual(options.llm_base_url, "http://127.0.0.1:1/v1")
@@ -75,28 +75,28 @@ class OptionsTest(unittest.TestCase):
     def refusal(self, *arguments: str) -> str:
         said = io.StringIO()
         with contextlib.redirect_stderr(said), self.assertRaises(SystemExit) as ended:
-            bench_peers.parse(arguments)
+            peers.parse(arguments)
         self.assertEqual(ended.exception.code, 2)
         return said.getvalue()
 
 
-class ScriptedMemory(bench_memory.Memory):
-    """Keeps its session in a list, and notes what was asked of it."""
+class ScriptedMemory(memories.Memory):
+    """Keeps its session in a list, and records the calls."""
 
-    def __init__(self, session: int, log: List[str], name: str = "scripted") -> None:
+    def __init__(self, session: int, log: list[str], name: str = "scripted") -> None:
         self.name, self._log, self._session = name, log, session
-        self._kept = [text for number in range(session // 2) for text in bench_memory.turn(number)]
+        self._kept = [text for number in range(session // 2) for text in memories.turn(number)]
         self.stored = list(self._kept)
 
-    def load(self) -> List[str]:
+    def load(self) -> list[str]:
         self._log.append(f"{self.name} load")
         return list(self.stored)
 
     def commit(self) -> None:
         self._log.append(f"{self.name} commit")
-        self.stored += bench_memory.turn(self._session // 2)
+        self.stored += memories.turn(self._session // 2)
 
-    def texts(self, loaded: Any) -> List[str]:
+    def texts(self, loaded: Any) -> list[str]:
         return list(loaded)
 
     def restore(self) -> None:
@@ -106,19 +106,19 @@ class ScriptedMemory(bench_memory.Memory):
 
 class RoundsTest(unittest.TestCase):
     def test_each_operation_is_measured_in_each_round_from_a_restored_session(self) -> None:
-        log: List[str] = []
-        memories = [ScriptedMemory(4, log, name) for name in "ab"]
-        samples = bench_memory.time_rounds(memories, 3)
+        log: list[str] = []
+        scripted = [ScriptedMemory(4, log, name) for name in "ab"]
+        samples = memories.time_rounds(scripted, 3)
         names = {(name, operation) for name in "ab" for operation in ("load", "commit")}
         self.assertEqual({name: len(values) for name, values in samples.items()}, dict.fromkeys(names, 3))
-        self.assertEqual(len(log), 2 * 4 * (3 + bench_memory.WARM_UP_ROUNDS))
+        self.assertEqual(len(log), 2 * 4 * (3 + memories.WARM_UP_ROUNDS))
         self.assertTrue(all(entry.endswith("restore") for entry in log[::2]))
         rounds = [tuple(log[start + 1 : start + 8 : 2]) for start in range(0, len(log), 8)]
         self.assertTrue(all(len(set(each)) == 4 for each in rounds))
         self.assertGreater(len(set(rounds)), 10)
 
     def test_a_memory_that_does_the_work_passes(self) -> None:
-        bench_memory.check(ScriptedMemory(4, []), 4)
+        memories.check(ScriptedMemory(4, []), 4)
 
     def test_a_memory_that_does_other_work_is_not_measured(self) -> None:
         class Forgetful(ScriptedMemory):
@@ -126,7 +126,7 @@ class RoundsTest(unittest.TestCase):
                 pass
 
         class Short(ScriptedMemory):
-            def texts(self, loaded: Any) -> List[str]:
+            def texts(self, loaded: Any) -> list[str]:
                 return list(loaded)[-2:]
 
         class Growing(ScriptedMemory):
@@ -134,19 +134,19 @@ class RoundsTest(unittest.TestCase):
                 pass
 
         for kind, reason in ((Forgetful, "other messages"), (Short, "other messages"), (Growing, "put back")):
-            with self.subTest(kind=kind.__name__), self.assertRaisesRegex(bench_memory.Unmeasurable, reason):
-                bench_memory.check(kind(4, []), 4)
+            with self.subTest(kind=kind.__name__), self.assertRaisesRegex(memories.Unmeasurable, reason):
+                memories.check(kind(4, []), 4)
 
-    def test_figures_are_told_with_their_ratio_to_the_bare_commands(self) -> None:
+    def test_figures_are_reported_with_their_ratio_to_the_bare_commands(self) -> None:
         memory = ScriptedMemory(2, [])
-        samples: bench_memory.Samples = {}
+        samples: memories.Samples = {}
         for operation in ("load", "commit"):
-            samples[bench_memory.Bare.name, operation] = [2000]
+            samples[memories.Bare.name, operation] = [2000]
             samples["scripted", operation] = [5000]
-        lines: List[Dict[str, Any]] = []
-        with mock.patch.object(bench_memory.importlib.metadata, "version", return_value="1.2"):
+        lines: list[dict[str, Any]] = []
+        with mock.patch.object(memories.importlib.metadata, "version", return_value="1.2"):
             memory.package = "scripted"
-            bench_memory.write_figures(samples, [memory], lambda line: lines.append(dict(line)))
+            memories.write_figures(samples, [memory], lambda line: lines.append(dict(line)))
         figures = {"samples": 1, "median_us": 5.0, "p10_us": 5.0, "p90_us": 5.0, "ratio_to_bare": 2.5}
         load, commit = lines
         self.assertEqual(load, {"peer": "scripted", "version": "1.2", "operation": "load", **figures})
@@ -161,8 +161,8 @@ class SetupTest(unittest.TestCase):
         self.addCleanup(redirected.__exit__, None, None, None)
         for target, name, value in (
             # Messages name folders as seen from here; and whatever Python the tests run with is new enough.
-            (bench_peers, "ROOT", Path(tempfile.gettempdir())),
-            (bench_peers, "OLDEST_PYTHON", (3, 0)),
+            (peers, "ROOT", Path(tempfile.gettempdir())),
+            (peers, "OLDEST_PYTHON", (3, 0)),
         ):
             patched = mock.patch.object(target, name, value)
             patched.start()
@@ -170,43 +170,42 @@ class SetupTest(unittest.TestCase):
 
     def test_what_cannot_be_installed_is_status_3_with_the_last_word_of_pip(self) -> None:
         failed = subprocess.CompletedProcess([], 1, "", "looking\nERROR: No matching distribution found.\n")
-        with tempfile.TemporaryDirectory() as folder:
-            with mock.patch.object(bench_peers, "BENCH_VENV", Path(folder)):
-                with mock.patch.object(bench_peers.subprocess, "run", return_value=failed):
-                    self.assertEqual(bench_peers.main(["setup"]), 3)
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(peers, "BENCH_VENV", Path(folder)):
+            with mock.patch.object(peers.subprocess, "run", return_value=failed):
+                self.assertEqual(peers.main(["setup"]), 3)
         self.assertIn("cannot be made: No matching distribution found.\n", self.said.getvalue())
 
-    def test_an_old_python_is_told(self) -> None:
-        with mock.patch.object(bench_peers, "OLDEST_PYTHON", (99, 1)):
-            self.assertEqual(bench_peers.main(["setup"]), 3)
+    def test_an_old_python_is_reported(self) -> None:
+        with mock.patch.object(peers, "OLDEST_PYTHON", (99, 1)):
+            self.assertEqual(peers.main(["setup"]), 3)
         self.assertIn("Python 99.1 or later", self.said.getvalue())
 
     def test_what_was_made_in_this_way_is_left_as_it_is(self) -> None:
         with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile("w") as wanted:
             made = mock.Mock(return_value=subprocess.CompletedProcess([], 0, "", ""))
-            with mock.patch.object(bench_peers.subprocess, "run", made):
+            with mock.patch.object(peers.subprocess, "run", made):
                 for _ in range(2):
-                    bench_peers.make_venv(Path(folder), "it", ["-r", wanted.name])
+                    peers.make_venv(Path(folder), "it", ["-r", wanted.name])
                 self.assertEqual(made.call_count, 2)
                 wanted.write("redis")
                 wanted.flush()
-                bench_peers.make_venv(Path(folder), "it", ["-r", wanted.name])
+                peers.make_venv(Path(folder), "it", ["-r", wanted.name])
                 self.assertEqual(made.call_count, 4)
 
     def test_other_machines_have_no_modules_and_say_so(self) -> None:
-        with mock.patch.object(bench_peers.platform, "machine", return_value="aarch64"):
-            self.assertIn("x86-64 only", bench_peers.without_modules() or "")
+        with mock.patch.object(peers.platform, "machine", return_value="aarch64"):
+            self.assertIn("x86-64 only", peers.without_modules() or "")
 
     def test_the_table_is_found_beside_the_manifest(self) -> None:
         packages = [{"name": "serde", "manifest_path": "/s/Cargo.toml"}]
-        self.assertIsNone(bench_peers.table_in({"packages": packages}))
+        self.assertIsNone(peers.table_in({"packages": packages}))
         packages.append({"name": "tiktoken-rs", "manifest_path": "/t/Cargo.toml"})
-        self.assertEqual(bench_peers.table_in({"packages": packages}), Path("/t/assets/cl100k_base.tiktoken"))
+        self.assertEqual(peers.table_in({"packages": packages}), Path("/t/assets/cl100k_base.tiktoken"))
 
     def test_measuring_without_the_libraries_says_what_to_run(self) -> None:
         with mock.patch.dict(sys.modules, {"redis": None}):
-            self.assertEqual(bench_peers.main(["run", "--rounds", "1", "--redis-url", REDIS]), 3)
-        self.assertIn("run scripts/bench_peers.py setup.", self.said.getvalue())
+            self.assertEqual(peers.main(["run", "--rounds", "1", "--redis-url", REDIS]), 3)
+        self.assertIn("run bench/peers/peers.py setup.", self.said.getvalue())
 
 
 class ServerTest(unittest.TestCase):
@@ -222,10 +221,10 @@ class ServerTest(unittest.TestCase):
             "    connection.sendall(b'+PONG\\r\\n')\n"
         )
         program = (
-            "import sys, pathlib, bench_peers\n"
+            "import sys, pathlib, peers\n"
             "folder = pathlib.Path(sys.argv[1])\n"
-            "bench_peers.BENCH_VENV, bench_peers.SERVER_LOG = folder, folder / 'log'\n"
-            "sys.exit(bench_peers.main(['server']))\n"
+            "peers.BENCH_VENV, peers.SERVER_LOG = folder, folder / 'log'\n"
+            "sys.exit(peers.main(['server']))\n"
         )
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "redis-server").write_text(stand_in, encoding="utf-8")

@@ -1,4 +1,5 @@
-//! Cold starts, at full speed and at shares of a CPU, against a function that does nothing and against a build without the SDK.
+//! Cold starts, at full speed and at shares of a CPU, compared with a function that does nothing and with a build
+//! without the SDK.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use testkit::upstream::Upstream;
 use super::report::{Report, Series, heading};
 use super::{Effort, chat_stream, empty_function, first_text, process, reply, settings, store};
 
-/// From the start of the process, at full speed and at shares of a CPU.
+/// Measures from the start of the process, at full speed and at shares of a CPU.
 pub(crate) async fn starts(report: &mut Report, effort: Effort) {
     heading("Cold start");
     let redis = Server::start().await;
@@ -113,13 +114,13 @@ fn event() -> Value {
     events::chat(&token("u50"), "luna", "你好")
 }
 
-/// A function at its share of a CPU. It ends before its cgroup is removed.
+/// A function at its share of a CPU. Fields are dropped in order, so it ends before its cgroup is removed.
 struct Held {
     function: Function,
     _group: Option<Cgroup>,
 }
 
-/// Starts of one program.
+/// Measured starts of one program.
 #[derive(Default)]
 struct Starts {
     to_next: Series,
@@ -143,7 +144,7 @@ impl Starts {
     }
 }
 
-/// First turns of processes.
+/// Measured first turns of processes.
 #[derive(Default)]
 struct FirstTurns {
     text: Series,
@@ -152,7 +153,7 @@ struct FirstTurns {
 }
 
 impl FirstTurns {
-    /// Gives the time to the first text.
+    /// Runs the first turn and returns the time to its first text.
     async fn turn(&mut self, function: &Function) -> Duration {
         let before = process::cpu_time(function.pid());
         let mut answer = function.invoke_streaming(&event()).await;
@@ -171,7 +172,7 @@ impl FirstTurns {
     }
 }
 
-/// A share of a CPU, by the kernel's bandwidth control of either version; removed on drop.
+/// A cgroup of either version that limits its processes to a share of a CPU. It is removed on drop.
 struct Cgroup {
     path: PathBuf,
 }

@@ -1,10 +1,10 @@
-//! What the operating system says of a process.
+//! CPU time and memory of a process, from `/proc`.
 
 use std::time::Duration;
 
-/// User and system time of a process so far.
+/// Returns the user and system time of a process so far.
 pub(crate) fn cpu_time(pid: u32) -> Duration {
-    // In nanoseconds, where clock ticks would be 10 ms: the sum over its threads.
+    // The sum over its threads, in nanoseconds. `/proc/PID/stat` counts in ticks of 10 ms.
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
     let nanoseconds = tasks.filter_map(|task| {
         let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
@@ -13,7 +13,7 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
-/// A figure of `/proc/PID/status`, in KiB.
+/// Returns a figure of `/proc/PID/status`, in KiB.
 pub(crate) fn memory(pid: u32, name: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
     let line = status.lines().find_map(|line| line.strip_prefix(name));

@@ -1,7 +1,8 @@
-//! What people would use instead, by the same work: another service of the same shape, and libraries for the memory.
+//! The alternatives, doing the same work: another service with the same interface, and libraries for chat memory.
 //!
-//! `PEER=http://…` measures any endpoint (`PEER_TOKEN=…` for one that does not know the benchmark's secret); `PEER_DIR=…` starts the Python service in that folder against the same Redis and
-//! upstream and takes turns with ours. The libraries come from PyPI (`scripts/bench_peers.py`).
+//! `PEER=http://…` measures any endpoint (`PEER_TOKEN=…` for one that does not know the benchmark's secret).
+//! `PEER_DIR=…` starts the Python service in that folder with the same Redis and upstream, and alternates between it
+//! and ours. The libraries come from PyPI (`bench/peers/peers.py`).
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ const MESSAGES: usize = 50;
 const BLOCKS: usize = 3;
 const PATH: &str = "/api/v1/chat/stream";
 
-/// All that was asked for and is present.
+/// Measures the peers that were requested and can be started.
 pub(crate) async fn peers(report: &mut Report, effort: Effort) {
     if let Some(url) = setting("PEER") {
         endpoint(report, &url, effort).await;
@@ -45,8 +46,7 @@ fn host(url: &str) -> &str {
     url.trim_start_matches("http://").trim_end_matches('/')
 }
 
-/// Takes turns with ours, whose upstream is the benchmark's, so only the time that both have in common says something: the peer's
-/// upstream is its own.
+/// Alternates between the peer and ours. The peer uses an upstream of its own, so the comparison is rough.
 async fn endpoint(report: &mut Report, url: &str, effort: Effort) {
     heading(&format!(
         "The peer at {url}, with whatever upstream it has, and ours"
@@ -77,7 +77,7 @@ async fn endpoint(report: &mut Report, url: &str, effort: Effort) {
     }
 }
 
-/// The Python service and ours, by turns: with deltas that come at once, and with deltas that come one by one.
+/// Alternates between the Python service and ours, with deltas that come at once and with deltas that come one by one.
 async fn python_service(report: &mut Report, folder: &str, effort: Effort) {
     let few = Effort {
         turns: effort.turns.div_ceil(10),
@@ -195,7 +195,7 @@ async fn by_turns(
     );
 }
 
-/// LangChain's and redisvl's histories, and ours on the same server.
+/// Measures the histories of LangChain and redisvl, and ours on the same server.
 async fn libraries(report: &mut Report, effort: Effort) {
     heading("Libraries for the memory, 50 messages stored");
     let prepared = Command::new("python3")
@@ -265,14 +265,14 @@ async fn libraries(report: &mut Report, effort: Effort) {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 fn script() -> PathBuf {
-    root().join("scripts/bench_peers.py")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/peers.py")
 }
 
-/// A script that serves until its standard input is closed, and what it told when it was ready.
+/// A script that serves until its standard input is closed, and what it printed when it was ready.
 struct Script {
     child: Child,
     told: Value,

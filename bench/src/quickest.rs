@@ -1,15 +1,15 @@
-//! The quickest function there can be: a loop over one blocking socket. What the platform's stand-in takes with it is the
-//! stand-in's own. This program runs again as that function.
+//! The quickest possible function: a loop over one blocking socket. What is measured with it is the cost of the
+//! stand-in for the platform. The benchmark starts itself again as this function.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
-/// Names the kind of answer.
+/// The variable that names the kind of answer.
 pub(crate) const KIND: &str = "BENCH_QUICKEST";
-/// Answers in so many chunks, each sent by itself.
+/// The number of chunks of a streamed answer, each sent separately.
 pub(crate) const CHUNKS: usize = 1_000;
 
-/// Whether this process was the function; it serves until the platform is gone.
+/// Serves as the function until the platform is gone, and returns whether this process was started as one.
 pub(crate) fn was_here() -> bool {
     let Ok(kind) = std::env::var(KIND) else {
         return false;
@@ -58,7 +58,8 @@ fn write(socket: &mut TcpStream, text: &str) {
     let _ = socket.write_all(text.as_bytes());
 }
 
-/// Reads an answer of known length to its end, and gives the id of the invocation that it brings, or nothing in its place.
+/// Reads an answer of known length to its end. Returns the id of the invocation in it, which may be empty, or nothing
+/// at the end.
 fn read_answer(answers: &mut BufReader<TcpStream>) -> Option<String> {
     let (mut id, mut length) = (String::new(), 0);
     loop {

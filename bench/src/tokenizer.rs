@@ -1,4 +1,4 @@
-//! What exact counts of tokens cost: the tables, which are built once in a process, and then each count.
+//! The cost of exact token counts: the tables, which a process builds once, and each count after that.
 //!
 //! Tables are static, so each measurement is a process of its own: this one runs itself again with [`COUNTER`] set.
 
@@ -11,12 +11,12 @@ use shared::tokens::{Counter, estimate};
 use crate::process;
 use crate::report::{Report, Series, heading};
 
-/// Names the counter that this process measures.
+/// The variable that names the counter that this process measures.
 const COUNTER: &str = "BENCH_COUNTER";
-/// How often the text is counted once the tables stand.
+/// How often the text is counted once the tables are built.
 const COUNTS: usize = 51;
 
-/// Measures, in a process that was started for it; false in any other, which goes on.
+/// Measures a counter and returns true if this process was started for that. Returns false in any other process.
 pub(crate) fn measured_here() -> bool {
     let Ok(counter) = std::env::var(COUNTER) else {
         return false;
@@ -31,7 +31,7 @@ pub(crate) fn measured_here() -> bool {
     true
 }
 
-/// Our counter, the reference that it equals, and the estimate; interleaved.
+/// Measures this project's counter, the reference that it equals, and the estimate, interleaved.
 pub(crate) fn tokenizer(report: &mut Report, processes: usize) {
     const GROUP: &str = "tokenizer";
     heading("Counting tokens, where the upstream does not");
@@ -87,7 +87,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> Duration {
     began.elapsed()
 }
 
-/// English and Chinese by turns, 5 kB: some 1,400 tokens.
+/// Returns 5 kB of alternating English and Chinese, about 1,400 tokens.
 fn text() -> String {
     let mut text = String::new();
     for number in 0.. {

@@ -1,8 +1,9 @@
-//! `make bench`: what a turn costs, in time, CPU and memory; everything real but the upstream, everything on loopback.
+//! `make bench`: the cost of a turn in time, CPU and memory. Everything but the upstream is real, and everything is on
+//! loopback.
 //!
-//! Each figure is a median, with what the middle 80% span, over runs that are interleaved with those that it is compared with;
-//! each comparison is a ratio within one run. `BENCH_QUICK=1` runs everything a few times, to see that it runs;
-//! `BENCH_ONLY=turn,cold` measures these groups only.
+//! Each figure is a median with the range of the middle 80%. Runs that are compared with each other are interleaved,
+//! and each comparison is a ratio within one run. `BENCH_QUICK=1` runs everything a few times, to check that it works;
+//! its figures mean little. `BENCH_ONLY=turn,cold` measures these groups only.
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -53,12 +54,12 @@ const GROUPS: [&str; 10] = [
     "peer",
 ];
 
-/// How often everything is repeated.
+/// The number of repetitions.
 #[derive(Clone, Copy)]
 struct Effort {
     turns: usize,
     starts: usize,
-    /// Where a whole process is one sample.
+    /// For figures of which one process gives one sample.
     processes: usize,
     streams: &'static [usize],
 }
@@ -134,7 +135,7 @@ async fn main() {
     let path = match std::env::var("BENCH_JSON") {
         Ok(path) => path,
         Err(_) if only.is_empty() => {
-            concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench.json").into()
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench.json").into()
         }
         // A part does not take the place of the whole.
         Err(_) => return,
@@ -143,8 +144,9 @@ async fn main() {
     println!("\nAll figures: {path}");
 }
 
-/// An upstream that is as fast as it can be, except for a pause after its first words, in which they get to the platform: it has to
-/// share two CPUs with the platform and the function, and would keep the platform from looking.
+/// Returns the reply of an upstream that sends as fast as possible, except for a pause after the first delta. The
+/// upstream may share two CPUs with the platform and the function; without the pause it could keep the platform from
+/// reading that delta.
 fn reply() -> Script {
     let first = Script::deltas(&["x"]).then(Step::Delay(AFTER_FIRST_WORDS));
     (1..DELTAS)
@@ -158,7 +160,7 @@ fn chat_stream(redis: &Server, upstream: &Upstream) -> FunctionBuilder {
     settings(Function::builder("chat-stream"), redis, upstream)
 }
 
-/// An upstream whose deltas come by themselves.
+/// Returns the reply of an upstream whose deltas arrive separately.
 fn paced_reply() -> Script {
     Script::deltas(&["x"; DELTAS])
         .paced(PACE)
@@ -167,7 +169,7 @@ fn paced_reply() -> Script {
         .done()
 }
 
-/// What every chat here runs with: as deployed, with logs and metrics.
+/// Adds the settings of every measured chat: as deployed, with logs and metrics.
 fn settings(builder: FunctionBuilder, redis: &Server, upstream: &Upstream) -> FunctionBuilder {
     builder
         .env("REDIS_URL", redis.url())
@@ -184,7 +186,8 @@ fn first_text(answer: &Answer) -> Duration {
     first.at - answer.handed_over
 }
 
-/// Leaves a session with so many messages, in two commands: a function that waited longer for its turn would be colder.
+/// Replaces a session by one with this many messages. Two commands suffice: while the function waits, its caches get
+/// cold.
 async fn store(redis: &Server, user: &str, messages: usize) {
     let key = format!("chat:{user}:luna:messages");
     let meta = format!("chat:{user}:luna:meta");
@@ -206,7 +209,7 @@ async fn store(redis: &Server, user: &str, messages: usize) {
     }
 }
 
-/// A lambda_http function that does nothing, if it was built beside this benchmark.
+/// Returns the path of a lambda_http function that does nothing, if it was built.
 fn empty_function() -> Option<PathBuf> {
     let path = testkit::binary::binary("examples").join("empty");
     path.exists().then_some(path)

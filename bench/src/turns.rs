@@ -17,7 +17,7 @@ use super::{
     store,
 };
 
-/// First byte, whole turn, CPU and memory; against the upstream and Redis alone.
+/// Measures first byte, whole turn, CPU and memory, compared with the upstream and Redis alone.
 pub(crate) async fn turns(report: &mut Report, effort: Effort) {
     heading(&format!(
         "A warm turn: {DELTAS} deltas, of which the first comes at once and the others {} ms later",
@@ -118,7 +118,7 @@ pub(crate) async fn turns(report: &mut Report, effort: Effort) {
     );
 }
 
-/// What a delta takes through the function, and to a client that is connected to the upstream itself.
+/// Measures the time of a delta through the function, and to a client that is connected to the upstream directly.
 pub(crate) async fn gap(report: &mut Report, effort: Effort) {
     heading(&format!(
         "A delta that comes by itself, every {} ms",
@@ -169,7 +169,7 @@ pub(crate) async fn gap(report: &mut Report, effort: Effort) {
     );
 }
 
-/// The two functions that answer at once, on a session of 50 messages.
+/// Measures the two functions that do not stream, on a session of 50 messages.
 pub(crate) async fn whole_answers(report: &mut Report, effort: Effort) {
     heading("Whole answers: from the event handed over to the end of the answer");
     let redis = Server::start().await;
@@ -193,7 +193,7 @@ pub(crate) async fn whole_answers(report: &mut Report, effort: Effort) {
     }
 }
 
-/// Peak resident memory after many requests, with the tokenizer where a reply needs it.
+/// Measures the peak resident memory after many requests, with and without the tokenizer.
 pub(crate) async fn peaks(report: &mut Report, effort: Effort) {
     heading("Peak resident memory");
     let redis = Server::start().await;

@@ -1,4 +1,4 @@
-//! Figures: a median with its spread, as a table and as JSON.
+//! Figures with their spread, as a table and as JSON.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl Series {
         self.0.is_empty()
     }
 
-    /// The value below which so much of it lies.
+    /// Returns the measured value below which this share of the values lies.
     pub(crate) fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -50,7 +50,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Adds a measured figure: median, and what the middle 80% span.
+    /// Adds a measured figure: the median and the range of the middle 80%.
     pub(crate) fn measured(&mut self, group: &str, figure: &str, unit: &str, series: &Series) {
         let (low, high) = (series.quantile(0.1), series.quantile(0.9));
         assert!(series.median().is_finite(), "{figure}: nothing measured");
@@ -64,7 +64,7 @@ impl Report {
         }));
     }
 
-    /// Adds a figure that is what it is: a ratio of two medians of this run, a size.
+    /// Adds a figure without spread, such as a size or a ratio of two medians of this run.
     pub(crate) fn single(&mut self, group: &str, figure: &str, unit: &str, value: f64) {
         assert!(value.is_finite(), "{figure}: nothing measured");
         println!("  {figure:<58} {value:>10.2} {unit}");

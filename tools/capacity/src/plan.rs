@@ -1,4 +1,5 @@
-//! From what was measured to what is needed: pure arithmetic. Every allowance is here, with its reason.
+//! The arithmetic from the measured figures to the required memory and the cost. Every allowance is here, with its
+//! reason.
 
 use crate::options::Options;
 
@@ -6,42 +7,43 @@ const MIB: f64 = 1_048_576.0;
 const DAY_SECONDS: f64 = 86_400.0;
 const DAYS_A_MONTH: f64 = 30.0;
 
-/// The busiest day over the average one.
+/// The load of the busiest day, divided by the load of an average day.
 pub(crate) const BUSY_DAY: f64 = 1.25;
 
-/// The busiest hour over the average one.
+/// The load of the busiest hour, divided by the load of an average hour.
 pub(crate) const BUSY_HOUR: f64 = 3.0;
 
-/// What the allocator holds beyond what it gave out (`allocator_resident` over `allocator_allocated`): 10 to 13% after two million
-/// pushes and deletions at random over 5,000 sessions in 90 MB, where it stayed; rounded up.
+/// The share that the allocator holds in addition to what it gave out (`allocator_resident` over
+/// `allocator_allocated`). It settled at 10 to 13% after two million random pushes and deletions in 5,000 sessions of
+/// 90 MB; this is rounded up.
 pub(crate) const FRAGMENTATION: f64 = 0.15;
 
-/// What one replica that lags may make the server hold for a minute before it is cut off: the soft limit of
-/// `client-output-buffer-limit replica` as Redis ships.
+/// Bytes that the server may buffer for one lagging replica for a minute before it disconnects it: the default soft
+/// limit of `client-output-buffer-limit replica`.
 pub(crate) const REPLICA_BUFFER: f64 = 64.0 * MIB;
 
-/// Pages written while a snapshot or an AOF rewrite runs exist twice.
+/// The share of the memory that exists twice during a snapshot or an AOF rewrite: the pages written meanwhile.
 pub(crate) const COPY_ON_WRITE: f64 = 0.25;
 
-/// Memory at which Lambda gives a whole CPU, in MB.
+/// The memory at which Lambda provides a whole CPU, in MB.
 pub(crate) const ONE_CPU_MB: f64 = 1_769.0;
 
 /// Memory of Redis, in bytes.
 #[derive(Debug)]
 pub(crate) struct RedisPlan {
     pub(crate) sessions: f64,
-    /// Of an average day.
+    /// The data of an average day.
     pub(crate) data: f64,
-    /// What the busiest day adds.
+    /// The data that the busiest day adds.
     pub(crate) busy_day: f64,
-    /// Processes that are connected in the busiest hour.
+    /// The number of processes that are connected in the busiest hour.
     pub(crate) processes: f64,
     pub(crate) connections: f64,
-    /// What `maxmemory` should be: the three before.
+    /// The value for `maxmemory`: the sum of data, busiest day and connections.
     pub(crate) maxmemory: f64,
     pub(crate) fragmentation: f64,
     pub(crate) copy_on_write: f64,
-    /// What the server should have: all of it.
+    /// The memory that the server should have: the sum of all.
     pub(crate) server: f64,
 }
 
@@ -64,24 +66,19 @@ impl RedisPlan {
             maxmemory,
             fragmentation,
             copy_on_write,
-            server: server_bytes(maxmemory),
+            server: maxmemory + fragmentation + copy_on_write + REPLICA_BUFFER,
         }
     }
 }
 
-/// What the server needs for so much `maxmemory`.
-pub(crate) fn server_bytes(maxmemory: f64) -> f64 {
-    maxmemory * (1.0 + FRAGMENTATION + COPY_ON_WRITE) + REPLICA_BUFFER
-}
-
-/// What drives the bill of `chat-stream`.
+/// The load and the cost of `chat-stream`.
 #[derive(Debug)]
 pub(crate) struct LambdaPlan {
     pub(crate) turns_per_day: f64,
     pub(crate) gb_seconds_a_turn: f64,
-    /// Time that a turn's CPU work takes on this much memory's share of a CPU.
+    /// The time in milliseconds that the CPU work of a turn takes with the share of a CPU that comes with the memory.
     pub(crate) cpu_ms_at_share: f64,
-    /// Turns that run at the same time in the busiest hour, of the busiest day.
+    /// The number of concurrent turns in the busiest hour of the busiest day.
     pub(crate) busy_concurrency: f64,
     pub(crate) turns_a_month: f64,
     pub(crate) duration_dollars: f64,
@@ -104,22 +101,5 @@ impl LambdaPlan {
             duration_dollars: turns_a_month * gb_seconds_a_turn * options.dollars_per_gb_second,
             request_dollars: turns_a_month / 1e6 * options.dollars_per_million_requests,
         }
-    }
-}
-
-/// The sum that goes around, and what it is said to come to.
-pub(crate) mod rule {
-    pub(crate) const SESSIONS: f64 = 5_000.0;
-    pub(crate) const MESSAGES: u64 = 50;
-    pub(crate) const BYTES: u64 = 500;
-    pub(crate) const EXTRA: f64 = 0.30;
-    pub(crate) const CLAIMED: f64 = 1.4e9;
-
-    pub(crate) fn content() -> f64 {
-        SESSIONS * MESSAGES as f64 * BYTES as f64
-    }
-
-    pub(crate) fn with_extra() -> f64 {
-        content() * (1.0 + EXTRA)
     }
 }

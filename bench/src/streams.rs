@@ -1,4 +1,4 @@
-//! Many streams in one process: what deltas take while all of them are open.
+//! Many streams in one process: the latency of deltas while all of them are open.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use tokio::time::sleep;
 use super::report::{Report, Series, heading};
 use super::{Effort, chat_stream, process};
 
-/// Each stream has so many deltas, one every 50 ms.
+/// The number of deltas of each stream, one every 50 ms.
 const LONG: usize = 80;
 const PACE: Duration = Duration::from_millis(50);
-/// Streams begin within so long, so that for as long again all of them are open.
+/// The time within which all streams begin. Each lasts twice as long, so for as long again all of them are open.
 pub(crate) const SPREAD: Duration = Duration::from_secs(2);
 
-/// What each stream says.
+/// Returns the reply of each stream.
 pub(crate) fn script() -> Script {
     Script::deltas(&["x"; LONG])
         .paced(PACE)
@@ -29,7 +29,7 @@ pub(crate) fn script() -> Script {
         .done()
 }
 
-/// One delta on its way.
+/// When a delta was sent, and how long it took.
 #[derive(Clone, Copy)]
 pub(crate) struct Delta {
     sent: Instant,
@@ -37,7 +37,7 @@ pub(crate) struct Delta {
 }
 
 impl Delta {
-    /// When it was written, and when it was read.
+    /// Makes one from the times at which it was written and read.
     pub(crate) fn new((sent, read): (Instant, Instant)) -> Self {
         Self {
             sent,
@@ -46,7 +46,7 @@ impl Delta {
     }
 }
 
-/// What deltas took that were sent while all streams were open.
+/// Returns the times of the deltas that were sent while all streams were open.
 pub(crate) fn while_all_are_open(streams: &[Vec<Delta>]) -> Series {
     let first = |stream: &Vec<Delta>| stream.first().map(|delta| delta.sent);
     let last = |stream: &Vec<Delta>| stream.last().map(|delta| delta.sent);
@@ -61,7 +61,7 @@ pub(crate) fn while_all_are_open(streams: &[Vec<Delta>]) -> Series {
     series
 }
 
-/// One process, many streams: 20 deltas a second each.
+/// Measures one process with many streams of 20 deltas a second each.
 pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
     heading(&format!(
         "Many streams in one process, 20 deltas a second each, begun within {} s",
@@ -101,7 +101,7 @@ pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
     }
 }
 
-/// The deltas of an answer, from the upstream's write to the platform's read.
+/// Returns the deltas of an answer, from the upstream's write to the platform's read.
 pub(crate) fn deltas(answer: &Answer, upstream: &Upstream, request: usize) -> Vec<Delta> {
     let events = answer.events();
     let read = events.iter().filter(|event| event.data["done"] == false);
@@ -115,7 +115,7 @@ pub(crate) fn deltas(answer: &Answer, upstream: &Upstream, request: usize) -> Ve
 #[derive(Default)]
 struct Figures {
     added: Series,
-    /// The others have a value for each process.
+    /// The following have one value for each process.
     late: Series,
     memory: Series,
     cpu: Series,

@@ -1,4 +1,4 @@
-//! What the stand-ins cost by themselves: what is measured with them cannot be less.
+//! The cost of the stand-ins by themselves: a figure that is measured with them cannot be lower.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use super::report::{Report, Series, heading};
 use super::streams::{Delta, SPREAD, script, while_all_are_open};
 use super::{Effort, quickest};
 
-/// The platform's stand-in with the quickest function, and the upstream with clients that do nothing.
+/// Measures the stand-in for the platform with the quickest function, and the upstream with clients that do nothing.
 pub(crate) async fn stand_ins(report: &mut Report, effort: Effort) {
     heading("The stand-ins alone");
     let event = events::chat(&token("alone"), "luna", "你好");

@@ -1,4 +1,4 @@
-//! The table, and the same as JSON.
+//! Prints all figures as a table and returns them as JSON.
 
 use serde_json::{Value, json};
 use shared::config::KeyLayout;
@@ -7,13 +7,13 @@ use crate::measure::Anatomy;
 use crate::options::Options;
 use crate::plan::{
     BUSY_DAY, BUSY_HOUR, COPY_ON_WRITE, FRAGMENTATION, LambdaPlan, ONE_CPU_MB, REPLICA_BUFFER,
-    RedisPlan, rule, server_bytes,
+    RedisPlan,
 };
 
-/// How far the two samples may be apart.
+/// The largest relative difference between the two samples that is accepted.
 pub(crate) const MARGIN: f64 = 0.02;
 
-/// All that was measured.
+/// All measured figures.
 pub(crate) struct Measured {
     pub(crate) redis_version: String,
     pub(crate) sample: u64,
@@ -22,25 +22,16 @@ pub(crate) struct Measured {
     pub(crate) second_sample: u64,
     pub(crate) second_bytes_a_session: f64,
     pub(crate) bytes_a_connection: f64,
-    /// Of the largest sample, the one for the rule of thumb.
-    pub(crate) fragmentation: f64,
-    pub(crate) rule_sessions: u64,
-    pub(crate) rule_bytes_a_session: f64,
 }
 
 impl Measured {
-    /// By how much the second sample differs from the first.
+    /// Returns the relative difference of the second sample from the first.
     pub(crate) fn difference(&self) -> f64 {
         self.second_bytes_a_session / self.bytes_a_session - 1.0
     }
 
     pub(crate) fn is_linear(&self) -> bool {
         self.difference().abs() <= MARGIN
-    }
-
-    /// What the sessions of the rule of thumb take.
-    fn rule_bytes(&self) -> f64 {
-        self.rule_bytes_a_session * rule::SESSIONS
     }
 }
 
@@ -55,10 +46,9 @@ pub(crate) fn print(options: &Options, measured: &Measured) {
     );
     memory(measured, &redis);
     lambda(options);
-    rule_of_thumb(measured);
 }
 
-/// All figures; bytes, seconds, dollars.
+/// Returns all figures, in bytes, seconds and dollars.
 pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
     let redis = RedisPlan::new(
         options,
@@ -89,7 +79,7 @@ pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
             "sessions": redis.sessions, "data_bytes": redis.data, "busy_day_bytes": redis.busy_day,
             "processes": redis.processes, "connection_bytes": measured.bytes_a_connection,
             "connections_bytes": redis.connections, "maxmemory_bytes": redis.maxmemory,
-            "fragmentation_measured": measured.fragmentation, "fragmentation_bytes": redis.fragmentation,
+            "fragmentation_bytes": redis.fragmentation,
             "replica_buffer_bytes": REPLICA_BUFFER, "copy_on_write_bytes": redis.copy_on_write,
             "server_bytes": redis.server,
         },
@@ -97,11 +87,6 @@ pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
             "gb_seconds_a_turn": lambda.gb_seconds_a_turn, "cpu_ms_at_share": lambda.cpu_ms_at_share,
             "busy_concurrency": lambda.busy_concurrency, "turns_a_month": lambda.turns_a_month,
             "duration_dollars_a_month": lambda.duration_dollars, "request_dollars_a_month": lambda.request_dollars,
-        },
-        "rule_of_thumb": {
-            "claimed_bytes": rule::CLAIMED, "content_bytes": rule::content(), "with_extra_bytes": rule::with_extra(),
-            "sessions_written": measured.rule_sessions, "measured_bytes": measured.rule_bytes(),
-            "server_bytes": server_bytes(measured.rule_bytes() * BUSY_DAY),
         },
     })
 }
@@ -146,7 +131,7 @@ fn session(measured: &Measured) {
         "One session: the average of {} that the product's own commit wrote to redis-server {}",
         measured.sample, measured.redis_version
     ));
-    line("content", &bytes(anatomy.content), "what was said");
+    line("content", &bytes(anatomy.content), "the text");
     line(
         "JSON around it",
         &bytes(anatomy.envelope),
@@ -155,17 +140,17 @@ fn session(measured: &Measured) {
     line(
         "list",
         &bytes(anatomy.list),
-        "its key, nodes, lengths, what the allocator rounds up",
+        "key, nodes, lengths, rounding by the allocator",
     );
     line(
         "ids of recent turns",
         &bytes(anatomy.recent_turns),
-        "at most: written here within ten minutes, so every turn still counts as recent",
+        "the most there can be: within ten minutes every turn counts as recent",
     );
     line(
         "hash",
         &bytes(anatomy.meta),
-        "its key, fields, figures, table",
+        "key, field names, numbers, table",
     );
     line(
         "tables",
@@ -181,9 +166,9 @@ fn session(measured: &Measured) {
         ),
     );
     let verdict = if measured.is_linear() {
-        "so memory goes by the number of sessions"
+        "so memory is proportional to the number of sessions"
     } else {
-        "so scaling it by the number of sessions IS WRONG"
+        "so memory IS NOT PROPORTIONAL to the number of sessions"
     };
     line(
         "second sample",
@@ -238,16 +223,14 @@ fn memory(measured: &Measured, plan: &RedisPlan) {
         "+ fragmentation",
         &megabytes(plan.fragmentation),
         &format!(
-            "{:.0}%: lists grow and expire at random, which took 13% in a trial; {:.1}% on this run's fresh server of {} sessions",
-            FRAGMENTATION * 100.0,
-            (measured.fragmentation - 1.0) * 100.0,
-            count(measured.rule_sessions as f64)
+            "{:.0}%: lists grow and expire at random; it settled at 10 to 13% in a trial with 5,000 sessions",
+            FRAGMENTATION * 100.0
         ),
     );
     line(
         "+ replica's buffer",
         &megabytes(REPLICA_BUFFER),
-        "64 MiB: what one that lags may hold back for a minute (Redis's soft limit); maxmemory does not count it",
+        "64 MiB: the buffer of one lagging replica (Redis's default soft limit); not part of maxmemory",
     );
     line(
         "+ copy-on-write",
@@ -270,7 +253,7 @@ fn memory(measured: &Measured, plan: &RedisPlan) {
 fn lambda(options: &Options) {
     let plan = LambdaPlan::new(options);
     let billed_ms = options.reply_seconds * 1_000.0;
-    heading("Lambda: chat-stream waits for the model, and waiting is what costs");
+    heading("Lambda: chat-stream mostly waits for the model, and waiting is billed");
     line(
         "TURNS_PER_DAY",
         &count(plan.turns_per_day),
@@ -328,56 +311,13 @@ fn lambda(options: &Options) {
         ),
     );
     note(
-        "The default prices are list prices of us-east-1, arm64, first tier; they depend on the region and change: give yours by",
+        "The default prices are list prices of us-east-1, arm64, first tier. They depend on the region and change; set yours with",
     );
-    note("DOLLARS_PER_GB_SECOND and DOLLARS_PER_MILLION_REQUESTS. The free tier is not taken off.");
     note(
-        "Not in it: the model, API Gateway, Redis, logs, traffic, the other two functions (milliseconds a request).",
+        "DOLLARS_PER_GB_SECOND and DOLLARS_PER_MILLION_REQUESTS. The free tier is not subtracted.",
     );
-}
-
-fn rule_of_thumb(measured: &Measured) {
-    heading(
-        "The rule of thumb: 5,000 active users × 50 messages × 500 bytes, plus 30%, “is 1.4 GB”",
-    );
-    line(
-        "the product",
-        &megabytes(rule::content()),
-        "5,000 × 50 × 500 bytes",
-    );
-    line("plus 30%", &megabytes(rule::with_extra()), "");
-    line(
-        "claimed",
-        &megabytes(rule::CLAIMED),
-        &format!(
-            "wrong by about ten: {:.1} times its own sum, {:.1} times without the 30%",
-            rule::CLAIMED / rule::with_extra(),
-            rule::CLAIMED / rule::content()
-        ),
-    );
-    let how = if measured.rule_sessions as f64 == rule::SESSIONS {
-        "all 5,000 written and measured".to_owned()
-    } else {
-        format!(
-            "{} of the 5,000 written and measured, and scaled",
-            measured.rule_sessions
-        )
-    };
-    line(
-        "measured",
-        &megabytes(measured.rule_bytes()),
-        &format!(
-            "{how}: {:.0}% over the content, and not 30%",
-            (measured.rule_bytes() / rule::content() - 1.0) * 100.0
-        ),
-    );
-    line(
-        "with the headroom",
-        &megabytes(server_bytes(measured.rule_bytes() * BUSY_DAY)),
-        &format!(
-            "as above, without connections; maxmemory {}",
-            megabytes(measured.rule_bytes() * BUSY_DAY)
-        ),
+    note(
+        "Not included: the model, API Gateway, Redis, logs, traffic, the other functions (milliseconds a request).",
     );
 }
 
@@ -393,7 +333,7 @@ fn dollars(amount: f64) -> String {
     format!("${}", tenths(amount))
 }
 
-/// With one decimal where it matters.
+/// Formats a number, below 1,000 with one decimal.
 fn tenths(number: f64) -> String {
     if number.abs() < 1_000.0 {
         format!("{number:.1}")
@@ -402,7 +342,7 @@ fn tenths(number: f64) -> String {
     }
 }
 
-/// Rounded, with a comma between thousands.
+/// Formats a rounded number with a comma between thousands.
 fn count(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();

@@ -1,9 +1,11 @@
-//! Instructions and allocations of a turn, by callgrind: the same again on any machine of the kind, however busy it is.
+//! Instructions and allocations of a turn, counted by callgrind: on machines of one kind they are always the same,
+//! under any load.
 //!
-//! The real binary runs under valgrind behind the stand-ins. What so many turns take more than fewer is what a turn takes: starting
-//! and warming up cancel out. The upstream is slow enough for each delta to come by itself.
+//! The real binary runs under valgrind behind the stand-ins, once for a few turns and once for more. The difference,
+//! divided by the number of additional turns, is the cost of one: starting and warming up cancel out. The upstream is
+//! slow enough for each delta to arrive separately.
 //!
-//! `BENCH_PROFILE=file` keeps the profile, for `callgrind_annotate`.
+//! `BENCH_PROFILE=file` keeps the profile for `callgrind_annotate`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,17 +24,17 @@ use super::{DELTAS, settings, store};
 const FEW: usize = 3;
 const MANY: usize = 8;
 const PACE: Duration = Duration::from_millis(20);
-/// A turn may take so much more than was accepted. What moves it without a change of the code is how the kernel cuts the bytes
-/// that it delivers, and that is under 2%.
+/// The share by which a turn may exceed the accepted figures. Without a change of the code they vary by less than 2%,
+/// because the kernel does not always deliver the same bytes together.
 const MARGIN: f64 = 0.05;
 
-/// What a turn takes.
+/// The cost of a turn.
 struct Turn {
     instructions: f64,
     allocations: f64,
 }
 
-/// For the report.
+/// Adds the cost of a turn to the report.
 pub(crate) async fn measure(report: &mut Report) {
     heading("A warm turn by callgrind: 50 deltas, 50 messages stored");
     match turn().await {
@@ -49,13 +51,13 @@ pub(crate) async fn measure(report: &mut Report) {
     }
 }
 
-/// Against what was accepted. `BENCH_INSTRUCTIONS=accept` accepts what is measured now.
+/// Compares the cost of a turn with the accepted one. `BENCH_INSTRUCTIONS=accept` accepts the current one instead.
 ///
 /// # Panics
-/// If a turn takes more, or nothing can be measured.
+/// If a turn costs more than was accepted and the margin allows, or if nothing can be measured.
 pub(crate) async fn check() {
     let turn = turn().await.expect("valgrind is installed");
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.json");
     let measured = json!({
         "instructions": turn.instructions.round(), "allocations": turn.allocations.round(),
     });
@@ -134,7 +136,8 @@ async fn run(valgrind: &Path, turns: usize) -> Turn {
     parse(&profile)
 }
 
-/// The totals of a profile, and the calls of what allocates. Names are given once, with a number, and then by the number.
+/// Returns the total of a profile and the number of calls to functions that allocate. A profile spells each name once,
+/// with a number, and refers to it by that number afterwards.
 fn parse(profile: &str) -> Turn {
     const ALLOCATE: [&str; 5] = [
         "malloc",

@@ -1,10 +1,10 @@
-"""Measures the chat memories that people would use instead, doing the same work on the same Redis.
+"""Measures other libraries for chat memory, which do the same work on the same Redis.
 
-The work: store a turn (two messages) into a session of so many messages, and load so many. Rounds are interleaved over
-all of them, in an order that changes, so that what else the machine does falls on each alike. Before each measured
-operation the session is put back, untimed, so that it never grows.
+The work: store a turn (two messages) in a session of a given length, and load as many messages. Rounds are interleaved
+over all libraries, in a changing order, so that other load on the machine affects all of them alike. Before each
+measured operation the session is restored, untimed, so that it never grows.
 
-The libraries are imported only here, and only where they are used: without them the rest of the scripts works.
+The libraries are imported only in this file and only where they are used: without them the other scripts still work.
 """
 
 import importlib
@@ -16,31 +16,32 @@ import secrets
 import time
 import uuid
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple, Type
+from typing import Any, Callable
 
 OPERATIONS = ("load", "commit")
 WARM_UP_ROUNDS = 20
 TTL_SECONDS = 86_400
 MAX_MESSAGES = 100
 
-# What the benchmark's own sessions hold.
+# The same texts as in the sessions of the benchmark itself.
 USER_TEXT = "今天过得怎么样？"
 ASSISTANT_TEXT = "还不错，刚刚在海边散步，风很轻。你呢？"
 
 
 class Unmeasurable(Exception):
-    """Why this cannot be measured, as a sentence."""
+    """A sentence that explains why something cannot be measured."""
 
 
 def measure(url: str, rounds: int, session: int, write: Callable[[Mapping[str, Any]], None]) -> None:
-    """Writes a line for each operation of each memory, or why a memory is not measured."""
-    # Not by a filter: LangChain sets its own when it is imported. What is deprecated is measured all the same.
+    """Writes a line for each operation of each library, or a line that explains why a library is not measured."""
+    # Not with a filter, because LangChain sets its own on import. Deprecated code is measured all the same.
     warnings.showwarning = lambda *_args, **_kwargs: None
     logging.disable(logging.WARNING)
     redis = needed("redis")
     client = redis.Redis.from_url(url, decode_responses=True)
-    memories: List[Memory] = []
+    memories: list[Memory] = []
     try:
         client.ping()
         for kind in KINDS:
@@ -57,7 +58,7 @@ def measure(url: str, rounds: int, session: int, write: Callable[[Mapping[str, A
             raise Unmeasurable("the bare commands do not work on this Redis")
         write_figures(time_rounds(memories, rounds), memories, write)
     except redis.RedisError as error:
-        raise Unmeasurable(f"Redis does not do what is asked of it: {error}") from None
+        raise Unmeasurable(f"Redis returned an error: {error}") from None
     finally:
         with suppress(redis.RedisError):
             remove(client)
@@ -77,28 +78,28 @@ def write_figures(samples: "Samples", memories: Sequence["Memory"], write: Calla
 # --- statistics -----------------------------------------------------------------------------------------------
 
 
-def summary(nanoseconds: Sequence[int]) -> Dict[str, float]:
-    """The median, and what the middle 80% span, in microseconds."""
-    figures: Dict[str, float] = {"samples": len(nanoseconds)}
+def summary(nanoseconds: Sequence[int]) -> dict[str, float]:
+    """Returns the median and the range of the middle 80%, in microseconds."""
+    figures: dict[str, float] = {"samples": len(nanoseconds)}
     for name, share in (("median_us", 0.5), ("p10_us", 0.1), ("p90_us", 0.9)):
         figures[name] = round(quantile(nanoseconds, share) / 1000, 1)
     return figures
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which so much of them lies: one that was measured, as in the rest of the benchmark."""
+    """Returns the measured value below which this share of the values lies, as in the rest of the benchmark."""
     return sorted(values)[int((len(values) - 1) * share + 0.5)]
 
 
 # --- rounds ---------------------------------------------------------------------------------------------------
 
-Samples = Dict[Tuple[str, str], List[int]]
+Samples = dict[tuple[str, str], list[int]]
 
 
 def time_rounds(memories: Sequence["Memory"], rounds: int) -> Samples:
     samples: Samples = {(memory.name, operation): [] for memory in memories for operation in OPERATIONS}
     order = [(memory, operation) for memory in memories for operation in OPERATIONS]
-    # The same order in each run, another one in each round: nobody always comes after the slowest.
+    # A different order in each round, so that no library always follows the slowest; the same orders in each run.
     dice = random.Random(1)
     for number in range(WARM_UP_ROUNDS + rounds):
         dice.shuffle(order)
@@ -113,13 +114,13 @@ def time_rounds(memories: Sequence["Memory"], rounds: int) -> Samples:
     return samples
 
 
-def turn(number: int) -> Tuple[str, str]:
-    """What the user said and what was replied."""
+def turn(number: int) -> tuple[str, str]:
+    """Returns the message of the user and the reply."""
     return f"{USER_TEXT}{number}", f"{ASSISTANT_TEXT}{number}"
 
 
 def check(memory: "Memory", session: int) -> None:
-    """That it does the work at all: figures of something else would be worse than none."""
+    """Raises Unmeasurable unless the library really stores and loads: wrong figures would be worse than none."""
     before = [text for number in range(session // 2) for text in turn(number)]
     after = before + list(turn(session // 2))
     for expected in (before, after):
@@ -136,7 +137,7 @@ def needed(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise Unmeasurable(f"{module} cannot be imported ({error}); run scripts/bench_peers.py setup") from None
+        raise Unmeasurable(f"{module} cannot be imported ({error}); run bench/peers/peers.py setup") from None
 
 
 def require_search(client: Any) -> None:
@@ -148,16 +149,16 @@ def require_search(client: Any) -> None:
 
 # --- what is in Redis -----------------------------------------------------------------------------------------
 
-# Each run has names of its own, so that it meets nobody else's keys, nor those of a run that was killed.
+# Each run uses its own names, so that its keys never collide with others, such as those of a run that was killed.
 RUN_NAME = f"bench{secrets.token_hex(6)}"
 
 
-def own_keys(client: Any, prefix: str) -> List[str]:
+def own_keys(client: Any, prefix: str) -> list[str]:
     return list(client.scan_iter(match=f"*{prefix}*", count=1000))
 
 
 def remove(client: Any) -> None:
-    """Leaves nothing behind."""
+    """Deletes all keys and indexes of this run."""
     with suppress(needed("redis").ResponseError):
         for index in client.execute_command("FT._LIST"):
             if RUN_NAME in index:
@@ -167,31 +168,31 @@ def remove(client: Any) -> None:
 
 
 class Memory:
-    """One way to keep a conversation in Redis. Making one raises `Unmeasurable` where it cannot be had here."""
+    """One way to keep a conversation in Redis. The constructor raises `Unmeasurable` if it is not available here."""
 
     name: str
-    # Whose version is told.
+    # The package whose version is reported.
     package: str
 
     def load(self) -> Any:
-        """The session's last messages, in the memory's own words."""
+        """Returns the last messages of the session, in the form that the library gives them."""
         raise NotImplementedError
 
     def commit(self) -> None:
-        """Stores the turn that comes after those that the session began with."""
+        """Stores one turn after those of the initial session."""
         raise NotImplementedError
 
-    def texts(self, loaded: Any) -> List[str]:
-        """What was loaded, oldest first."""
+    def texts(self, loaded: Any) -> list[str]:
+        """Returns the loaded texts, oldest first."""
         raise NotImplementedError
 
     def restore(self) -> None:
-        """Takes back what was committed."""
+        """Restores the initial session."""
         raise NotImplementedError
 
 
 class Bare(Memory):
-    """The commands alone, as the Python service sends them: no objects are made of what comes back."""
+    """The bare commands, as the Python service sends them. Replies are not turned into objects."""
 
     name = "redis-py, bare commands"
     package = "redis"
@@ -220,15 +221,15 @@ class Bare(Memory):
             pipeline.expire(self._meta, TTL_SECONDS)
             pipeline.execute()
 
-    def texts(self, loaded: Any) -> List[str]:
+    def texts(self, loaded: Any) -> list[str]:
         return [json.loads(value)["content"] for value in reversed(loaded)]
 
     def restore(self) -> None:
         self._backup.restore()
 
     @staticmethod
-    def _values(texts: Sequence[str]) -> List[str]:
-        """In the format that this service and the Python one share."""
+    def _values(texts: Sequence[str]) -> list[str]:
+        """Returns messages in the format that this service and the Python one share."""
         return [
             json.dumps(
                 {
@@ -247,7 +248,7 @@ class Bare(Memory):
 
 
 class LangChainMemory(Memory):
-    """What the two histories of LangChain have in common."""
+    """The common part of the two histories of LangChain."""
 
     def __init__(self, history: Any, session: int) -> None:
         messages = needed("langchain_core.messages")
@@ -264,12 +265,12 @@ class LangChainMemory(Memory):
         said, replied = turn(self._number)
         self._history.add_messages([self._human(content=said), self._ai(content=replied)])
 
-    def texts(self, loaded: Any) -> List[str]:
+    def texts(self, loaded: Any) -> list[str]:
         return [message.content for message in loaded]
 
 
 class LangChainCommunity(LangChainMemory):
-    """A list of JSON, all of which is loaded; each message is stored by itself, and its TTL set by itself."""
+    """A list of JSON that is always loaded as a whole. Each message and its TTL are stored separately."""
 
     name = "langchain-community RedisChatMessageHistory"
     package = "langchain-community"
@@ -285,7 +286,7 @@ class LangChainCommunity(LangChainMemory):
 
 
 class LangChainRedis(LangChainMemory):
-    """The successor of the former: a JSON document for each message, found by an index."""
+    """The successor of the former: a JSON document for each message, found with an index."""
 
     name = "langchain-redis RedisChatMessageHistory"
     package = "langchain-redis"
@@ -303,7 +304,7 @@ class LangChainRedis(LangChainMemory):
 
 
 class RedisVl(Memory):
-    """A hash for each message, found by an index; it has no TTL."""
+    """A hash for each message, found with an index, without a TTL."""
 
     name = "redisvl MessageHistory"
     package = "redisvl"
@@ -324,21 +325,21 @@ class RedisVl(Memory):
     def commit(self) -> None:
         self._history.store(*self._turn)
 
-    def texts(self, loaded: Any) -> List[str]:
+    def texts(self, loaded: Any) -> list[str]:
         return [message["content"] for message in loaded]
 
     def restore(self) -> None:
         self._documents.restore()
 
 
-KINDS: Tuple[Type[Memory], ...] = (Bare, LangChainCommunity, LangChainRedis, RedisVl)
+KINDS: tuple[type[Memory], ...] = (Bare, LangChainCommunity, LangChainRedis, RedisVl)
 
 
 class Backup:
-    """A few keys as they were."""
+    """A few keys and the values that they had."""
 
     def __init__(self, url: str, keys: Sequence[str]) -> None:
-        # What DUMP answers is not text: a client that decodes it breaks it.
+        # The reply of DUMP is binary, and a client that decodes it as text breaks it.
         self._client = needed("redis").Redis.from_url(url)
         self._values = {key: self._client.dump(key) for key in keys}
 
@@ -348,7 +349,7 @@ class Backup:
 
 
 class Documents:
-    """The keys that an index covers: those that have come since are deleted, and so leave the index too."""
+    """The keys that an index covers. Newer ones are deleted to restore it, which also removes them from the index."""
 
     def __init__(self, client: Any, prefix: str) -> None:
         self._client, self._prefix = client, prefix

@@ -1,4 +1,4 @@
-//! Load and commit against the bare commands by the same client, and how they grow with what is stored.
+//! Load and commit, compared with the bare commands sent by the same client, for sessions of several sizes.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use super::report::{Report, Series, heading};
 
 const BARE: &str = "chat:bare:luna";
 
-/// Our memory and a bare connection, to one server.
+/// This project's memory and a bare connection to the same server.
 pub(crate) struct Subject {
     memory: Memory,
     bare: MultiplexedConnection,
@@ -25,7 +25,7 @@ pub(crate) struct Subject {
     character: CharacterId,
 }
 
-/// Times of the four operations that are compared.
+/// The times of the four operations that are compared.
 #[derive(Default)]
 pub(crate) struct Times {
     pub(crate) load: Series,
@@ -53,7 +53,7 @@ impl Subject {
         }
     }
 
-    /// Leaves two sessions of so many messages, ours made by our commits and the bare one by the bare commands.
+    /// Makes two sessions of this many messages: one with this project's commits, one with the bare commands.
     async fn restore(&mut self, messages: usize) {
         self.memory
             .clear(&Invocation::detached(), &self.user, &self.character)
@@ -70,7 +70,7 @@ impl Subject {
         }
     }
 
-    /// Loads and stores a turn, both ways, each once.
+    /// Loads and stores a turn once each way.
     async fn round(&mut self, times: &mut Times, messages: usize) {
         let asked = Instant::now();
         let elements: Vec<Vec<u8>> = redis::cmd("LRANGE")
@@ -148,7 +148,7 @@ impl Subject {
         assert_eq!(commit, Commit::Saved);
     }
 
-    /// So many rounds on sessions of so many messages.
+    /// Measures rounds on sessions of this many messages.
     pub(crate) async fn measure(&mut self, rounds: usize, messages: usize) -> Times {
         let mut times = Times::default();
         for _ in 0..rounds {
@@ -159,7 +159,7 @@ impl Subject {
     }
 }
 
-/// Load and commit at several sizes.
+/// Measures load and commit for sessions of several sizes.
 pub(crate) async fn operations(report: &mut Report, effort: Effort) {
     const GROUP: &str = "memory";
     let server = Server::start().await;

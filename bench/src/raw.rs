@@ -1,4 +1,4 @@
-//! The simplest HTTP client: what a request costs without anything of ours. It keeps its connection.
+//! The simplest HTTP client, for the cost of a request without this project's code. It keeps its connection.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ impl Raw {
         }
     }
 
-    /// Posts JSON; gives the time to the first text and to the end of a chunked answer.
+    /// Posts JSON. Returns the time to the first text and to the end of a chunked answer.
     pub(crate) async fn post(
         &mut self,
         path: &str,
@@ -34,7 +34,7 @@ impl Raw {
         (*first - begun, begun.elapsed())
     }
 
-    /// Posts JSON and reads a chunked answer to its end; gives when each read that brought text came.
+    /// Posts JSON and reads a chunked answer to its end. Returns the time of each read that contained text.
     pub(crate) async fn post_noting(
         &mut self,
         path: &str,
