@@ -179,21 +179,25 @@ impl Task {
         let prompt = std::mem::take(&mut self.prompt.messages);
         match &generated.ending {
             Ending::Complete {
-                usage: Some(usage), ..
+                usage:
+                    Some(llm::Usage {
+                        prompt_tokens: Some(prompt_tokens),
+                        completion_tokens: Some(completion_tokens),
+                        reasoning_tokens,
+                        ..
+                    }),
+                ..
             } => Counts {
                 user: estimated_user(&self.ask.message),
-                assistant: usage
-                    .completion_tokens
-                    .saturating_sub(usage.reasoning_tokens)
+                assistant: completion_tokens
+                    .saturating_sub(reasoning_tokens.unwrap_or(0))
                     .max(1),
                 usage: Usage {
-                    prompt_tokens: usage.prompt_tokens,
-                    completion_tokens: usage.completion_tokens,
+                    prompt_tokens: *prompt_tokens,
+                    completion_tokens: *completion_tokens,
                 },
             },
-            Ending::Complete { usage: None, .. } | Ending::Failed(_)
-                if !generated.text.is_empty() =>
-            {
+            Ending::Complete { .. } | Ending::Failed(_) if !generated.text.is_empty() => {
                 let estimated = estimated(&prompt, &self.ask.message, &generated.text);
                 let until = self.count_until();
                 if until <= Instant::now() {
@@ -206,7 +210,7 @@ impl Task {
                     .flatten()
                     .unwrap_or(estimated)
             }
-            Ending::Complete { usage: None, .. } | Ending::Failed(_) | Ending::OutOfTime => {
+            Ending::Complete { .. } | Ending::Failed(_) | Ending::OutOfTime => {
                 estimated(&prompt, &self.ask.message, &generated.text)
             }
         }
