@@ -13,6 +13,7 @@
 //! | [`tokens`] | counting tokens |
 //! | [`memory`] | short-term memory; the only room that knows the `redis` crate |
 //! | [`message`], [`session`] | the stored forms |
+//! | `foreign` | what other writers of the stored forms left, read as well as it can be |
 //! | [`secrets`] | where secret values come from; the only room that knows the AWS SDK |
 //! | [`outbound`] | the one HTTP client, for the upstream, for published keys and for AWS |
 //! | [`telemetry`] | logs and metrics |
@@ -23,6 +24,7 @@ pub mod characters;
 pub mod chat;
 pub mod config;
 pub mod context;
+mod foreign;
 pub mod http;
 pub mod ids;
 pub mod llm;

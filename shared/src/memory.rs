@@ -26,7 +26,7 @@ use crate::config::{ConfigError, KeyLayout, MemoryConfig, RedisConfig};
 use crate::ids::{CharacterId, TurnId, UserId};
 use crate::message::Message;
 use crate::secrets::Secrets;
-use crate::session::{Session, State};
+use crate::session::{self, Session, State};
 
 /// A local clock is taken to be at most this far from Redis's. It only matters for a turn that began while Redis could
 /// not be asked for the time.
@@ -53,6 +53,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the key holds a value of another type. That says something about the data, not about Redis.
+    #[must_use]
+    pub fn is_wrong_type(&self) -> bool {
+        matches!(self, Self::Redis(error) if error.code() == Some("WRONGTYPE"))
+    }
+
     /// A word for logs and metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -60,6 +66,7 @@ impl Error {
             Self::Timeout => "timeout",
             Self::BreakerOpen => "breaker_open",
             Self::Redis(error) if error.is_io_error() => "connection",
+            Self::Redis(_) if self.is_wrong_type() => "wrong_type",
             Self::Redis(_) => "refused",
             Self::NotReplicated => "not_replicated",
             Self::Unexpected => "unexpected_answer",
@@ -114,6 +121,14 @@ pub struct History {
     pub stored: usize,
     /// When it was read.
     pub read_at: Began,
+}
+
+impl History {
+    /// How many elements were read, those that were left out included.
+    #[must_use]
+    pub fn read(&self) -> usize {
+        self.messages.len() + self.skipped
+    }
 }
 
 /// A message and its reply, to be stored together or not at all.
@@ -376,13 +391,14 @@ impl Memory {
             return Ok(None);
         };
         let field = |index: usize| fields.get(index).and_then(Option::as_deref);
-        let figure = |index| field(index).and_then(|text| text.parse::<i64>().ok());
+        let figure = |index| field(index).and_then(session::figure);
+        let moment = |index| field(index).and_then(session::moment);
         Ok(Some(Session {
             state: field(0).and_then(State::parse).unwrap_or(State::Active),
-            last_active_at: figure(1),
-            message_count: figure(2).unwrap_or(0),
-            session_start: figure(3),
-            total_tokens: figure(4).unwrap_or(0),
+            last_active_at: moment(1),
+            message_count: figure(2).unwrap_or(0).max(0),
+            session_start: moment(3),
+            total_tokens: figure(4).unwrap_or(0).max(0),
             stored_messages: figure(5).unwrap_or(0),
             expires_in: figure(6).filter(|seconds| *seconds >= 0),
         }))
