@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -49,7 +49,7 @@ pub enum Refusal {
     /// The character is unknown, or could not be looked up.
     #[error(transparent)]
     Character(#[from] characters::Error),
-    /// Not even the message alone fits into the context window.
+    /// Not even the message alone fits into the context window, or not even the character.
     #[error(transparent)]
     TooLong(#[from] TooLong),
 }
@@ -115,6 +115,29 @@ impl FailureCode {
     }
 }
 
+/// Why a reply that is complete is not in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsaved {
+    /// The session was cleared while the turn ran.
+    Cleared,
+    /// Memory could not be written.
+    Memory,
+    /// There is no reply, or one that shows nothing.
+    Empty,
+}
+
+impl Unsaved {
+    /// The word of the HTTP contract.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cleared => "cleared",
+            Self::Memory => "memory",
+            Self::Empty => "empty",
+        }
+    }
+}
+
 /// What the client of a turn sees, in order: one `Start`, any number of `Delta`s, then `Done` or `Failed`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
@@ -133,8 +156,8 @@ pub enum Frame {
         msg_id: String,
         /// Why the reply ended.
         finish_reason: FinishReason,
-        /// Whether the turn is in memory.
-        saved: bool,
+        /// Why the turn is not in memory; `None` where it is.
+        unsaved: Option<Unsaved>,
         /// The tokens it took.
         usage: Usage,
     },
@@ -210,6 +233,9 @@ struct Inner {
     /// Held by who counts.
     counting: Arc<Semaphore>,
     limits: Limits,
+    /// Messages that a session keeps.
+    stored_messages: usize,
+    read_timeout: Duration,
     write_timeout: Duration,
     /// The turns that run.
     turns: TaskTracker,
@@ -230,6 +256,8 @@ impl Chat {
                     max_messages: context.max_messages,
                     max_tokens: context.max_tokens,
                 },
+                stored_messages: config.max_messages,
+                read_timeout: config.read_timeout,
                 write_timeout: config.write_timeout,
                 turns: TaskTracker::new(),
             }),
@@ -243,6 +271,7 @@ impl Chat {
     /// The turn did not begin, and nothing is stored.
     pub async fn begin(&self, ask: Ask, invocation: Invocation) -> Result<Turn, Refusal> {
         let began_at_unix = SystemTime::now();
+        let read_until = Instant::now() + self.inner.read_timeout;
         let id = TurnId::new();
         let inner = &self.inner;
         let memory = inner.memory.observed(&invocation);
@@ -253,16 +282,36 @@ impl Chat {
         );
         let character = character?;
         let unavailable = history.as_ref().err().map(memory::Error::reason);
-        let (status, began, history) = remembered(history, began_at_unix);
+        let fit = |history| {
+            context::fit(
+                &character.system_prompt,
+                history,
+                &ask.message,
+                inner.limits,
+            )
+        };
+        let rest = history.as_ref().map_or(0, |history| {
+            history
+                .stored
+                .min(inner.stored_messages)
+                .saturating_sub(history.read())
+        });
+        let (mut status, mut began, messages) = remembered(history, began_at_unix);
+        let mut context = fit(messages)?;
+        if context.has_room && rest > 0 {
+            // Much of what was read is not of whole turns. Older turns are read as well, if that can be done in time.
+            let all = memory.load(&ask.user, &ask.character, inner.stored_messages);
+            if let Ok(Ok(history)) = timeout_at(read_until, all).await {
+                let messages;
+                (status, began, messages) = remembered(Ok(history), began_at_unix);
+                context = fit(messages)?;
+            }
+        }
         let Context {
             messages,
             history_messages,
-        } = context::fit(
-            &character.system_prompt,
-            history,
-            &ask.message,
-            inner.limits,
-        )?;
+            ..
+        } = context;
 
         invocation.note(|figures| {
             figures.degradation = unavailable;

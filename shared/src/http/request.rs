@@ -1,5 +1,6 @@
 //! Requests, parsed.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
 use http::Method;
@@ -7,7 +8,6 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use lambda_http::request::RequestContext;
 use lambda_http::{Body, Request, RequestExt as _};
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -15,12 +15,15 @@ use tokio::time::Instant;
 use super::Problem;
 use crate::auth::{Authenticator, Credentials};
 use crate::ids::{CharacterId, UserId};
+use crate::message::is_blank;
 use crate::session::State;
 use crate::telemetry::{Invocation, Telemetry};
 
 const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_MESSAGE_CHARACTERS: usize = 2_000;
 const MAX_METADATA_BYTES: usize = 2 * 1024;
+/// Objects and lists within each other, as deep as parsers commonly go.
+const MAX_METADATA_DEPTH: usize = 127;
 
 /// Opens the invocation of the invocation that brought a request.
 #[must_use]
@@ -137,7 +140,7 @@ pub fn character_of_query(request: &Request) -> Result<CharacterId, Problem> {
 pub struct ChatBody {
     /// To whom.
     pub character: CharacterId,
-    /// What: 1 to 2,000 characters, not only white space.
+    /// What: 1 to 2,000 characters, of which one can be seen.
     pub message: String,
     /// Stored with the message, to the letter.
     pub metadata: Option<Box<RawValue>>,
@@ -163,7 +166,7 @@ impl ChatBody {
         let form: ChatForm<'_> = json(request)?;
         let character = character(&text("character_id", form.character_id)?)?;
         let message = text("message", form.message)?;
-        if message.chars().all(char::is_whitespace) {
+        if is_blank(&message) {
             return Err(invalid("message", "must not be empty"));
         }
         if message.chars().count() > MAX_MESSAGE_CHARACTERS {
@@ -273,13 +276,33 @@ fn metadata(value: &RawValue) -> Result<Box<RawValue>, Problem> {
     if value.get().len() > MAX_METADATA_BYTES {
         return Err(invalid("metadata", "must be at most 2 KiB"));
     }
-    // Parsed whole, because what is stored raw must be readable by others: no half surrogates, no bottomless nesting.
-    match serde_json::from_str(value.get()) {
-        Ok(Value::Object(_)) => Ok(value.to_owned()),
-        Ok(_) => Err(invalid("metadata", "must be a JSON object")),
-        Err(_) => Err(Problem::InvalidJson(
+    if !value.get().starts_with('{') {
+        return Err(invalid("metadata", "must be a JSON object"));
+    }
+    if !is_readable(value, MAX_METADATA_DEPTH) {
+        return Err(Problem::InvalidJson(
             "metadata: is not valid JSON, or nested too deeply".to_owned(),
-        )),
+        ));
+    }
+    Ok(value.to_owned())
+}
+
+/// Whether JSON that is stored raw can be read by others: no half surrogates, at most `depth` objects and lists within each
+/// other. Numbers may be of any size.
+fn is_readable(value: &RawValue, depth: usize) -> bool {
+    let json = value.get();
+    let below = depth.checked_sub(1);
+    let is_below = |value: &RawValue| below.is_some_and(|depth| is_readable(value, depth));
+    if json.starts_with('{') {
+        serde_json::from_str::<HashMap<String, &RawValue>>(json)
+            .is_ok_and(|members| below.is_some() && members.into_values().all(is_below))
+    } else if json.starts_with('[') {
+        serde_json::from_str::<Vec<&RawValue>>(json)
+            .is_ok_and(|elements| below.is_some() && elements.into_iter().all(is_below))
+    } else if json.starts_with('"') {
+        serde_json::from_str::<String>(json).is_ok()
+    } else {
+        true
     }
 }
 
