@@ -153,12 +153,11 @@ async fn a_history_of_whole_turns_is_read_once() {
     }
     let reads = async || {
         let stats: String = house.redis.command(&["INFO", "commandstats"]).await;
-        let calls = stats
+        stats
             .lines()
             .find_map(|line| line.strip_prefix("cmdstat_lrange:calls="))
             .and_then(|rest| rest.split(',').next())
-            .map_or(0, |calls| calls.parse::<u32>().expect("a number"));
-        calls
+            .map_or(0, |calls| calls.parse::<u32>().expect("a number"))
     };
     assert_eq!(house.say("你好").await.start()["history_messages"], 50);
     assert_eq!(reads().await, 1);
