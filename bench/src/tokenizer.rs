@@ -22,7 +22,6 @@ pub(crate) fn measured_here() -> bool {
         return false;
     };
     let figures = match counter.as_str() {
-        "reference" => measure(|text| tiktoken_rs::cl100k_base_singleton().count_ordinary(text)),
         "estimate" => measure(estimate),
         // A new counter each time, which has kept no count.
         _ => measure(|text| Counter::new().count(text)),
@@ -31,12 +30,12 @@ pub(crate) fn measured_here() -> bool {
     true
 }
 
-/// Measures this project's counter, the reference that it equals, and the estimate, interleaved.
+/// Measures the exact counter and the estimate, interleaved.
 pub(crate) fn tokenizer(report: &mut Report, processes: usize) {
     const GROUP: &str = "tokenizer";
     heading("Counting tokens, where the upstream does not");
-    let counters = ["counter", "reference", "estimate"];
-    let mut series: [[Series; 3]; 3] = Default::default();
+    let counters = ["counter", "estimate"];
+    let mut series: [[Series; 3]; 2] = Default::default();
     for _ in 0..processes {
         for (counter, series) in counters.iter().zip(&mut series) {
             let figures = measured(counter);
@@ -49,14 +48,6 @@ pub(crate) fn tokenizer(report: &mut Report, processes: usize) {
         report.measured(GROUP, &format!("{counter}: first count"), "us", build);
         report.measured(GROUP, &format!("{counter}: memory at its peak"), "KiB", kib);
         report.measured(GROUP, &format!("{counter}: a text of 5 kB"), "us", count);
-    }
-    let [ours, reference, _] = &series;
-    for (figure, (ours, reference)) in ["first count", "memory at its peak", "a text of 5 kB"]
-        .iter()
-        .zip(ours.iter().zip(reference))
-    {
-        let ratio = ours.median() / reference.median();
-        report.single(GROUP, &format!("{figure}, of the reference's"), "x", ratio);
     }
 }
 

@@ -3,12 +3,13 @@
 //! A character is looked up in Redis and kept for a minute. While Redis is down, an older copy serves, and so do the samples
 //! that are compiled in: an outage stops no conversation whose character is known.
 
+mod form;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
-
+pub use self::form::{Character, Malformed};
 use crate::clock::{age, lock};
 use crate::ids::CharacterId;
 use crate::keys;
@@ -26,27 +27,6 @@ const SAMPLES: [(&str, &str); 3] = [
     ("mei", include_str!("characters/mei.json")),
 ];
 
-/// A character, as Redis stores it.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Character {
-    /// What the user calls it.
-    pub name: String,
-    /// Who it is, in the words that begin every prompt.
-    pub system_prompt: String,
-    /// Sampling temperature, if it has one of its own.
-    #[serde(default)]
-    pub temperature: Option<f64>,
-    /// Nucleus sampling, if it has one of its own.
-    #[serde(default)]
-    pub top_p: Option<f64>,
-    /// The longest reply, in tokens.
-    #[serde(default)]
-    pub max_tokens: Option<u32>,
-    /// A model of its own.
-    #[serde(default)]
-    pub model: Option<String>,
-}
-
 /// A character that could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -56,9 +36,12 @@ pub enum Error {
     /// Redis could not be asked, and no copy is at hand.
     #[error("the character could not be looked up")]
     Unavailable(#[source] store::Error),
-    /// What Redis holds under its key is no character. The source names a place and a type, not the prompt.
+    /// The character's key holds no string. Redis did answer, so asking again changes nothing.
+    #[error("the key holds a value of another type than a string")]
+    WrongType,
+    /// The stored value is not a valid character. The source names a place or a field, not the prompt.
     #[error("the stored character cannot be read")]
-    Malformed(#[source] serde_json::Error),
+    Malformed(#[source] Malformed),
 }
 
 struct Kept {
@@ -104,8 +87,9 @@ impl Characters {
             .read(invocation, Operation::Character, &call)
             .await;
         let found = match stored {
-            Ok(Some(json)) => serde_json::from_slice(&json).map_err(Error::Malformed),
+            Ok(Some(json)) => Character::from_json(&json).map_err(Error::Malformed),
             Ok(None) => sample(id).ok_or(Error::NotFound),
+            Err(error) if error.is_wrong_type() => Err(Error::WrongType),
             Err(error) => return self.without_redis(id, error),
         };
         match found {
@@ -165,7 +149,7 @@ fn sample(id: &CharacterId) -> Option<Character> {
         .into_iter()
         .find(|(sample, _)| *sample == id.as_str())?;
     // A test reads every sample.
-    serde_json::from_str(json).ok()
+    Character::from_json(json.as_bytes()).ok()
 }
 
 #[cfg(test)]
@@ -175,7 +159,7 @@ mod tests {
     #[test]
     fn every_sample_can_be_read() {
         for (id, json) in SAMPLES {
-            let character: Character = serde_json::from_str(json).expect(id);
+            let character = Character::from_json(json.as_bytes()).expect(id);
             assert!(!character.name.is_empty() && !character.system_prompt.is_empty());
             assert_eq!(
                 sample(&CharacterId::parse(id).expect("valid")),

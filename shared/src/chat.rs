@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -50,7 +50,7 @@ pub enum Refusal {
     /// The character does not exist or could not be looked up.
     #[error(transparent)]
     Character(#[from] characters::Error),
-    /// The message does not fit into the context window, even without history.
+    /// The message does not fit into the context window even without history, or the character's prompt alone does not.
     #[error(transparent)]
     TooLong(#[from] TooLong),
 }
@@ -116,6 +116,29 @@ impl FailureCode {
     }
 }
 
+/// The reason why a complete reply is not stored: the value of `unsaved` in the HTTP API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsaved {
+    /// The session was cleared while the turn ran.
+    Cleared,
+    /// Memory could not be written.
+    Memory,
+    /// There is no reply, or one that shows nothing.
+    Empty,
+}
+
+impl Unsaved {
+    /// Returns the value of `unsaved` in the HTTP API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cleared => "cleared",
+            Self::Memory => "memory",
+            Self::Empty => "empty",
+        }
+    }
+}
+
 /// One frame of a turn, as sent to the client: one `Start`, then any number of `Delta`s, then `Done` or `Failed`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
@@ -134,8 +157,8 @@ pub enum Frame {
         msg_id: String,
         /// Reason why the reply ended.
         finish_reason: FinishReason,
-        /// Whether the turn is stored.
-        saved: bool,
+        /// The reason why the turn is not stored; `None` if it is.
+        unsaved: Option<Unsaved>,
         /// Numbers of tokens that the turn used.
         usage: Usage,
     },
@@ -211,6 +234,9 @@ struct Inner {
     /// Allows one exact token count at a time.
     counting: Arc<Semaphore>,
     limits: Limits,
+    /// Messages that a session keeps.
+    stored_messages: usize,
+    read_timeout: Duration,
     write_timeout: Duration,
     /// The tasks of the running turns.
     turns: TaskTracker,
@@ -237,6 +263,8 @@ impl Chat {
                     max_messages: context.max_messages,
                     max_tokens: context.max_tokens,
                 },
+                stored_messages: config.max_messages,
+                read_timeout: config.read_timeout,
                 write_timeout: config.write_timeout,
                 turns: TaskTracker::new(),
             }),
@@ -253,6 +281,7 @@ impl Chat {
     /// stored.
     pub async fn begin(&self, ask: Ask, invocation: Invocation) -> Result<Turn, Refusal> {
         let began_at_unix = SystemTime::now();
+        let read_until = Instant::now() + self.inner.read_timeout;
         let id = TurnId::new();
         let inner = &self.inner;
         let (history, character) = tokio::join!(
@@ -266,16 +295,41 @@ impl Chat {
         );
         let character = character?;
         let unavailable = history.as_ref().err().map(memory::Error::reason);
-        let (status, began, history) = remembered(history, began_at_unix);
+        let fit = |history| {
+            context::fit(
+                &character.system_prompt,
+                history,
+                &ask.message,
+                inner.limits,
+            )
+        };
+        let rest = history.as_ref().map_or(0, |history| {
+            history
+                .stored
+                .min(inner.stored_messages)
+                .saturating_sub(history.read())
+        });
+        let (mut status, mut began, messages) = remembered(history, began_at_unix);
+        let mut context = fit(messages)?;
+        if context.has_room && rest > 0 {
+            // Much of what was read is not of whole turns. Older turns are read as well, if that can be done in time.
+            let all = inner.memory.load(
+                &invocation,
+                &ask.user,
+                &ask.character,
+                inner.stored_messages,
+            );
+            if let Ok(Ok(history)) = timeout_at(read_until, all).await {
+                let messages;
+                (status, began, messages) = remembered(Ok(history), began_at_unix);
+                context = fit(messages)?;
+            }
+        }
         let Context {
             messages,
             history_messages,
-        } = context::fit(
-            &character.system_prompt,
-            history,
-            &ask.message,
-            inner.limits,
-        )?;
+            ..
+        } = context;
 
         invocation.note(|figures| {
             figures.degradation = unavailable;

@@ -1,11 +1,10 @@
 //! The context window: what of the past fits beside a new message. Pure functions.
 //!
-//! Counts here come from what is stored or from the estimate, because this stands between the user and the first byte. The
-//! estimate is generous for Chinese and near enough for English; it is low for emoji and for scripts that the formula does
-//! not know, so the limit should leave the model some room.
+//! Counts here come from what is stored, where that can be a count of the text, or from the estimate, because this stands between
+//! the user and the first byte.
 
-use crate::message::{Message, PromptMessage, Role};
-use crate::tokens::{PER_MESSAGE, PER_REPLY, estimate};
+use crate::message::{Message, PromptMessage, Role, is_blank};
+use crate::tokens::{PER_MESSAGE, PER_REPLY, estimate, is_believable};
 
 /// What may be sent upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,52 +22,77 @@ pub struct Context {
     pub messages: Vec<PromptMessage>,
     /// How many of them are remembered.
     pub history_messages: usize,
+    /// There is room for older turns: the history ended before a limit was reached.
+    pub has_room: bool,
 }
 
-/// The system prompt and the new message alone are over the token limit.
+/// What is over the token limit before any history is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the new message does not fit into the context window")]
-pub struct TooLong;
+pub enum TooLong {
+    /// The system prompt alone. No message would fit beside it.
+    #[error(
+        "the character's prompt of about {prompt_tokens} tokens does not fit into the context window"
+    )]
+    Character {
+        /// The estimate of it.
+        prompt_tokens: u64,
+    },
+    /// The new message beside the system prompt.
+    #[error("the new message does not fit into the context window")]
+    Message,
+}
 
 /// Chooses the newest whole turns that fit within both limits.
 ///
 /// A whole turn is a user's message and the reply right behind it. Whatever else another writer left, a reply without its
-/// question, a question without its reply, a note, is passed over: endpoints exist that refuse a conversation whose roles do
-/// not alternate. A turn that does not fit ends the choice: with it left out and an older one kept, the model would answer a
+/// question, a question without its reply, a note, a turn with a blank message, is passed over: endpoints exist that refuse a
+/// conversation whose roles do not alternate, or a blank message. A turn that does not fit ends the choice: with it left out and an older one kept, the model would answer a
 /// conversation that never happened.
 ///
 /// # Errors
-/// [`TooLong`] if not even the new message fits.
+/// [`TooLong`] if not even the new message fits, and because of which text.
 pub fn fit(
     system_prompt: &str,
     history: Vec<Message>,
     message: &str,
     limits: Limits,
 ) -> Result<Context, TooLong> {
-    let fixed = estimate(system_prompt)
-        .saturating_add(estimate(message))
-        .saturating_add(2 * PER_MESSAGE + PER_REPLY);
-    let budget = limits.max_tokens.checked_sub(fixed).ok_or(TooLong)?;
+    let prompt_tokens = estimate(system_prompt);
+    let beside_prompt = limits
+        .max_tokens
+        .checked_sub(prompt_tokens.saturating_add(2 * PER_MESSAGE + PER_REPLY))
+        // A message has a token at least.
+        .filter(|left| *left > 0)
+        .ok_or(TooLong::Character { prompt_tokens })?;
+    let budget = beside_prompt
+        .checked_sub(estimate(message))
+        .ok_or(TooLong::Message)?;
 
     let mut kept: Vec<PromptMessage> = Vec::with_capacity(history.len());
     let mut tokens: u64 = 0;
+    let mut has_room = true;
     let mut newest_first = history.into_iter().rev().peekable();
     while let Some(reply) = newest_first.next() {
         let asked = |message: &Message| reply.role == Role::Assistant && message.role == Role::User;
         let Some(question) = newest_first.next_if(asked) else {
             continue;
         };
+        if is_blank(&question.content) || is_blank(&reply.content) {
+            continue;
+        }
         tokens = tokens
             .saturating_add(tokens_of(&question))
             .saturating_add(tokens_of(&reply))
             .saturating_add(2 * PER_MESSAGE);
         if kept.len() + 2 > limits.max_messages || tokens > budget {
+            has_room = false;
             break;
         }
         kept.extend([reply.into(), question.into()]);
     }
 
     let history_messages = kept.len();
+    has_room &= history_messages + 2 <= limits.max_messages;
     let mut messages = Vec::with_capacity(history_messages + 2);
     messages.push(PromptMessage::new(Role::System, system_prompt));
     messages.extend(kept.into_iter().rev());
@@ -76,14 +100,15 @@ pub fn fit(
     Ok(Context {
         messages,
         history_messages,
+        has_room,
     })
 }
 
-/// The stored count; where another writer left none, or nonsense, the estimate.
+/// Returns the stored count; where it cannot be one of this text, the estimate.
 fn tokens_of(message: &Message) -> u64 {
     u64::try_from(message.token_count)
         .ok()
-        .filter(|count| *count > 0)
+        .filter(|count| is_believable(*count, &message.content))
         .unwrap_or_else(|| estimate(&message.content))
 }
 
@@ -104,12 +129,15 @@ mod tests {
         Message::new(role, content.into(), 0, token_count)
     }
 
-    fn turns(count: usize, tokens: i64) -> Vec<Message> {
+    /// Turns whose messages have so many tokens, and bytes enough for them.
+    fn turns(count: usize, tokens: usize) -> Vec<Message> {
+        let long = |text: String| format!("{text:.<tokens$}");
+        let counted = i64::try_from(tokens).expect("small");
         (0..count)
             .flat_map(|n| {
                 [
-                    said(Role::User, &format!("q{n}"), tokens),
-                    said(Role::Assistant, &format!("a{n}"), tokens),
+                    said(Role::User, &long(format!("q{n}")), counted),
+                    said(Role::Assistant, &long(format!("a{n}")), counted),
                 ]
             })
             .collect()
@@ -153,11 +181,45 @@ mod tests {
     #[test]
     fn a_turn_larger_than_the_budget_is_left_out_and_ends_the_choice() {
         let mut history = turns(1, 1);
-        history.push(said(Role::User, "big", 1_000_000));
-        history.push(said(Role::Assistant, "big", 1_000_000));
+        let big = "字".repeat(1_000);
+        history.push(said(Role::User, &big, 1_500));
+        history.push(said(Role::Assistant, &big, 1_500));
         history.extend(turns(1, 1));
         let context = fit("s", history, "new", limits(50, 1_000)).expect("fits");
         assert_eq!(contents(&context), ["s", "q0", "a0", "new"]);
+        assert!(!context.has_room);
+    }
+
+    #[test]
+    fn a_turn_with_a_blank_message_is_passed_over() {
+        for (question, reply) in [("q", "\n\n"), ("\u{200B}", "a"), ("q", "")] {
+            let mut history = turns(1, 1);
+            history.push(said(Role::User, question, 1));
+            history.push(said(Role::Assistant, reply, 1));
+            history.extend(turns(1, 1));
+            let context = fit("s", history, "new", limits(50, 1_000)).expect("fits");
+            assert_eq!(contents(&context), ["s", "q0", "a0", "q0", "a0", "new"]);
+        }
+    }
+
+    #[test]
+    fn there_is_room_until_a_limit_is_reached() {
+        for (history, max_messages, max_tokens, has_room) in [
+            (turns(0, 1), 50, 1_000, true),
+            (turns(24, 1), 50, 1_000, true),
+            (turns(25, 1), 50, 1_000, false),
+            (turns(25, 1), 51, 1_000, false),
+            (turns(26, 1), 50, 1_000, false),
+            (turns(2, 6), 50, 50, true),
+            (turns(2, 6), 50, 49, false),
+            (turns(0, 1), 0, 1_000, false),
+        ] {
+            let context = fit("", history, "", limits(max_messages, max_tokens)).expect("fits");
+            assert_eq!(context.has_room, has_room, "{max_messages}, {max_tokens}");
+        }
+        let notes = vec![said(Role::System, "note", 1); 50];
+        let context = fit("", notes, "", limits(50, 1_000)).expect("fits");
+        assert!(context.has_room);
     }
 
     #[test]
@@ -193,7 +255,7 @@ mod tests {
 
     #[test]
     fn counts_that_make_no_sense_are_estimated() {
-        for count in [0, -1, i64::MIN] {
+        for count in [0, -1, i64::MIN, 9, 301, 21_000, i64::MAX] {
             let history = vec![
                 said(Role::User, &"字".repeat(100), count),
                 said(Role::Assistant, "b", count),
@@ -209,16 +271,67 @@ mod tests {
     fn two_million_tokens_of_history_break_nothing() {
         let context = fit("s", turns(25, 40_000), "new", limits(50, 20_000)).expect("fits");
         assert_eq!(context.history_messages, 0);
-        let context = fit("s", turns(25, i64::MAX), "new", limits(50, 20_000)).expect("fits");
-        assert_eq!(context.history_messages, 0);
+    }
+
+    #[test]
+    fn one_impossible_count_neither_empties_the_history_nor_lifts_the_limit() {
+        let mut history = turns(3, 2);
+        history[3].token_count = 21_000;
+        history[4].token_count = i64::MAX;
+        let context = fit("s", history, "new", limits(50, 1_000)).expect("fits");
+        assert_eq!(context.history_messages, 6);
+
+        let long = "字".repeat(6_000);
+        for count in [0, 1, -1] {
+            let history: Vec<Message> = (0..10)
+                .flat_map(|_| {
+                    [
+                        said(Role::User, "q", 1),
+                        said(Role::Assistant, &long, count),
+                    ]
+                })
+                .collect();
+            let context = fit("s", history, "new", limits(50, 20_000)).expect("fits");
+            assert_eq!(context.history_messages, 4, "{count}");
+        }
+    }
+
+    #[test]
+    fn the_limit_holds_for_every_script() {
+        for script in ["한", "か", "ж", "ก", "ع", "ह", "Ａ", "🙂", "ა", "𠀀"] {
+            let text = script.repeat(2_000);
+            let history: Vec<Message> = (0..25)
+                .flat_map(|_| [said(Role::User, &text, 0), said(Role::Assistant, &text, 0)])
+                .collect();
+            let context = fit("s", history, "new", limits(50, 20_000)).expect("fits");
+            // At half a token a character, which is the least of these, 20 messages fit.
+            assert!(
+                context.history_messages <= 20,
+                "{script}: {}",
+                context.history_messages
+            );
+        }
     }
 
     #[test]
     fn a_message_that_cannot_fit_is_refused() {
         assert_eq!(
             fit("s", vec![], &"字".repeat(100), limits(50, 100)),
-            Err(TooLong)
+            Err(TooLong::Message)
         );
+    }
+
+    #[test]
+    fn a_prompt_that_leaves_no_room_for_any_message_is_what_is_blamed() {
+        let prompt = "字".repeat(100);
+        for (max_tokens, expected) in [
+            (1, Err(TooLong::Character { prompt_tokens: 150 })),
+            (160, Err(TooLong::Character { prompt_tokens: 150 })),
+            (161, Ok(())),
+        ] {
+            let fitted = fit(&prompt, vec![], "a", limits(50, max_tokens)).map(|_| ());
+            assert_eq!(fitted, expected, "{max_tokens}");
+        }
     }
 
     fn any_message() -> impl Strategy<Value = Message> {
@@ -238,7 +351,7 @@ mod tests {
             max_tokens in 1_u64..2_000,
         ) {
             let Ok(context) = fit(&system, history.clone(), &message, limits(max_messages, max_tokens)) else {
-                prop_assert!(estimate(&system) + estimate(&message) + 10 > max_tokens);
+                prop_assert!(estimate(&system) + estimate(&message).max(1) + 10 > max_tokens);
                 return Ok(());
             };
             let (first, rest) = context.messages.split_first().expect("a system prompt");
@@ -257,7 +370,11 @@ mod tests {
                 let found = said.find(|pair| pair[0].content == turn[0].content && pair[1].content == turn[1].content);
                 prop_assert!(found.is_some());
             }
-            let newest: Vec<_> = history.windows(2).filter(|pair| pair[0].role == Role::User && pair[1].role == Role::Assistant).collect();
+            let newest: Vec<_> = history
+                .windows(2)
+                .filter(|pair| pair[0].role == Role::User && pair[1].role == Role::Assistant)
+                .filter(|pair| !pair.iter().any(|message| is_blank(&message.content)))
+                .collect();
             for pair in newest.iter().rev().take(kept.len() / 2) {
                 tokens += tokens_of(&pair[0]) + tokens_of(&pair[1]) + 2 * PER_MESSAGE;
             }

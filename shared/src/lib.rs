@@ -15,6 +15,7 @@
 //! | [`store`] | the way to Redis; the only room that knows the `redis` crate |
 //! | `keys` | how keys are spelled |
 //! | [`message`], [`session`] | the forms in which messages and sessions are stored |
+//! | `foreign` | reading what other writers left in the stored forms |
 //! | [`secrets`] | the values of secrets; the only room that knows the AWS SDK |
 //! | [`outbound`] | the HTTP client for the upstream, published keys and AWS |
 //! | [`telemetry`] | logs and metrics |
@@ -27,6 +28,7 @@ pub mod chat;
 pub mod clock;
 pub mod config;
 pub mod context;
+mod foreign;
 pub mod http;
 pub mod ids;
 mod keys;

@@ -61,15 +61,18 @@ impl FinishReason {
     }
 }
 
-/// Tokens, as the upstream counted them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Tokens, as the upstream counted them. A count that it did not send, or that makes no sense, is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Of what it was sent.
-    pub prompt_tokens: u64,
-    /// Of what it made, hidden reasoning included.
-    pub completion_tokens: u64,
-    /// Of the hidden reasoning.
-    pub reasoning_tokens: u64,
+    /// Tokens of the prompt.
+    pub prompt_tokens: Option<u64>,
+    /// Tokens of everything that the model generated, hidden reasoning included.
+    pub completion_tokens: Option<u64>,
+    /// The part of `completion_tokens` that is hidden reasoning.
+    pub reasoning_tokens: Option<u64>,
+    /// Whether the stream carried reasoning under any name. Without `reasoning_tokens` beside it, `completion_tokens`
+    /// then says nothing about the visible text.
+    pub thought_seen: bool,
 }
 
 /// One step of a reply.

@@ -12,7 +12,7 @@ use crate::config::{KeyLayout, MemoryConfig};
 use crate::ids::{CharacterId, TurnId, UserId};
 use crate::keys::SessionKeys;
 use crate::message::Message;
-use crate::session::{Session, State};
+use crate::session::{self, Session, State};
 pub use crate::store::Error;
 use crate::store::{Call, Pipeline, Store};
 use crate::telemetry::{CommitResult, Invocation, Operation};
@@ -59,6 +59,14 @@ pub struct History {
     pub stored: usize,
     /// When the history was read.
     pub read_at: Began,
+}
+
+impl History {
+    /// How many elements were read, those that were left out included.
+    #[must_use]
+    pub fn read(&self) -> usize {
+        self.messages.len() + self.skipped
+    }
 }
 
 /// A message and its reply, to be stored together or not at all.
@@ -245,7 +253,7 @@ impl Memory {
             .store
             .read(invocation, Operation::Session, &call)
             .await?;
-        Ok(session(invocation, fields))
+        Ok(read_session(invocation, fields))
     }
 
     /// Sets a session's state and reads the session; `None` where there is none. Never creates one and never changes when one
@@ -265,7 +273,7 @@ impl Memory {
             .store
             .change(invocation, Operation::SetState, &call)
             .await?;
-        Ok(session(invocation, fields))
+        Ok(read_session(invocation, fields))
     }
 
     fn session_call(&self, user: &UserId, character: &CharacterId, state: &str) -> Call {
@@ -301,18 +309,19 @@ fn load(messages: &str, most: usize) -> Call {
 }
 
 /// Returns the session in the answer of the session script, and records its length.
-fn session(invocation: &Invocation, fields: Option<Vec<Option<String>>>) -> Option<Session> {
+fn read_session(invocation: &Invocation, fields: Option<Vec<Option<String>>>) -> Option<Session> {
     let fields = fields?;
     let field = |index: usize| fields.get(index).and_then(Option::as_deref);
-    let figure = |index| field(index).and_then(|text| text.parse::<i64>().ok());
+    let figure = |index| field(index).and_then(session::figure);
+    let moment = |index| field(index).and_then(session::moment);
     let stored_messages = figure(5).unwrap_or(0);
     record_stored(invocation, u64::try_from(stored_messages).unwrap_or(0));
     Some(Session {
         state: field(0).and_then(State::parse).unwrap_or(State::Active),
-        last_active_at: figure(1),
-        message_count: figure(2).unwrap_or(0),
-        session_start: figure(3),
-        total_tokens: figure(4).unwrap_or(0),
+        last_active_at: moment(1),
+        message_count: figure(2).unwrap_or(0).max(0),
+        session_start: moment(3),
+        total_tokens: figure(4).unwrap_or(0).max(0),
         stored_messages,
         expires_in: figure(6).filter(|seconds| *seconds >= 0),
     })

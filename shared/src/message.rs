@@ -1,12 +1,20 @@
 //! One message, as Redis stores it and as an upstream is sent it.
 //!
-//! The stored form is shared with other writers (the Python service that this one replaces), so reading is lenient:
-//! fields that are missing, null or of another numeric type get a default. Only a message without a role or without
-//! content is not a message.
+//! The stored form is shared with other writers (the Python service that this one replaces), so reading is lenient: each field is
+//! read as well as it can be, and one that is missing or makes no sense gets a default. Only a message without a role or without
+//! content is not a message. What this service wrote is read at once; the rest takes a second, slower reading.
+
+mod blank;
+
+use std::collections::HashMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
+
+pub use self::blank::is_blank;
+use crate::foreign;
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,6 +28,18 @@ pub enum Role {
     System,
 }
 
+impl Role {
+    /// Reads a role in any case.
+    fn parse(word: &str) -> Option<Self> {
+        match word.trim().to_ascii_lowercase().as_str() {
+            "user" => Some(Self::User),
+            "assistant" => Some(Self::Assistant),
+            "system" => Some(Self::System),
+            _ => None,
+        }
+    }
+}
+
 /// A stored message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Message {
@@ -31,13 +51,13 @@ pub struct Message {
     /// What was said.
     pub content: String,
     /// When, in Unix seconds; 0 where another writer gave none.
-    #[serde(default, deserialize_with = "integer")]
+    #[serde(default, deserialize_with = "seconds")]
     pub timestamp: i64,
-    /// Its length in tokens. Other writers leave 0 or nonsense, so readers treat what is not positive as unknown.
+    /// Its length in tokens. Other writers leave 0 or nonsense, so readers ask [`crate::tokens::is_believable`].
     #[serde(default, deserialize_with = "integer")]
     pub token_count: i64,
     /// An object or null, kept to the letter: numbers that no Rust type holds survive.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "raw")]
     pub metadata: Option<Box<RawValue>>,
 }
 
@@ -65,9 +85,39 @@ impl Message {
     /// Reads an element of the list.
     ///
     /// # Errors
-    /// When it is not JSON, or has no role or no content. The error names a place and a type, never the content.
+    /// When it is not JSON even after mending, or has no role or no content. The error names a place and a type, never the
+    /// content.
     pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(json)
+        serde_json::from_slice(json).or_else(|_| Self::from_foreign_json(json))
+    }
+
+    /// Reads what another writer spelled in its own way: JSON that is none for `serde`, fields twice (the last one holds, as
+    /// in Python), and fields of another type.
+    fn from_foreign_json(json: &[u8]) -> Result<Self, serde_json::Error> {
+        let json = foreign::mended(&foreign::text(json));
+        let mut fields: HashMap<String, Box<RawValue>> = serde_json::from_str(&json)?;
+        let value = |name: &str| {
+            let raw = fields.get(name).map_or("null", |raw| raw.get());
+            serde_json::from_str::<Value>(raw).unwrap_or_default()
+        };
+        let role = value("role")
+            .as_str()
+            .and_then(Role::parse)
+            .ok_or_else(|| serde::de::Error::missing_field("role"))?;
+        if !fields.contains_key("content") {
+            return Err(serde::de::Error::missing_field("content"));
+        }
+        Ok(Self {
+            msg_id: text(&value("msg_id")).unwrap_or_default(),
+            role,
+            content: text(&value("content"))
+                .ok_or_else(|| serde::de::Error::custom("content is not text"))?,
+            timestamp: foreign::seconds(&value("timestamp")).unwrap_or(0),
+            token_count: foreign::integer(&value("token_count")).unwrap_or(0),
+            metadata: fields
+                .remove("metadata")
+                .filter(|metadata| metadata.get() != "null"),
+        })
     }
 }
 
@@ -107,21 +157,29 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Any JSON number becomes an integer, saturating; anything else becomes 0.
+/// What cannot be read as an integer becomes 0.
 fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    let number = match serde_json::Value::deserialize(deserializer)? {
-        serde_json::Value::Number(number) => number,
-        _ => return Ok(0),
-    };
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "`as` from a float saturates, and that is what is wanted"
-    )]
-    Ok(number
-        .as_i64()
-        .or_else(|| number.as_u64().map(|_| i64::MAX))
-        .or_else(|| number.as_f64().map(|float| float as i64))
-        .unwrap_or(0))
+    Ok(foreign::integer(&Value::deserialize(deserializer)?).unwrap_or(0))
+}
+
+/// What cannot be read as Unix seconds becomes 0.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    Ok(foreign::seconds(&Value::deserialize(deserializer)?).unwrap_or(0))
+}
+
+/// Takes a value raw, so that other parsers can read it as well: half of a surrogate pair is valid by its grammar.
+fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Ok(Option::<Box<RawValue>>::deserialize(deserializer)?.map(foreign::readable))
+}
+
+/// Text as it is, nothing for null, and a number as its digits.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => Some(String::new()),
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -185,6 +243,8 @@ mod tests {
     fn without_role_or_content_it_is_no_message() {
         for json in [
             r#"{"content":"x"}"#,
+            r#"{"role":"user","content":["x"]}"#,
+            r#"{"role":"user","content":"cut of"#,
             r#"{"role":"user"}"#,
             r#"{"role":"tool","content":"x"}"#,
             "[]",
@@ -193,6 +253,69 @@ mod tests {
         ] {
             assert!(Message::from_json(json.as_bytes()).is_err(), "{json}");
         }
+    }
+
+    #[test]
+    fn what_python_wrote_is_read_field_by_field() {
+        let json = r#"{"msg_id": 42, "role": "USER", "content": "a\ud83d b", "timestamp": "2024-11-24T06:33:20",
+            "token_count": "7.0", "metadata": {"score": NaN, "far": -Infinity, "half": "\ude00"}, "x": 1, "x": 2}"#;
+        let message = Message::from_json(json.as_bytes()).expect("readable");
+        assert_eq!(
+            (
+                message.msg_id.as_str(),
+                message.role,
+                message.content.as_str()
+            ),
+            ("42", Role::User, "a\u{FFFD} b")
+        );
+        assert_eq!((message.timestamp, message.token_count), (1_732_430_000, 7));
+        assert_eq!(
+            message.metadata.as_ref().expect("kept").get(),
+            "{\"score\": null, \"far\": null, \"half\": \"\u{FFFD}\"}"
+        );
+        serde_json::from_str::<Value>(&message.to_json()).expect("valid JSON");
+    }
+
+    #[test]
+    fn one_odd_field_costs_no_other() {
+        for (odd, content) in [
+            (r#""content":"x","metadata":{"n":NaN}"#, "x"),
+            (r#""content":"x","metadata":NaN"#, "x"),
+            (r#""content":"x","msg_id":7"#, "x"),
+            (r#""content":"x","msg_id":{"$oid":"1"}"#, "x"),
+            (r#""content":"x","token_count":1e999"#, "x"),
+            (r#""content":"x","token_count":"many","timestamp":[]"#, "x"),
+            (r#""content":"x","content":"y""#, "y"),
+            (r#""content":null"#, ""),
+            (r#""content":5"#, "5"),
+            (r#""content":"x","extra":"\udc00""#, "x"),
+            ("\"content\":\"x\ny\"", "x\ny"),
+        ] {
+            let json = format!(r#"{{"role":"assistant",{odd}}}"#);
+            let message = Message::from_json(json.as_bytes())
+                .unwrap_or_else(|error| panic!("{error}: {odd}"));
+            assert_eq!(
+                (message.role, message.content.as_str()),
+                (Role::Assistant, content),
+                "{odd}"
+            );
+            serde_json::from_str::<Value>(&message.to_json()).expect("valid JSON");
+        }
+        let invalid = Message::from_json(b"\xEF\xBB\xBF{\"role\":\"user\",\"content\":\"a\xFFb\"}");
+        assert_eq!(invalid.expect("readable").content, "a\u{FFFD}b");
+    }
+
+    #[test]
+    fn half_a_pair_in_metadata_alone_is_mended() {
+        let json =
+            r#"{"role":"user","content":"x","metadata":{"half":"\ud83d","whole":"\ud83d\ude00"}}"#;
+        let metadata = Message::from_json(json.as_bytes())
+            .expect("readable")
+            .metadata;
+        assert_eq!(
+            metadata.expect("kept").get(),
+            "{\"half\":\"\u{FFFD}\",\"whole\":\"\\ud83d\\ude00\"}"
+        );
     }
 
     #[test]

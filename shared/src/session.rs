@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::foreign;
+
 /// The state of a session, as a client last set it. A committed turn sets it back to [`State::Active`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -53,6 +55,18 @@ pub struct Session {
     pub stored_messages: i64,
     /// Seconds until the session expires; null if another writer stored it without an expiry.
     pub expires_in: Option<i64>,
+}
+
+/// Reads a stored figure. Other writers store what their language makes of a number: `4.0`, `1e3`.
+#[must_use]
+pub fn figure(text: &str) -> Option<i64> {
+    foreign::integer_of(text)
+}
+
+/// Reads a stored moment in Unix seconds: a figure, or a date and time as text.
+#[must_use]
+pub fn moment(text: &str) -> Option<i64> {
+    foreign::seconds_of(text)
 }
 
 #[cfg(test)]

@@ -45,6 +45,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns whether the key holds a value of another type. That says something about the data, not about Redis.
+    #[must_use]
+    pub fn is_wrong_type(&self) -> bool {
+        matches!(self, Self::Redis(error) if error.code() == Some("WRONGTYPE"))
+    }
+
     /// Returns a word for logs and metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -52,6 +58,7 @@ impl Error {
             Self::Timeout => "timeout",
             Self::BreakerOpen => "breaker_open",
             Self::Redis(error) if error.is_io_error() => "connection",
+            Self::Redis(_) if self.is_wrong_type() => "wrong_type",
             Self::Redis(_) => "refused",
             Self::NotReplicated => "not_replicated",
             Self::Unexpected => "unexpected_answer",

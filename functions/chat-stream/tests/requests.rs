@@ -32,8 +32,8 @@ async fn a_message_is_1_to_2000_characters_and_not_only_white_space() {
         ("a family of seven characters", "👨‍👩‍👧‍👦".repeat(285)),
         ("white space around", "\u{3000} 晚上好呀\n".to_owned()),
         (
-            "an invisible character that is no white space",
-            "\u{200b}".to_owned(),
+            "an invisible character beside one that can be seen",
+            "\u{200b}晚".to_owned(),
         ),
         (
             "NUL, quotes, line ends",
@@ -62,6 +62,8 @@ async fn a_message_is_1_to_2000_characters_and_not_only_white_space() {
         "\t\r\n",
         "\u{3000}",
         "\u{a0}\u{2003}\u{2028}\u{85}",
+        "\u{200b}",
+        "\u{feff}\u{3164}\u{ad}",
     ] {
         let refusal = invalid_request("message: must not be empty");
         stage

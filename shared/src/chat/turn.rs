@@ -1,5 +1,5 @@
-//! A turn that runs: it generates, counts, commits and says how it ended, in this order. Its figures are told before the last
-//! frame goes.
+//! A running turn: it generates, counts, commits and reports how it ended, in this order. Its figures are recorded before the
+//! last frame is sent.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout_at};
 
 use super::relay::Relay;
-use super::{Ask, FailureCode, Frame, Inner, Usage};
+use super::{Ask, FailureCode, Frame, Inner, Unsaved, Usage};
 use crate::clock::unix_seconds;
 use crate::ids::TurnId;
 use crate::llm::{self, FinishReason, Llm, Prompt, Step};
 use crate::memory::{self, Began, Commit};
-use crate::message::{Message, PromptMessage, Role};
+use crate::message::{Message, PromptMessage, Role, is_blank};
 use crate::telemetry::{Invocation, UpstreamTokens};
 use crate::tokens;
 
@@ -20,10 +20,10 @@ use crate::tokens;
 const MAX_REPLY_BYTES: usize = 256 * 1024;
 /// How long exact counts may take. On the smallest Lambda function the tokenizer's tables take most of it.
 const COUNT_WITHIN: Duration = Duration::from_millis(1_500);
-/// Besides the write budget, what the end of a turn needs before the platform ends the invocation.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-/// What must be left of that after counting, for the last frame.
-const LAST_FRAME: Duration = Duration::from_millis(200);
+/// Time reserved, on top of the write budget, to finish a turn before the platform ends the invocation.
+const FINISH_MARGIN: Duration = Duration::from_millis(500);
+/// The part of [`FINISH_MARGIN`] that must be left after counting, to send the last frame.
+const LAST_FRAME_MARGIN: Duration = Duration::from_millis(200);
 
 /// The running turn.
 pub(super) struct Task {
@@ -33,7 +33,7 @@ pub(super) struct Task {
     pub(super) began_at_unix: SystemTime,
     pub(super) prompt: Prompt,
     pub(super) ask: Ask,
-    /// Before the relay, so that it is let go of first when a panic takes the turn: with the relay the answer ends.
+    /// Declared before `relay` so that a panic drops it first: dropping the relay ends the response.
     pub(super) invocation: Invocation,
     pub(super) relay: Relay,
 }
@@ -67,12 +67,13 @@ impl Task {
     pub(super) async fn run(mut self) {
         let generated = self.generate().await;
         let counts = self.count(&generated).await;
-        let (saved, msg_id) = self.commit(&generated, &counts).await;
+        let (unsaved, msg_id) = self.commit(&generated, &counts).await;
+        let saved = unsaved.is_none();
         let last = match &generated.ending {
             Ending::Complete { finish_reason, .. } => Frame::Done {
                 msg_id,
                 finish_reason: *finish_reason,
-                saved,
+                unsaved,
                 usage: counts.usage,
             },
             Ending::Failed(error) => Frame::Failed {
@@ -98,7 +99,7 @@ impl Task {
             first_delta: None,
             ending: Ending::OutOfTime,
         };
-        let margin = self.service.write_timeout + LAST_WORDS;
+        let margin = self.service.write_timeout + FINISH_MARGIN;
         let steps = Self::follow(
             &self.service.llm,
             &self.prompt,
@@ -174,47 +175,42 @@ impl Task {
         }
     }
 
-    /// The upstream's own figures where it sent them; else exact counts, whose tables take a while to build and must not
-    /// hold up other turns on this thread; else, where that would take too long, estimates.
+    /// Counts the turn. What the client is told as usage is the upstream's where it sent one. What is stored is of the visible
+    /// text: the upstream's count where that can be one, else an exact count, which must not hold up other turns on this thread;
+    /// else, where that would take too long, an estimate.
     async fn count(&mut self, generated: &Generated) -> Counts {
         let prompt = std::mem::take(&mut self.prompt.messages);
-        match &generated.ending {
-            Ending::Complete {
-                usage: Some(usage), ..
-            } => Counts {
-                user: estimated_user(&self.ask.message),
-                assistant: usage
-                    .completion_tokens
-                    .saturating_sub(usage.reasoning_tokens)
-                    .max(1),
-                usage: Usage {
-                    prompt_tokens: usage.prompt_tokens,
-                    completion_tokens: usage.completion_tokens,
-                },
-            },
-            Ending::Complete { usage: None, .. } | Ending::Failed(_)
-                if !generated.text.is_empty() =>
-            {
-                let estimated = estimated(&prompt, &self.ask.message, &generated.text);
-                let until = self.count_until();
-                if until <= Instant::now() {
-                    return estimated;
-                }
+        let (usage, has_time) = match &generated.ending {
+            Ending::Complete { usage, .. } => (usage.unwrap_or_default(), true),
+            Ending::Failed(_) => (llm::Usage::default(), true),
+            Ending::OutOfTime => (llm::Usage::default(), false),
+        };
+        let mut counts = estimated(&prompt, &self.ask.message, &generated.text);
+        let believed = believed(&usage, &generated.text);
+        let is_counted = believed.is_some() && usage.prompt_tokens.is_some();
+        if has_time && !is_counted && !generated.text.is_empty() {
+            let until = self.count_until();
+            if until > Instant::now() {
                 let exact = self.count_exactly(prompt, generated.text.clone());
-                timeout_at(until, exact)
-                    .await
-                    .ok()
-                    .flatten()
-                    .unwrap_or(estimated)
-            }
-            Ending::Complete { usage: None, .. } | Ending::Failed(_) | Ending::OutOfTime => {
-                estimated(&prompt, &self.ask.message, &generated.text)
+                if let Ok(Some(exact)) = timeout_at(until, exact).await {
+                    counts = exact;
+                }
             }
         }
+        if let Some(assistant) = believed {
+            counts.assistant = assistant;
+        }
+        let counted = counts.usage;
+        counts.usage = Usage {
+            prompt_tokens: usage.prompt_tokens.unwrap_or(counted.prompt_tokens),
+            completion_tokens: usage.completion_tokens.unwrap_or(counted.completion_tokens),
+        };
+        counts
     }
 
-    /// On a thread that may block. One text at a time is counted: a count that was given up runs on to its end, and others must
-    /// not pile up behind it, each with tables of its own.
+    /// Counts on a thread that may block. One turn at a time is counted: a count that was given up runs on to its end, so that the
+    /// tables it builds serve later turns, and others must not pile up behind it. A sandbox that freezes meanwhile goes on with
+    /// the next invocation.
     async fn count_exactly(&self, prompt: Vec<PromptMessage>, reply: String) -> Option<Counts> {
         let counting = Arc::clone(&self.service.counting);
         let permit = counting.acquire_owned().await.ok()?;
@@ -237,15 +233,19 @@ impl Task {
 
     fn count_until(&self) -> Instant {
         let end = Instant::now() + COUNT_WITHIN;
-        let left = self.service.write_timeout + LAST_FRAME;
+        let left = self.service.write_timeout + LAST_FRAME_MARGIN;
         self.ask
             .deadline
             .and_then(|deadline| deadline.checked_sub(left))
             .map_or(end, |latest| latest.min(end))
     }
 
-    /// Stores what was said, if anything was. Gives whether it is stored, and the reply's id.
-    async fn commit(&mut self, generated: &Generated, counts: &Counts) -> (bool, String) {
+    /// Stores what was said, if anything was. Returns why it is not stored, `None` if it is, and the reply's id.
+    async fn commit(
+        &mut self,
+        generated: &Generated,
+        counts: &Counts,
+    ) -> (Option<Unsaved>, String) {
         let mark = match &generated.ending {
             Ending::Complete {
                 finish_reason: FinishReason::Stop,
@@ -272,8 +272,8 @@ impl Task {
             serde_json::value::to_raw_value(&serde_json::json!({ "finish_reason": word })).ok()
         });
         let msg_id = assistant.msg_id.clone();
-        if generated.text.is_empty() {
-            return (false, msg_id);
+        if is_blank(&generated.text) {
+            return (Some(Unsaved::Empty), msg_id);
         }
         let turn = memory::NewTurn {
             id: self.id,
@@ -286,12 +286,11 @@ impl Task {
             .memory
             .commit_turn(&self.invocation, &self.ask.user, &self.ask.character, &turn)
             .await;
-        let saved = match committed {
-            Ok(commit) => {
-                if commit == Commit::Fenced {
-                    tracing::info!("the session was cleared while the turn ran; it is not stored");
-                }
-                commit.is_saved()
+        let unsaved = match committed {
+            Ok(Commit::Saved | Commit::Duplicate) => None,
+            Ok(Commit::Fenced) => {
+                tracing::info!("the session was cleared while the turn ran; it is not stored");
+                Some(Unsaved::Cleared)
             }
             Err(error) => {
                 tracing::warn!(reason = error.reason(), "the turn could not be stored");
@@ -299,13 +298,13 @@ impl Task {
                     // A turn counts once, by what came first.
                     figures.degradation.get_or_insert(error.reason());
                 });
-                false
+                Some(Unsaved::Memory)
             }
         };
-        (saved, msg_id)
+        (unsaved, msg_id)
     }
 
-    /// Figures and words of this service, nothing that anybody said.
+    /// Records numbers and service-defined words only; never user or model text.
     fn note(&self, generated: &Generated, counts: &Counts) {
         let (outcome, upstream_error) = match &generated.ending {
             Ending::Complete { finish_reason, .. } => (finish_reason.as_str(), None),
@@ -335,6 +334,17 @@ impl Task {
     }
 }
 
+/// Returns the upstream's count of the visible text, where that can be one. A model that thought without splitting the thought
+/// out of its count has not counted the text.
+fn believed(usage: &llm::Usage, text: &str) -> Option<u64> {
+    let reasoning = usage.reasoning_tokens.unwrap_or(0);
+    let is_of_text = !usage.thought_seen || reasoning > 0;
+    usage
+        .completion_tokens?
+        .checked_sub(reasoning)
+        .filter(|count| is_of_text && tokens::is_believable(*count, text))
+}
+
 fn estimated(prompt: &[PromptMessage], message: &str, reply: &str) -> Counts {
     let contents = prompt
         .iter()
@@ -360,5 +370,39 @@ fn code(error: &llm::Error) -> FailureCode {
         llm::Error::Timeout(_) => FailureCode::UpstreamTimeout,
         llm::Error::Rejected(_) => FailureCode::UpstreamRejected,
         llm::Error::Interrupted(_) => FailureCode::UpstreamInterrupted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstreams_count_is_believed_where_it_can_be_one_of_the_text() {
+        for (completion, reasoning, thought_seen, expected) in [
+            (Some(3), None, false, Some(3)),
+            (Some(503), Some(500), true, Some(3)),
+            // Split out, although nothing of it was sent.
+            (Some(503), Some(500), false, Some(3)),
+            (Some(9), None, true, None),
+            (Some(9), Some(0), true, None),
+            (Some(21_000), Some(0), true, None),
+            (Some(21_000), None, false, None),
+            (Some(1_000_000_000_000_000), None, false, None),
+            (Some(0), None, false, None),
+            (None, None, false, None),
+            (None, Some(500), true, None),
+            (Some(500), Some(500), true, None),
+            (Some(3), Some(500), true, None),
+            (Some(u64::MAX), Some(u64::MAX - 3), true, Some(3)),
+        ] {
+            let usage = llm::Usage {
+                prompt_tokens: Some(u64::MAX),
+                completion_tokens: completion,
+                reasoning_tokens: reasoning,
+                thought_seen,
+            };
+            assert_eq!(believed(&usage, "好。嗯"), expected, "{usage:?}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use super::{Answer, json_answer};
 use crate::auth;
 use crate::characters;
 use crate::chat::Refusal;
+use crate::context::TooLong;
 use crate::memory;
 
 /// Seconds after which a client may try again while memory is down.
@@ -35,6 +36,8 @@ pub enum Problem {
     MethodNotAllowed(&'static str),
     /// Redis is down, and this request cannot be answered without it.
     MemoryUnavailable(&'static str),
+    /// The character's prompt alone is over the context limit, so that no message can be answered.
+    CharacterTooLarge,
     /// A defect of this service or of its data.
     Internal,
 }
@@ -59,7 +62,7 @@ impl Problem {
             Self::CharacterNotFound | Self::SessionNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::MemoryUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::CharacterTooLarge | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -74,6 +77,7 @@ impl Problem {
             Self::SessionNotFound => "session_not_found",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::MemoryUnavailable(_) => "memory_unavailable",
+            Self::CharacterTooLarge => "character_too_large",
             Self::Internal => "internal",
         }
     }
@@ -87,6 +91,9 @@ impl Problem {
             Self::CharacterNotFound => "there is no such character",
             Self::SessionNotFound => "there is no such session",
             Self::MethodNotAllowed(_) => "this path does not take that method",
+            Self::CharacterTooLarge => {
+                "this character's prompt does not fit into the context window"
+            }
             Self::Internal => "服务暂时不可用，请稍后重试",
         }
     }
@@ -102,6 +109,7 @@ impl Problem {
             | Self::UnsupportedMediaType
             | Self::CharacterNotFound
             | Self::SessionNotFound
+            | Self::CharacterTooLarge
             | Self::Internal => None,
         }
     }
@@ -161,15 +169,19 @@ impl From<Refusal> for Problem {
             Refusal::Character(characters::Error::Unavailable(_)) => {
                 Self::MemoryUnavailable("the character cannot be looked up at the moment")
             }
-            Refusal::Character(characters::Error::Malformed(error)) => {
-                tracing::error!(
-                    line = error.line(),
-                    column = error.column(),
-                    "a stored character cannot be read"
-                );
+            Refusal::Character(error @ characters::Error::WrongType) => {
+                tracing::error!(key = "character:<id>", %error, "a character's key cannot be read");
                 Self::Internal
             }
-            Refusal::TooLong(_) => Self::InvalidRequest(
+            Refusal::Character(characters::Error::Malformed(error)) => {
+                tracing::error!(key = "character:<id>", %error, "a stored character cannot be read");
+                Self::Internal
+            }
+            Refusal::TooLong(error @ TooLong::Character { .. }) => {
+                tracing::error!(%error, setting = "CONTEXT_MAX_TOKENS", "a character is too large");
+                Self::CharacterTooLarge
+            }
+            Refusal::TooLong(TooLong::Message) => Self::InvalidRequest(
                 "message: it does not fit into this character's context window".to_owned(),
             ),
         }

@@ -1,5 +1,6 @@
 //! Requests, parsed.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
 use http::Method;
@@ -7,7 +8,6 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use lambda_http::request::RequestContext;
 use lambda_http::{Body, Request, RequestExt as _};
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -15,12 +15,15 @@ use tokio::time::Instant;
 use super::Problem;
 use crate::auth::{Authenticator, Credentials};
 use crate::ids::{CharacterId, UserId};
+use crate::message::is_blank;
 use crate::session::State;
 use crate::telemetry::{Invocation, Telemetry};
 
 const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_MESSAGE_CHARACTERS: usize = 2_000;
 const MAX_METADATA_BYTES: usize = 2 * 1024;
+/// Objects and lists within each other, as deep as parsers commonly go.
+const MAX_METADATA_DEPTH: usize = 127;
 
 /// A request of a known caller, with a method that the route has.
 #[derive(Debug)]
@@ -146,7 +149,7 @@ fn authorizer_subject(context: &RequestContext) -> Option<&str> {
 pub struct ChatBody {
     /// The character addressed.
     pub character: CharacterId,
-    /// The message text: 1 to 2,000 characters (Unicode scalar values), not only white space.
+    /// The message text: 1 to 2,000 characters (Unicode scalar values), at least one of them visible.
     pub message: String,
     /// A JSON object of at most 2 KiB, which is stored with the message as it was sent.
     pub metadata: Option<Box<RawValue>>,
@@ -173,7 +176,7 @@ impl ChatBody {
         let character = character(&text("character_id", form.character_id)?)?;
         request.invocation.note_character(&character);
         let message = text("message", form.message)?;
-        if message.chars().all(char::is_whitespace) {
+        if is_blank(&message) {
             return Err(invalid("message", "must not be empty"));
         }
         if message.chars().count() > MAX_MESSAGE_CHARACTERS {
@@ -285,13 +288,33 @@ fn metadata(value: &RawValue) -> Result<Box<RawValue>, Problem> {
     if value.get().len() > MAX_METADATA_BYTES {
         return Err(invalid("metadata", "must be at most 2 KiB"));
     }
-    // Parsed whole, because what is stored raw must be readable by others: no half surrogates, no bottomless nesting.
-    match serde_json::from_str(value.get()) {
-        Ok(Value::Object(_)) => Ok(value.to_owned()),
-        Ok(_) => Err(invalid("metadata", "must be a JSON object")),
-        Err(_) => Err(Problem::InvalidJson(
+    if !value.get().starts_with('{') {
+        return Err(invalid("metadata", "must be a JSON object"));
+    }
+    if !is_readable(value, MAX_METADATA_DEPTH) {
+        return Err(Problem::InvalidJson(
             "metadata: is not valid JSON, or nested too deeply".to_owned(),
-        )),
+        ));
+    }
+    Ok(value.to_owned())
+}
+
+/// Whether JSON that is stored raw can be read by others: no half surrogates, at most `depth` objects and lists within each
+/// other. Numbers may be of any size.
+fn is_readable(value: &RawValue, depth: usize) -> bool {
+    let json = value.get();
+    let below = depth.checked_sub(1);
+    let is_below = |value: &RawValue| below.is_some_and(|depth| is_readable(value, depth));
+    if json.starts_with('{') {
+        serde_json::from_str::<HashMap<String, &RawValue>>(json)
+            .is_ok_and(|members| below.is_some() && members.into_values().all(is_below))
+    } else if json.starts_with('[') {
+        serde_json::from_str::<Vec<&RawValue>>(json)
+            .is_ok_and(|elements| below.is_some() && elements.into_iter().all(is_below))
+    } else if json.starts_with('"') {
+        serde_json::from_str::<String>(json).is_ok()
+    } else {
+        true
     }
 }
 

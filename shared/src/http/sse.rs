@@ -18,7 +18,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::{Instant, timeout};
 
 use super::Answer;
-use crate::chat::{Frame, Turn};
+use crate::chat::{Frame, Turn, Unsaved};
 use crate::ids::TurnId;
 
 /// Time without a frame after which a comment is sent, because gateways cut streams that seem idle.
@@ -151,6 +151,8 @@ struct Done<'a> {
     msg_id: &'a str,
     finish_reason: &'static str,
     saved: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unsaved: Option<&'static str>,
     usage: Usage,
 }
 
@@ -193,7 +195,7 @@ fn encode(turn: TurnId, frame: &Frame, into: &mut Vec<u8>) {
         Frame::Done {
             msg_id,
             finish_reason,
-            saved,
+            unsaved,
             usage,
         } => event(
             into,
@@ -204,7 +206,8 @@ fn encode(turn: TurnId, frame: &Frame, into: &mut Vec<u8>) {
                 turn_id: &turn.to_string(),
                 msg_id,
                 finish_reason: finish_reason.as_str(),
-                saved: *saved,
+                saved: unsaved.is_none(),
+                unsaved: unsaved.map(Unsaved::as_str),
                 usage: Usage {
                     prompt_tokens: usage.prompt_tokens,
                     completion_tokens: usage.completion_tokens,
@@ -260,19 +263,38 @@ mod tests {
             text(&Frame::Delta("你好\n\"🙂\"".into())),
             "event: message\ndata: {\"content\":\"你好\\n\\\"🙂\\\"\",\"done\":false}\n\n"
         );
-        assert_eq!(
-            text(&Frame::Done {
-                msg_id: "m".into(),
-                finish_reason: FinishReason::ContentFilter,
-                saved: true,
-                usage: chat::Usage {
-                    prompt_tokens: 310,
-                    completion_tokens: 42
-                },
-            }),
-            "event: message\ndata: {\"content\":\"\",\"done\":true,\"turn_id\":\"01234567-89ab-7cde-8f01-23456789abcd\",\"msg_id\":\"m\",\
-             \"finish_reason\":\"content_filter\",\"saved\":true,\"usage\":{\"prompt_tokens\":310,\"completion_tokens\":42}}\n\n"
-        );
+        for (unsaved, said) in [
+            (None, "\"saved\":true"),
+            (
+                Some(Unsaved::Cleared),
+                "\"saved\":false,\"unsaved\":\"cleared\"",
+            ),
+            (
+                Some(Unsaved::Memory),
+                "\"saved\":false,\"unsaved\":\"memory\"",
+            ),
+            (
+                Some(Unsaved::Empty),
+                "\"saved\":false,\"unsaved\":\"empty\"",
+            ),
+        ] {
+            assert_eq!(
+                text(&Frame::Done {
+                    msg_id: "m".into(),
+                    finish_reason: FinishReason::ContentFilter,
+                    unsaved,
+                    usage: chat::Usage {
+                        prompt_tokens: 310,
+                        completion_tokens: 42
+                    },
+                }),
+                format!(
+                    "event: message\ndata: {{\"content\":\"\",\"done\":true,\"turn_id\":\"01234567-89ab-7cde-8f01-23456789abcd\",\
+                     \"msg_id\":\"m\",\"finish_reason\":\"content_filter\",{said},\
+                     \"usage\":{{\"prompt_tokens\":310,\"completion_tokens\":42}}}}\n\n"
+                )
+            );
+        }
         assert_eq!(
             text(&Frame::Failed {
                 code: FailureCode::UpstreamTimeout,

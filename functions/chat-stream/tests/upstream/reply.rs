@@ -323,7 +323,7 @@ async fn an_empty_reply_is_done_and_not_stored() {
 async fn the_upstreams_own_usage_is_told_and_its_hidden_reasoning_is_not_counted_as_said() {
     let usage = json!({
         "prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150,
-        "completion_tokens_details": { "reasoning_tokens": 42 },
+        "completion_tokens_details": { "reasoning_tokens": 44 },
     });
     let apart = Script::deltas(&["你好"])
         .finish("stop")
@@ -351,7 +351,7 @@ async fn the_upstreams_own_usage_is_told_and_its_hidden_reasoning_is_not_counted
             answer.last()["usage"],
             json!({ "prompt_tokens": 100, "completion_tokens": 50 })
         );
-        assert_eq!(house.stored().await[2 * turn + 1]["token_count"], 8);
+        assert_eq!(house.stored().await[2 * turn + 1]["token_count"], 6);
     }
 }
 

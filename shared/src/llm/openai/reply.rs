@@ -29,6 +29,8 @@ pub struct Reply {
     alive: bool,
     /// Text has come that the user was shown.
     shown: bool,
+    /// Reasoning has come.
+    thought_seen: bool,
     finish_reason: Option<FinishReason>,
     usage: Option<Usage>,
 }
@@ -91,6 +93,7 @@ impl Reply {
             deadline: first_token_deadline,
             alive: false,
             shown: false,
+            thought_seen: false,
             finish_reason: None,
             usage: None,
         }
@@ -152,12 +155,12 @@ impl Reply {
         }
         if let Some(usage) = chunk.usage {
             self.usage = Some(Usage {
-                prompt_tokens: usage.prompt_tokens.unwrap_or(0),
-                completion_tokens: usage.completion_tokens.unwrap_or(0),
+                prompt_tokens: usage.prompt_tokens,
+                completion_tokens: usage.completion_tokens,
                 reasoning_tokens: usage
                     .completion_tokens_details
-                    .and_then(|details| details.reasoning_tokens)
-                    .unwrap_or(0),
+                    .and_then(|details| details.reasoning_tokens),
+                thought_seen: false,
             });
         }
         // Only one choice was asked for.
@@ -174,6 +177,7 @@ impl Reply {
         // A chunk without a token is no sign of life: a gateway may send such over a backend that hangs.
         let token = content.is_some() || delta.reasoning_content.is_some();
         self.alive |= token;
+        self.thought_seen |= delta.reasoning_content.is_some();
         self.shown |= content.is_some();
         // Some servers send an empty word with every delta.
         if let Some(word) = choice.finish_reason.filter(|word| !word.is_empty()) {
@@ -189,7 +193,10 @@ impl Reply {
     fn end(&self) -> Step {
         Step::End {
             finish_reason: self.finish_reason.unwrap_or(FinishReason::Stop),
-            usage: self.usage,
+            usage: self.usage.map(|usage| Usage {
+                thought_seen: self.thought_seen,
+                ..usage
+            }),
         }
     }
 

@@ -55,8 +55,13 @@ while kept > 0 do
 end
 recent = id .. ':' .. time[1] .. ';' .. string.sub(recent, 1, kept * ENTRY_BYTES)
 
+-- Others store '4.0' or '1e3'. Lua reads 'nan', 'inf' and '0x10' as well: what is no decimal count is begun anew.
 local function figure(stored)
-  return tonumber(stored or '') or 0
+  local number = tonumber(string.match(stored or '', '^%s*[%d.eE+-]+%s*$') or '')
+  if number and number >= 0 and number <= 9007199254740991 then
+    return math.floor(number)
+  end
+  return 0
 end
 local added = #ARGV - 6
 local message_count = string.format('%.0f', figure(figures[1]) + added)
@@ -74,9 +79,14 @@ if length > most then
     local role = string.match(oldest, '^{"msg_id":"[%w-]*","role":"(%l+)"')
     if not role then
       local readable, message = pcall(cjson.decode, oldest)
-      role = readable and type(message) == 'table' and message['role']
+      if readable then
+        role = type(message) == 'table' and message['role']
+      else
+        -- Half of a surrogate pair, for example. Quotes inside a string are escaped, so this is a field.
+        role = string.match(oldest, '"role"%s*:%s*"(%a+)"')
+      end
     end
-    if role == 'user' then
+    if type(role) == 'string' and string.lower(role) == 'user' then
       break
     end
     redis.call('RPOP', messages)

@@ -1,0 +1,254 @@
+//! A character as it is stored, read: each setting within its range, and refused by its name.
+
+use std::ops::RangeInclusive;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// What upstreams take as a temperature.
+const TEMPERATURES: RangeInclusive<f64> = 0.0..=2.0;
+
+/// Who the user talks to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Character {
+    /// What the user calls it.
+    pub name: String,
+    /// Who it is, in the words that begin every prompt.
+    pub system_prompt: String,
+    /// Sampling temperature from 0 to 2, if it has one of its own.
+    pub temperature: Option<f64>,
+    /// Nucleus sampling above 0 and up to 1, if it has one of its own.
+    pub top_p: Option<f64>,
+    /// The longest reply in tokens, at least 1.
+    pub max_tokens: Option<u32>,
+    /// A model of its own.
+    pub model: Option<String>,
+}
+
+/// Why stored bytes are no character. Names a place or a field, never what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// They are not a JSON object, or have a field twice.
+    #[error("it is not a JSON object with each field once (line {line}, column {column})")]
+    Json {
+        /// The line of the first problem, from 1.
+        line: usize,
+        /// The column of it, from 1.
+        column: usize,
+    },
+    /// A field is missing, or has a value that it cannot have.
+    #[error("{field} {expected}")]
+    Field {
+        /// Its name.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+}
+
+/// Fields are taken raw, so that each can be refused by its name.
+#[derive(Deserialize)]
+struct Form<'a> {
+    #[serde(borrow)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    system_prompt: Option<&'a RawValue>,
+    #[serde(borrow)]
+    temperature: Option<&'a RawValue>,
+    #[serde(borrow)]
+    top_p: Option<&'a RawValue>,
+    #[serde(borrow)]
+    max_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+}
+
+impl Character {
+    /// Reads a stored character. Fields that are not known here are ignored; a setting that is null is not set.
+    ///
+    /// # Errors
+    /// The bytes are no JSON object, a field is missing, or a value is out of its range.
+    pub fn from_json(json: &[u8]) -> Result<Self, Malformed> {
+        let form: Form<'_> = serde_json::from_slice(json).map_err(|error| Malformed::Json {
+            line: error.line(),
+            column: error.column(),
+        })?;
+        // The form would also take a list, as its fields in order.
+        if !json.trim_ascii_start().starts_with(b"{") {
+            return Err(Malformed::Json { line: 1, column: 1 });
+        }
+        Ok(Self {
+            name: required("name", form.name)?,
+            system_prompt: required("system_prompt", form.system_prompt)?,
+            temperature: setting(
+                "temperature",
+                "must be a number from 0 to 2",
+                form.temperature,
+                |value| {
+                    value
+                        .as_f64()
+                        .filter(|number| TEMPERATURES.contains(number))
+                },
+            )?,
+            top_p: setting(
+                "top_p",
+                "must be a number above 0 and up to 1",
+                form.top_p,
+                |value| {
+                    value
+                        .as_f64()
+                        .filter(|number| *number > 0.0 && *number <= 1.0)
+                },
+            )?,
+            max_tokens: setting(
+                "max_tokens",
+                "must be a whole number from 1 to 4294967295",
+                form.max_tokens,
+                whole,
+            )?,
+            model: setting("model", "must be text", form.model, text)?,
+        })
+    }
+}
+
+fn required(field: &'static str, raw: Option<&RawValue>) -> Result<String, Malformed> {
+    setting(field, "must be text", raw, text)?.ok_or(Malformed::Field {
+        field,
+        expected: "is required",
+    })
+}
+
+fn setting<T>(
+    field: &'static str,
+    expected: &'static str,
+    raw: Option<&RawValue>,
+    read: impl FnOnce(&Value) -> Option<T>,
+) -> Result<Option<T>, Malformed> {
+    let Some(raw) = raw else {
+        return Ok(None);
+    };
+    // A number that is too large for any type, and half of a surrogate pair, are no value.
+    let value = serde_json::from_str::<Value>(raw.get()).ok();
+    value
+        .as_ref()
+        .and_then(read)
+        .map(Some)
+        .ok_or(Malformed::Field { field, expected })
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+/// Python and JavaScript write `256.0` where their number is no integer by type.
+fn whole(value: &Value) -> Option<u32> {
+    let number = value.as_f64()?;
+    let is_whole = number.fract() == 0.0 && (1.0..=f64::from(u32::MAX)).contains(&number);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a whole number within the range of the type"
+    )]
+    is_whole.then_some(number as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(fields: &str) -> Result<Character, Malformed> {
+        let json = format!(r#"{{"name":"n","system_prompt":"p"{fields}}}"#);
+        Character::from_json(json.as_bytes())
+    }
+
+    #[test]
+    fn settings_within_their_ranges_are_taken() {
+        for (fields, temperature, top_p, max_tokens) in [
+            ("", None, None, None),
+            (
+                r#","temperature":null,"top_p":null,"max_tokens":null,"model":null"#,
+                None,
+                None,
+                None,
+            ),
+            (
+                r#","temperature":0,"top_p":1,"max_tokens":256.0"#,
+                Some(0.0),
+                Some(1.0),
+                Some(256),
+            ),
+            (
+                r#","temperature":2.0,"top_p":0.01,"max_tokens":1"#,
+                Some(2.0),
+                Some(0.01),
+                Some(1),
+            ),
+            (
+                r#","max_tokens":2.56e2,"unknown":[1e999]"#,
+                None,
+                None,
+                Some(256),
+            ),
+            (r#","max_tokens":4294967295"#, None, None, Some(u32::MAX)),
+        ] {
+            let character = with(fields).expect(fields);
+            assert_eq!(
+                (character.temperature, character.top_p, character.max_tokens),
+                (temperature, top_p, max_tokens),
+                "{fields}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_setting_out_of_its_range_is_refused_by_name() {
+        for (field, values) in [
+            (
+                "temperature",
+                ["99", "-0.1", "2.0001", "1e999", "\"0.7\"", "[]"],
+            ),
+            ("top_p", ["0", "-1", "1.1", "1e999", "\"1\"", "true"]),
+            (
+                "max_tokens",
+                ["0", "-1", "256.5", "4294967296", "1e999", "\"256\""],
+            ),
+            ("model", ["1", "[]", "{}", "true", "\"\\ud83d\"", "0.5"]),
+        ] {
+            for value in values {
+                let refused = with(&format!(r#","{field}":{value}"#));
+                let Err(Malformed::Field { field: named, .. }) = refused else {
+                    panic!("{field}: {value}: {refused:?}");
+                };
+                assert_eq!(named, field, "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_character_is_refused() {
+        for (json, expected) in [
+            (r#"{"name":"n"}"#, "system_prompt is required"),
+            (r#"{"system_prompt":"p"}"#, "name is required"),
+            (
+                r#"{"name":"n","system_prompt":null}"#,
+                "system_prompt is required",
+            ),
+            (r#"{"name":5,"system_prompt":"p"}"#, "name must be text"),
+        ] {
+            let error = Character::from_json(json.as_bytes()).expect_err(json);
+            assert_eq!(error.to_string(), expected);
+        }
+        for json in [
+            "",
+            "null",
+            "{",
+            "[]",
+            r#"["n","p",1,1,1,"m"]"#,
+            r#"{"name":"a","name":"b"}"#,
+        ] {
+            let error = Character::from_json(json.as_bytes()).expect_err(json);
+            assert!(matches!(error, Malformed::Json { .. }), "{json}: {error}");
+        }
+    }
+}
