@@ -70,7 +70,9 @@ fn an_upstream_needs_its_three_variables_and_says_which_is_missing() {
         ("LLM_MODEL", "m"),
     ];
     match read::<LlmConfig>(&all).expect("valid").provider {
-        Provider::OpenAi { base_url, .. } => assert_eq!(base_url, "https://host/v3"),
+        Provider::OpenAi { endpoint, .. } => {
+            assert_eq!(endpoint, "https://host/v3/chat/completions");
+        }
         Provider::Echo => panic!("openai is the default"),
     }
     for (name, _) in all {
@@ -82,6 +84,9 @@ fn an_upstream_needs_its_three_variables_and_says_which_is_missing() {
         let mut emptied = others.clone();
         emptied.push((name, ""));
         assert!(refused::<LlmConfig>(&emptied).starts_with(name));
+        let mut blank = others.clone();
+        blank.push((name, " \t"));
+        assert!(refused::<LlmConfig>(&blank).starts_with(name));
     }
     assert!(refused::<LlmConfig>(&[("LLM_PROVIDER", "oracle")]).contains("openai, echo"));
 }
