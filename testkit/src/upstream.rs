@@ -1,5 +1,6 @@
 //! An OpenAI-compatible server over real HTTP that does what it is told, misbehaviour included.
 
+mod front;
 mod script;
 
 use std::convert::Infallible;
@@ -15,6 +16,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::Value;
 use tokio::sync::watch;
 
+pub use self::front::Front;
 pub use self::script::{Gate, Script, Step, chunk, delta};
 use crate::server::{Body, HttpServer};
 
@@ -51,6 +53,8 @@ pub struct Received {
     pub method: Method,
     /// Its path.
     pub path: String,
+    /// What stands behind the path.
+    pub query: Option<String>,
     /// Its headers.
     pub headers: HeaderMap,
     /// Its body; null if it was not JSON.
@@ -103,7 +107,7 @@ impl Upstream {
                     .map(http_body_util::Collected::to_bytes)
                     .unwrap_or_default();
                 let path = parts.uri.path().to_owned();
-                if path != "/v1/chat/completions" {
+                if !path.ends_with("/chat/completions") {
                     return not_found();
                 }
                 let bearer = parts.headers.get("authorization").cloned();
@@ -112,6 +116,7 @@ impl Upstream {
                     requests.push(Received {
                         method: parts.method,
                         path,
+                        query: parts.uri.query().map(str::to_owned),
                         headers: parts.headers,
                         body: serde_json::from_slice(&body).unwrap_or_default(),
                         connection: received.connection,
