@@ -27,9 +27,9 @@ enum Kind {
 }
 
 impl Front {
-    /// Listens on the IPv6 loopback address.
-    pub async fn ipv6(target: u16) -> Self {
-        Self::start("[::1]:0", target, Kind::Plain).await
+    /// Listens on another address, as `[::1]`.
+    pub async fn on(host: &str, target: u16) -> Self {
+        Self::start(&format!("{host}:0"), target, Kind::Plain).await
     }
 
     /// Speaks TLS, with a certificate for `localhost` and `127.0.0.1`.

@@ -1,9 +1,17 @@
 //! The way to a model: its URL, proxies, authorities, addresses, and how answers travel.
 
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
 use serde_json::json;
+use testkit::events;
+use testkit::redis::Server;
+use testkit::runtime::Function;
+use testkit::tokens::{secret, token};
 use testkit::upstream::{Front, Script, Step, Upstream, delta};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinHandle;
 
 use crate::{Stage, good};
 
@@ -208,7 +216,7 @@ async fn a_private_authority_is_trusted_by_its_file_and_only_by_it() {
 #[tokio::test]
 async fn an_ipv6_address_is_reached() {
     let upstream = Upstream::start(good()).await;
-    let front = Front::ipv6(upstream.port()).await;
+    let front = Front::on("[::1]", upstream.port()).await;
     let url = format!("http://{}/v1", front.address());
     let stage = Stage::before(upstream, &[("LLM_BASE_URL", &url)]).await;
     stage.replies("好", &url).await;
@@ -216,6 +224,70 @@ async fn an_ipv6_address_is_reached() {
         stage.upstream.requests()[0].headers["host"],
         front.address().to_string()
     );
+}
+
+/// An address that drops what is sent to it: nobody accepts, and the queue of those who wait is full.
+struct Silent {
+    _listener: TcpListener,
+    _waiting: Vec<JoinHandle<()>>,
+}
+
+impl Silent {
+    fn new(port: u16) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        socket.bind(address).expect("a free port");
+        let listener = socket.listen(0).expect("a listener");
+        let waiting = (0..8).map(|_| {
+            tokio::spawn(async move {
+                let _kept = TcpStream::connect(address).await;
+                std::future::pending().await
+            })
+        });
+        Self {
+            _listener: listener,
+            _waiting: waiting.collect(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_healthy_address_is_reached_behind_one_that_drops_packets() {
+    let upstream = Upstream::start(good()).await;
+    let healthy = Front::on("127.0.0.2", upstream.port()).await;
+    let port = healthy.address().port();
+    let _silent = Silent::new(port);
+    let hosts = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&hosts, "127.0.0.1 model.test\n127.0.0.2 model.test\n").expect("written");
+    // A name with two addresses, for this process alone.
+    let mount = format!(
+        "mount --bind {} /etc/hosts && exec \"$0\" \"$@\"",
+        hosts.path().display()
+    );
+    let url = format!("http://model.test:{port}/v1");
+    let redis = Server::start().await;
+    let chat = Function::builder("chat-stream")
+        .runner(&["unshare", "--map-root-user", "--mount", "sh", "-c", &mount])
+        .env("REDIS_URL", redis.url())
+        .env("JWT_SECRET", secret())
+        .envs(upstream.env())
+        .env("LLM_BASE_URL", &url)
+        .env("LLM_MAX_RETRIES", "0")
+        .start()
+        .await;
+    for turn in 0..2 {
+        let asked = Instant::now();
+        let answer = chat
+            .invoke(&events::chat(&token("alice"), "luna", "你在吗？"))
+            .await;
+        assert_eq!(answer.reply(), "好", "{}", answer.text());
+        // The silent one had its head start, and no more.
+        assert!(
+            asked.elapsed() < Duration::from_millis(1_500),
+            "{turn}: {:?}",
+            asked.elapsed()
+        );
+    }
 }
 
 /// How a server ends a connection that a second request came over.
