@@ -6,6 +6,7 @@
 mod chunk;
 mod dialect;
 mod finish;
+mod objection;
 mod refusal;
 mod reply;
 mod text;
@@ -27,7 +28,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 pub(super) use self::dialect::Dialects;
 use self::dialect::{Dialect, without_older_half};
-use self::refusal::{Objection, Refusal, Retry};
+use self::objection::Objection;
+use self::refusal::{Refusal, Retry};
 pub(super) use self::reply::Reply;
 use super::{Cause, Error, Prompt};
 use crate::message::PromptMessage;

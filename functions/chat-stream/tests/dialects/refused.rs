@@ -103,7 +103,7 @@ async fn a_refused_parameter_is_left_out_or_renamed_and_remembered() {
             expected["messages"] = request.body["messages"].clone();
             assert_eq!(request.body, expected, "{message}");
         }
-        let log = stage.chat.output();
+        let log = stage.chat.stop();
         assert!(log.contains("\"kind\"") && log.contains(gone), "{log}");
         assert!(!log.contains(message), "{log}");
     }
@@ -268,7 +268,7 @@ async fn a_prompt_that_is_too_long_loses_the_older_half_of_its_history() {
         // The instructions stay, and nothing is forgotten.
         assert_eq!(asked[10].messages()[0], asked[8].messages()[0]);
         assert_eq!(stage.stored().await.len(), 18);
-        let log = stage.chat.output();
+        let log = stage.chat.stop();
         assert!(
             log.contains("too_long") && log.contains("CONTEXT_MAX_TOKENS"),
             "{log}"
@@ -349,7 +349,7 @@ async fn the_log_names_the_kind_and_the_setting_and_quotes_nothing() {
     ] {
         let stage = Stage::new(vec![Script::status(status, body)]).await;
         stage.fails("upstream_rejected", kind).await;
-        let log = stage.chat.output();
+        let log = stage.chat.stop();
         assert!(log.contains(kind) && log.contains(setting), "{log}");
         assert!(!log.contains("quotes a prompt"), "{log}");
     }

@@ -46,6 +46,10 @@ async fn text_in_any_shape_is_the_reply() {
             Script::status(200, &pretty).byte_by_byte(),
         ),
         (
+            "a whole completion after blank lines",
+            Script::raw(vec![raw("\n\n"), raw("\r\n"), raw(&whole.to_string())]),
+        ),
+        (
             "a whole completion by another name",
             Script::status(200, &whole.to_string()).header("content-type", "text/event-stream"),
         ),

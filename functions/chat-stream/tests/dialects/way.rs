@@ -1,6 +1,8 @@
 //! The way to a model: its URL, proxies, authorities, addresses, and how answers travel.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -64,11 +66,11 @@ async fn a_compressed_answer_that_nobody_asked_for_is_refused_in_the_log_and_not
         let script = Script::raw(vec![compressed]).header("content-encoding", encoding);
         let stage = Stage::new(vec![script]).await;
         stage.fails("upstream_unavailable", encoding).await;
-        assert!(stage.chat.output().contains("compressed"), "{encoding}");
         assert_eq!(
             stage.upstream.requests()[0].headers["accept-encoding"],
             "identity"
         );
+        assert!(stage.chat.stop().contains("compressed"), "{encoding}");
     }
     let script = good().header("content-encoding", "identity");
     Stage::new(vec![script])
@@ -86,7 +88,7 @@ async fn a_redirect_is_not_followed_and_the_key_goes_nowhere() {
         let stage = Stage::new(vec![script]).await;
         stage.fails("upstream_rejected", &status.to_string()).await;
         assert!(elsewhere.requests().is_empty(), "{status}");
-        assert!(stage.chat.output().contains("LLM_BASE_URL"), "{status}");
+        assert!(stage.chat.stop().contains("LLM_BASE_URL"), "{status}");
     }
 }
 
@@ -207,7 +209,7 @@ async fn a_private_authority_is_trusted_by_its_file_and_only_by_it() {
         env.extend(file.map(|file| ("LLM_TLS_CA_FILE", file)));
         let stage = Stage::before(Upstream::start(good()).await, &env).await;
         stage.fails("upstream_unavailable", ca_file).await;
-        let log = stage.chat.output();
+        let log = stage.chat.stop();
         assert!(log.contains("LLM_TLS_CA_FILE"), "{log}");
     }
     assert!(upstream.requests().is_empty());
@@ -298,15 +300,18 @@ enum Farewell {
 }
 
 /// A server whose connections answer so many requests well, and end without an answer when another one has come.
-async fn tires(after: usize, farewell: Farewell) -> String {
+async fn tires(after: usize, farewell: Farewell) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
+    let connections = Arc::new(AtomicUsize::new(0));
+    let accepted = Arc::clone(&connections);
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
+            accepted.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(serve(client, after, farewell));
         }
     });
-    format!("http://{address}/v1")
+    (format!("http://{address}/v1"), connections)
 }
 
 async fn serve(mut client: TcpStream, after: usize, farewell: Farewell) {
@@ -341,23 +346,25 @@ async fn serve(mut client: TcpStream, after: usize, farewell: Farewell) {
 #[tokio::test]
 async fn a_request_over_a_connection_that_had_ended_is_sent_again_without_a_retry() {
     for farewell in [Farewell::Close, Farewell::Reset] {
-        let url = tires(1, farewell).await;
+        let (url, connections) = tires(1, farewell).await;
         let env = [("LLM_BASE_URL", url.as_str()), ("LLM_MAX_RETRIES", "0")];
         let stage = Stage::with(&env, vec![good()]).await;
         for turn in 0..3 {
             stage.replies("好", &format!("{farewell:?} {turn}")).await;
         }
+        assert_eq!(connections.load(Ordering::Relaxed), 3, "{farewell:?}");
     }
 }
 
 #[tokio::test]
 async fn a_request_over_a_new_connection_that_ends_is_sent_again_only_by_a_retry() {
     for farewell in [Farewell::Close, Farewell::Reset] {
-        let url = tires(0, farewell).await;
+        let (url, connections) = tires(0, farewell).await;
         let env = [("LLM_BASE_URL", url.as_str()), ("LLM_MAX_RETRIES", "0")];
         let stage = Stage::with(&env, vec![good()]).await;
         stage
             .fails("upstream_unavailable", &format!("{farewell:?}"))
             .await;
+        assert_eq!(connections.load(Ordering::Relaxed), 1, "{farewell:?}");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 use serde::Serialize;
 
-use super::refusal::Objection;
+use super::objection::Objection;
 use crate::llm::Prompt;
 use crate::message::{PromptMessage, Role};
 

@@ -110,8 +110,10 @@ impl Reply {
     fn push(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         if matches!(self.form, Form::Unknown) {
             self.form = match bytes.trim_ascii_start().first() {
+                // Some upstreams send blank lines while they work on a whole completion; in a stream they say nothing.
+                None => return Ok(()),
                 Some(b'{') => Form::Whole(BytesMut::new()),
-                _ => Form::Events(Parser::default()),
+                Some(_) => Form::Events(Parser::default()),
             };
         }
         match &mut self.form {
