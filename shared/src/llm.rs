@@ -12,7 +12,7 @@ pub use self::hint::Hint;
 
 use crate::config::{LlmConfig, Provider};
 use crate::message::PromptMessage;
-use crate::outbound::{HttpClient, TlsSetupError, Trust};
+use crate::outbound::TlsSetupError;
 use crate::secrets::Secrets;
 
 /// What the upstream is asked.
@@ -180,27 +180,9 @@ impl Llm {
     /// TLS cannot be set up, or the file of a private authority cannot be used.
     pub fn new(config: &LlmConfig, secrets: &Secrets) -> Result<Self, TlsSetupError> {
         match &config.provider {
-            Provider::OpenAi {
-                endpoint,
-                api_key,
-                model,
-                starts_thinking,
-                tls_ca_file,
-            } => {
-                let trust = Trust::from_setting("LLM_TLS_CA_FILE", tls_ca_file.as_deref())?;
-                let upstream = openai::OpenAi {
-                    client: HttpClient::trusting(trust, config.connect_timeout)?,
-                    endpoint: endpoint.clone(),
-                    api_key: secrets.open(api_key),
-                    model: model.clone(),
-                    dialects: openai::Dialects::new(),
-                    starts_thinking: *starts_thinking,
-                    first_token_timeout: config.first_token_timeout,
-                    idle_timeout: config.idle_timeout,
-                    max_retries: config.max_retries,
-                };
-                Ok(Self::OpenAi(Box::new(upstream)))
-            }
+            Provider::OpenAi(provider) => openai::OpenAi::new(config, provider, secrets)
+                .map(Box::new)
+                .map(Self::OpenAi),
             Provider::Echo => Ok(Self::Echo),
         }
     }

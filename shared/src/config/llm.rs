@@ -11,20 +11,24 @@ use super::{ConfigError, Lookup, SecretSource, Section};
 #[derive(Debug, Clone)]
 pub enum Provider {
     /// Any endpoint that speaks OpenAI's streaming chat completions.
-    OpenAi {
-        /// `LLM_BASE_URL` as the URL that is asked, with `/chat/completions` at the end of its path.
-        endpoint: Uri,
-        /// `LLM_API_KEY` or `LLM_API_KEY_SECRET_ARN`
-        api_key: SecretSource,
-        /// `LLM_MODEL`; a character may name another.
-        model: String,
-        /// `LLM_STARTS_THINKING`: the model's template opens `<think>` itself, so a reply begins with thought.
-        starts_thinking: bool,
-        /// `LLM_TLS_CA_FILE`: the authorities that the endpoint's certificate is checked against.
-        tls_ca_file: Option<String>,
-    },
+    OpenAi(Box<OpenAiConfig>),
     /// Built in and offline, for development.
     Echo,
+}
+
+/// An endpoint and how it is spoken to.
+#[derive(Debug, Clone)]
+pub struct OpenAiConfig {
+    /// `LLM_BASE_URL` as the URL that is asked, with `/chat/completions` at the end of its path.
+    pub endpoint: Uri,
+    /// `LLM_API_KEY` or `LLM_API_KEY_SECRET_ARN`
+    pub api_key: SecretSource,
+    /// `LLM_MODEL`; a character may name another.
+    pub model: String,
+    /// `LLM_STARTS_THINKING`: the model's template opens `<think>` itself, so a reply begins with thought.
+    pub starts_thinking: bool,
+    /// `LLM_TLS_CA_FILE`: the authorities that the endpoint's certificate is checked against.
+    pub tls_ca_file: Option<String>,
 }
 
 /// The upstream and its time limits.
@@ -53,7 +57,7 @@ impl Section for LlmConfig {
         let provider = if echo {
             Provider::Echo
         } else {
-            open_ai(lookup)?
+            Provider::OpenAi(Box::new(open_ai(lookup)?))
         };
         Ok(Self {
             provider,
@@ -65,7 +69,7 @@ impl Section for LlmConfig {
     }
 }
 
-fn open_ai(lookup: Lookup<'_>) -> Result<Provider, ConfigError> {
+fn open_ai(lookup: Lookup<'_>) -> Result<OpenAiConfig, ConfigError> {
     let missing = |name| ConfigError::new(name, "must be set while LLM_PROVIDER is openai");
     let words = |name| text(lookup, name).map(|value| value.trim().to_owned());
     let base_url = words("LLM_BASE_URL").ok_or_else(|| missing("LLM_BASE_URL"))?;
@@ -73,7 +77,7 @@ fn open_ai(lookup: Lookup<'_>) -> Result<Provider, ConfigError> {
         return Err(ConfigError::new("LLM_API_KEY", "must not be blank"));
     }
     check_proxies(lookup)?;
-    Ok(Provider::OpenAi {
+    Ok(OpenAiConfig {
         endpoint: endpoint(&base_url)
             .map_err(|problem| ConfigError::new("LLM_BASE_URL", problem))?,
         api_key: SecretSource::or_arn(

@@ -70,8 +70,8 @@ fn an_upstream_needs_its_three_variables_and_says_which_is_missing() {
         ("LLM_MODEL", "m"),
     ];
     match read::<LlmConfig>(&all).expect("valid").provider {
-        Provider::OpenAi { endpoint, .. } => {
-            assert_eq!(endpoint, "https://host/v3/chat/completions");
+        Provider::OpenAi(config) => {
+            assert_eq!(config.endpoint, "https://host/v3/chat/completions");
         }
         Provider::Echo => panic!("openai is the default"),
     }
@@ -235,11 +235,10 @@ fn a_secret_is_a_value_or_a_place_and_not_both() {
         ("LLM_API_KEY_SECRET_ARN", &with_key),
         ("LLM_MODEL", "m"),
     ];
-    let Provider::OpenAi {
-        api_key: SecretSource::Arn(arn),
-        ..
-    } = read::<LlmConfig>(&llm).expect("valid").provider
-    else {
+    let Provider::OpenAi(config) = read::<LlmConfig>(&llm).expect("valid").provider else {
+        panic!("openai is the default");
+    };
+    let SecretSource::Arn(arn) = config.api_key else {
         panic!("a place");
     };
     assert_eq!((arn.id.as_str(), arn.region.as_str()), (ARN, "eu-west-1"));

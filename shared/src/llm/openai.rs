@@ -26,15 +26,15 @@ use hyper::body::Incoming;
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-pub(super) use self::dialect::Dialects;
-use self::dialect::{Dialect, without_older_half};
+use self::dialect::{Dialect, Dialects, without_older_half};
 use self::objection::Objection;
 use self::refusal::{Refusal, Retry};
 pub(super) use self::reply::Reply;
 use super::{Cause, Error, Prompt};
+use crate::config::{LlmConfig, OpenAiConfig};
 use crate::message::PromptMessage;
-use crate::outbound::{self, HttpClient};
-use crate::secrets::{self, Secret, Value as SecretValue};
+use crate::outbound::{self, HttpClient, TlsSetupError, Trust};
+use crate::secrets::{self, Secret, Secrets, Value as SecretValue};
 
 /// The pause before the first retry; it doubles, and a random part is added.
 const BACKOFF: Duration = Duration::from_millis(200);
@@ -49,15 +49,15 @@ const AZURE_KEY: HeaderName = HeaderName::from_static("api-key");
 /// The upstream and the connections to it.
 #[derive(Clone)]
 pub struct OpenAi {
-    pub(super) client: HttpClient,
-    pub(super) endpoint: Uri,
-    pub(super) api_key: Secret,
-    pub(super) model: String,
-    pub(super) dialects: Dialects,
-    pub(super) starts_thinking: bool,
-    pub(super) first_token_timeout: Duration,
-    pub(super) idle_timeout: Duration,
-    pub(super) max_retries: u32,
+    client: HttpClient,
+    endpoint: Uri,
+    api_key: Secret,
+    model: String,
+    dialects: Dialects,
+    starts_thinking: bool,
+    first_token_timeout: Duration,
+    idle_timeout: Duration,
+    max_retries: u32,
 }
 
 /// A prompt as it is asked, in the dialect that is known so far.
@@ -97,6 +97,26 @@ impl Question<'_> {
 }
 
 impl OpenAi {
+    pub(super) fn new(
+        config: &LlmConfig,
+        provider: &OpenAiConfig,
+        secrets: &Secrets,
+    ) -> Result<Self, TlsSetupError> {
+        let ca_file = provider.tls_ca_file.as_deref();
+        let trust = Trust::from_setting("LLM_TLS_CA_FILE", ca_file)?;
+        Ok(Self {
+            client: HttpClient::trusting(trust, config.connect_timeout)?,
+            endpoint: provider.endpoint.clone(),
+            api_key: secrets.open(&provider.api_key),
+            model: provider.model.clone(),
+            dialects: Dialects::new(),
+            starts_thinking: provider.starts_thinking,
+            first_token_timeout: config.first_token_timeout,
+            idle_timeout: config.idle_timeout,
+            max_retries: config.max_retries,
+        })
+    }
+
     pub(super) async fn reply(&self, prompt: &Prompt) -> Result<Reply, Error> {
         let deadline = Instant::now() + self.first_token_timeout;
         let model = prompt.model.as_deref().unwrap_or(&self.model);

@@ -163,7 +163,11 @@ async fn without_a_system_role_the_persona_goes_before_what_the_user_says_first(
     ] {
         let (_, requests) = two_turns(vec![refusal(400, message)]).await;
         let first = ("user".to_owned(), "你是一名侠客。\n\n你在吗？".to_owned());
-        assert_eq!(requests[1].messages(), [first.clone()], "{message}");
+        assert_eq!(
+            requests[1].messages(),
+            std::slice::from_ref(&first),
+            "{message}"
+        );
         let second = requests[2].messages();
         assert_eq!(second.len(), 3, "{message}");
         assert_eq!(second[0], first, "{message}");

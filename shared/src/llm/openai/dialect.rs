@@ -174,10 +174,10 @@ pub(super) fn without_older_half(messages: &[PromptMessage]) -> Option<Vec<Promp
 
 /// The dialects of the models behind one base URL, as far as they are known. Clones share them.
 #[derive(Debug, Clone)]
-pub(in crate::llm) struct Dialects(Arc<Mutex<LruCache<String, Dialect>>>);
+pub(super) struct Dialects(Arc<Mutex<LruCache<String, Dialect>>>);
 
 impl Dialects {
-    pub(in crate::llm) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(LruCache::new(MAX_MODELS))))
     }
 
