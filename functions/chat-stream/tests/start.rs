@@ -107,7 +107,7 @@ async fn a_bad_setting_is_named_and_its_value_is_not_repeated() {
         ("LLM_TLS_CA_FILE", "/nowhere/ca.pem"),
         ("LLM_TLS_CA_FILE", "/dev/null"),
         ("HTTPS_PROXY", "socks5://proxy.invalid:1080"),
-        ("https_proxy", "http://"),
+        ("https_proxy", "http:///a-proxy"),
         ("LLM_API_KEY", "sk-of-a-test\nand-more"),
         ("LLM_API_KEY_SECRET_ARN", "sk-of-a-test"),
         ("LLM_CONNECT_TIMEOUT_MS", "two seconds"),
