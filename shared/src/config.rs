@@ -16,7 +16,7 @@ mod secret;
 
 pub use self::auth::{AuthConfig, JwtRules};
 pub use self::cors::CorsConfig;
-pub use self::llm::{LlmConfig, Provider};
+pub use self::llm::{LlmConfig, OpenAiConfig, Provider};
 pub use self::log::{LogConfig, LogFormat, LogLevel};
 pub use self::memory::{ContextConfig, MemoryConfig};
 pub use self::metrics::MetricsConfig;

@@ -4,8 +4,11 @@
 //! development.
 
 mod echo;
+mod hint;
 mod openai;
 mod sse;
+
+pub use self::hint::Hint;
 
 use crate::config::{LlmConfig, Provider};
 use crate::message::PromptMessage;
@@ -39,17 +42,6 @@ pub enum FinishReason {
 }
 
 impl FinishReason {
-    /// Reads an upstream's word; `None` if it says that the reply was given up. Words of other families (`tool_calls`, `eos`)
-    /// mean that it is complete.
-    fn from_upstream(word: &str) -> Option<Self> {
-        match word {
-            "length" | "max_tokens" => Some(Self::Length),
-            "content_filter" => Some(Self::ContentFilter),
-            "error" | "abort" | "cancelled" | "insufficient_system_resource" => None,
-            _ => Some(Self::Stop),
-        }
-    }
-
     /// The word of the HTTP contract.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -113,10 +105,14 @@ pub enum Cause {
     NoKey,
     /// Connecting, or sending the request.
     Connection,
-    /// An HTTP status, and the code in the error object if it is a plain word.
-    Status(u16, Option<String>),
-    /// An error object in the stream, and its code if it is a plain word.
-    ErrorObject(Option<String>),
+    /// The certificate of the endpoint, or of the proxy, is not trusted.
+    Untrusted,
+    /// An HTTP status, the code in the error object if it is a plain word, and what kind of refusal it is.
+    Status(u16, Option<String>, Option<Hint>),
+    /// An error object in the stream, its code if it is a plain word, and what kind of refusal it is.
+    ErrorObject(Option<String>, Option<Hint>),
+    /// The answer is compressed, although that was not asked for.
+    Compressed,
     /// The connection ended before the reply did.
     Cut,
     /// It said itself that it gave the reply up.
@@ -133,21 +129,31 @@ pub enum Cause {
 
 impl std::fmt::Display for Cause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let coded = |f: &mut std::fmt::Formatter<'_>, code: &Option<String>| match code {
-            Some(code) => write!(f, " ({code})"),
-            None => Ok(()),
-        };
+        let refused =
+            |f: &mut std::fmt::Formatter<'_>, code: &Option<String>, hint: &Option<Hint>| {
+                if let Some(code) = code {
+                    write!(f, " ({code})")?;
+                }
+                match hint {
+                    Some(hint) => write!(f, ": {}: {hint}", hint.kind()),
+                    None => Ok(()),
+                }
+            };
         match self {
             Self::NoKey => f.write_str("no API key"),
             Self::Connection => f.write_str("no connection"),
-            Self::Status(status, code) => {
+            Self::Untrusted => f.write_str(
+                "the certificate is not trusted: set LLM_TLS_CA_FILE to the certificate of the authority that issued it",
+            ),
+            Self::Status(status, code, hint) => {
                 write!(f, "status {status}")?;
-                coded(f, code)
+                refused(f, code, hint)
             }
-            Self::ErrorObject(code) => {
+            Self::ErrorObject(code, hint) => {
                 f.write_str("an error object in the stream")?;
-                coded(f, code)
+                refused(f, code, hint)
             }
+            Self::Compressed => f.write_str("the answer is compressed"),
             Self::Cut => f.write_str("the connection was cut"),
             Self::GaveUp => f.write_str("it gave the reply up"),
             Self::NotAStream => f.write_str("not a stream of completion chunks"),
@@ -171,14 +177,10 @@ impl Llm {
     /// Makes ready without touching the network.
     ///
     /// # Errors
-    /// TLS cannot be set up.
+    /// TLS cannot be set up, or the file of a private authority cannot be used.
     pub fn new(config: &LlmConfig, secrets: &Secrets) -> Result<Self, TlsSetupError> {
         match &config.provider {
-            Provider::OpenAi {
-                base_url,
-                api_key,
-                model,
-            } => openai::OpenAi::new(config, base_url, secrets.open(api_key), model)
+            Provider::OpenAi(provider) => openai::OpenAi::new(config, provider, secrets)
                 .map(Box::new)
                 .map(Self::OpenAi),
             Provider::Echo => Ok(Self::Echo),

@@ -2,85 +2,138 @@
 //!
 //! It is built once, touches no network until it is used, and keeps its connections for later invocations.
 
+mod dial;
+mod route;
+mod trust;
+
+use std::error::Error as StdError;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{Request, Response, Uri};
+use http::header::PROXY_AUTHORIZATION;
+use http::{Extensions, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::RootCertStore;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
-use tokio::net::TcpStream;
-use tower::BoxError;
-use tower::timeout::Timeout;
-use tower::util::BoxCloneSyncService;
+
+use self::route::{Route, Use};
+pub(crate) use self::trust::Trust;
+use crate::config::ConfigError;
+
+/// What sending a request failed by.
+pub(crate) type Error = hyper_util::client::legacy::Error;
 
 /// After so long without a request, by the wall clock, connections are not trusted: gateways drop idle ones in silence, and
 /// the pool's own limit goes by a clock that may stand still while the process is frozen.
 const IDLE_SUSPECT: Duration = Duration::from_secs(60);
 /// The pool's limit, for a process that is not frozen.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// Finds a dead peer while a stream is silent.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
-/// The operating system gives a peer up that has not acknowledged for so long.
-#[cfg(target_os = "linux")]
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, BoxError>;
-type Pool = Client<Connector, Full<Bytes>>;
+type Pool = Client<Route, Full<Bytes>>;
 
-/// TLS could not be set up. It depends on nothing but the compiled-in algorithms.
+/// A client could not be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("TLS could not be set up")]
-pub struct TlsSetupError(#[from] rustls::Error);
+pub enum TlsSetupError {
+    /// It depends on nothing but the compiled-in algorithms.
+    #[error("TLS could not be set up")]
+    Tls(#[from] rustls::Error),
+    /// The file of a private certificate authority cannot be used.
+    #[error(transparent)]
+    CaFile(#[from] ConfigError),
+}
 
 /// The client. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub(crate) struct HttpClient {
-    connector: Connector,
+    route: Route,
     /// Held for a few instructions and never across an await.
     pool: Arc<Mutex<(Pool, SystemTime)>>,
 }
 
 impl HttpClient {
-    /// Builds it. Connecting takes at most `connect_timeout`, from the look-up of the name to the end of the TLS handshake.
+    /// Builds a client that trusts the compiled-in authorities. Connecting takes at most `connect_timeout`, from the look-up of
+    /// the name to the end of the TLS handshake.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
     pub(crate) fn new(connect_timeout: Duration) -> Result<Self, TlsSetupError> {
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_keepalive(Some(TCP_KEEPALIVE));
-        #[cfg(target_os = "linux")]
-        tcp.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
-        tcp.enforce_http(false);
-        let roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
-        let tls =
-            rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-                .with_safe_default_protocol_versions()?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let connector = BoxCloneSyncService::new(Timeout::new(https, connect_timeout));
-        let pool = Arc::new(Mutex::new((pool(&connector), SystemTime::now())));
-        Ok(Self { connector, pool })
+        Self::trusting(Trust::default(), connect_timeout)
     }
 
-    /// Sends a request over a connection that was used lately, or over a new one.
+    /// Builds a client as [`HttpClient::new`] does, with authorities of its own.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub(crate) fn trusting(trust: Trust, connect_timeout: Duration) -> Result<Self, TlsSetupError> {
+        let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(trust.into_roots())
+            .with_no_client_auth();
+        let route = Route::new(connect_timeout, tls);
+        let pool = Arc::new(Mutex::new((pool(&route), SystemTime::now())));
+        Ok(Self { route, pool })
+    }
+
+    /// Sends a request over a connection that was used lately, or over a new one. Where a connection that was used before dies
+    /// without a byte of the answer, the peer had closed it, and the request is sent once more over a new one.
     pub(crate) async fn request(
         &self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
-        let pool = self.pool(SystemTime::now());
-        pool.request(request).await
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Error> {
+        let uri = request.uri().clone();
+        if let Some(authorization) = self.route.proxy_authorization(&uri) {
+            request
+                .headers_mut()
+                .insert(PROXY_AUTHORIZATION, authorization);
+        }
+        let again = request.clone();
+        let sent = self.send(self.pool(SystemTime::now()), request).await;
+        let (error, was_stale) = match sent {
+            Ok(response) => return Ok(response),
+            Err(failed) => failed,
+        };
+        let error = if was_stale {
+            match self.send(self.fresh_pool(), again).await {
+                Ok(response) => return Ok(response),
+                Err((error, _)) => error,
+            }
+        } else {
+            error
+        };
+        // A failure to connect has put another address first already.
+        if !error.is_connect() {
+            self.route.blame(&uri);
+        }
+        Err(error)
+    }
+
+    /// Sends a request once. A failure comes with whether the connection had been closed before the request came.
+    async fn send(
+        &self,
+        pool: Pool,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, (Error, bool)> {
+        let connection = capture_connection(&mut request);
+        match pool.request(request).await {
+            Ok(response) => {
+                if let Some(usage) = use_of(&connection) {
+                    usage.answered.store(true, Ordering::Relaxed);
+                }
+                Ok(response)
+            }
+            Err(error) => {
+                let was_stale = use_of(&connection).is_some_and(|usage| {
+                    usage.answered.load(Ordering::Relaxed) && usage.silent.load(Ordering::Relaxed)
+                });
+                Err((error, was_stale))
+            }
+        }
     }
 
     fn pool(&self, now: SystemTime) -> Pool {
@@ -90,16 +143,47 @@ impl HttpClient {
             .duration_since(*used_at)
             .is_ok_and(|idle| idle > IDLE_SUSPECT)
         {
-            *in_use = pool(&self.connector);
+            *in_use = pool(&self.route);
         }
         *used_at = now;
         in_use.clone()
     }
+
+    /// Returns a pool without connections: where one was closed in silence, the others were too.
+    fn fresh_pool(&self) -> Pool {
+        let mut current = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        current.0 = pool(&self.route);
+        current.0.clone()
+    }
 }
 
-fn pool(connector: &Connector) -> Pool {
+fn use_of(connection: &CaptureConnection) -> Option<Arc<Use>> {
+    let mut extras = Extensions::new();
+    connection
+        .connection_metadata()
+        .as_ref()?
+        .get_extras(&mut extras);
+    extras.get::<Arc<Use>>().cloned()
+}
+
+fn pool(route: &Route) -> Pool {
     Client::builder(TokioExecutor::new())
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .pool_timer(TokioTimer::new())
-        .build(connector.clone())
+        .build(route.clone())
+}
+
+/// Whether a request failed because the peer's certificate is not trusted.
+pub(crate) fn is_untrusted(error: &Error) -> bool {
+    fn of(error: &(dyn StdError + 'static)) -> bool {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return matches!(tls, rustls::Error::InvalidCertificate(_));
+        }
+        // The error that an `io::Error` was made of is not its source.
+        let inner = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        inner.is_some_and(|inner| of(inner)) || error.source().is_some_and(of)
+    }
+    of(error)
 }

@@ -4,10 +4,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::redis::Server;
-use crate::tls::Pki;
+use crate::tls::{Pki, acceptor};
 
 /// A redis-server and the TLS proxy in front of it.
 pub struct Doorkeeper {
@@ -130,18 +126,6 @@ async fn form(server: &Server) {
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-}
-
-fn acceptor(pki: &Pki) -> TlsAcceptor {
-    let certificate = CertificateDer::from_pem_file(&pki.certificate).expect("a certificate");
-    let key = PrivateKeyDer::from_pem_file(&pki.key).expect("a key");
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .expect("a certificate and its key");
-    TlsAcceptor::from(Arc::new(config))
 }
 
 async fn serve(listener: TcpListener, acceptor: TlsAcceptor, target: u16, state: Arc<State>) {

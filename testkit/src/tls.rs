@@ -1,9 +1,15 @@
 //! A redis-server that accepts TLS only, with a certificate authority of its own.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
+use tokio_rustls::TlsAcceptor;
 
 use crate::redis::Server;
 
@@ -96,4 +102,17 @@ impl Pki {
             key: write("server.key", key.serialize_pem()),
         }
     }
+}
+
+/// Shows the certificate to clients.
+pub(crate) fn acceptor(pki: &Pki) -> TlsAcceptor {
+    let certificate = CertificateDer::from_pem_file(&pki.certificate).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(&pki.key).expect("a key");
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("a certificate and its key");
+    TlsAcceptor::from(Arc::new(config))
 }

@@ -1,5 +1,6 @@
 //! An OpenAI-compatible server over real HTTP that follows a script, misbehaviour included.
 
+mod front;
 mod script;
 
 use std::convert::Infallible;
@@ -15,6 +16,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::Value;
 use tokio::sync::watch;
 
+pub use self::front::Front;
 pub use self::script::{Gate, Script, Step, chunk, delta};
 use crate::server::{Body, HttpServer};
 
@@ -64,6 +66,8 @@ pub struct Received {
     pub method: Method,
     /// The path.
     pub path: String,
+    /// The query, without its question mark.
+    pub query: Option<String>,
     /// The headers.
     pub headers: HeaderMap,
     /// The body; null if it was not valid JSON.
@@ -116,7 +120,7 @@ impl Upstream {
                     .map(http_body_util::Collected::to_bytes)
                     .unwrap_or_default();
                 let path = parts.uri.path().to_owned();
-                if path != "/v1/chat/completions" {
+                if !path.ends_with("/chat/completions") {
                     return not_found();
                 }
                 let bearer = parts.headers.get("authorization").cloned();
@@ -125,6 +129,7 @@ impl Upstream {
                     requests.push(Received {
                         method: parts.method,
                         path,
+                        query: parts.uri.query().map(str::to_owned),
                         headers: parts.headers,
                         body: serde_json::from_slice(&body).unwrap_or_default(),
                         connection: received.connection,

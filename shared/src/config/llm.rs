@@ -1,24 +1,34 @@
-//! The upstream: variables that begin with `LLM_`.
+//! The upstream: variables that begin with `LLM_`, and the proxies on the way to it.
 
 use std::time::Duration;
 
-use super::read::{choice, header_safe, http_url, milliseconds, small, text};
+use http::Uri;
+
+use super::read::{choice, header_safe, milliseconds, small, text};
 use super::{ConfigError, Lookup, SecretSource, Section};
 
 /// Which upstream answers.
 #[derive(Debug, Clone)]
 pub enum Provider {
     /// Any endpoint that speaks OpenAI's streaming chat completions.
-    OpenAi {
-        /// `LLM_BASE_URL`, without a slash at its end.
-        base_url: String,
-        /// `LLM_API_KEY` or `LLM_API_KEY_SECRET_ARN`
-        api_key: SecretSource,
-        /// `LLM_MODEL`; a character may name another.
-        model: String,
-    },
+    OpenAi(Box<OpenAiConfig>),
     /// Built in and offline, for development.
     Echo,
+}
+
+/// An endpoint and how it is spoken to.
+#[derive(Debug, Clone)]
+pub struct OpenAiConfig {
+    /// `LLM_BASE_URL` as the URL that is asked, with `/chat/completions` at the end of its path.
+    pub endpoint: Uri,
+    /// `LLM_API_KEY` or `LLM_API_KEY_SECRET_ARN`
+    pub api_key: SecretSource,
+    /// `LLM_MODEL`; a character may name another.
+    pub model: String,
+    /// `LLM_STARTS_THINKING`: the model's template opens `<think>` itself, so a reply begins with thought.
+    pub starts_thinking: bool,
+    /// `LLM_TLS_CA_FILE`: the authorities that the endpoint's certificate is checked against.
+    pub tls_ca_file: Option<String>,
 }
 
 /// The upstream and its time limits.
@@ -47,21 +57,7 @@ impl Section for LlmConfig {
         let provider = if echo {
             Provider::Echo
         } else {
-            let missing = |name| ConfigError::new(name, "must be set while LLM_PROVIDER is openai");
-            Provider::OpenAi {
-                base_url: http_url(lookup, "LLM_BASE_URL")?
-                    .ok_or_else(|| missing("LLM_BASE_URL"))?
-                    .trim_end_matches('/')
-                    .to_owned(),
-                api_key: SecretSource::or_arn(
-                    lookup,
-                    "LLM_API_KEY",
-                    header_safe(lookup, "LLM_API_KEY")?,
-                    "LLM_API_KEY_SECRET_ARN",
-                )?
-                .ok_or_else(|| missing("LLM_API_KEY"))?,
-                model: text(lookup, "LLM_MODEL").ok_or_else(|| missing("LLM_MODEL"))?,
-            }
+            Provider::OpenAi(Box::new(open_ai(lookup)?))
         };
         Ok(Self {
             provider,
@@ -70,5 +66,159 @@ impl Section for LlmConfig {
             idle_timeout: milliseconds(lookup, "LLM_IDLE_TIMEOUT_MS", 30_000)?,
             max_retries: small(lookup, "LLM_MAX_RETRIES", 2, 0, 10)?,
         })
+    }
+}
+
+fn open_ai(lookup: Lookup<'_>) -> Result<OpenAiConfig, ConfigError> {
+    let missing = |name| ConfigError::new(name, "must be set while LLM_PROVIDER is openai");
+    let words = |name| text(lookup, name).map(|value| value.trim().to_owned());
+    let base_url = words("LLM_BASE_URL").ok_or_else(|| missing("LLM_BASE_URL"))?;
+    if words("LLM_API_KEY").is_some_and(|key| key.is_empty()) {
+        return Err(ConfigError::new("LLM_API_KEY", "must not be blank"));
+    }
+    check_proxies(lookup)?;
+    Ok(OpenAiConfig {
+        endpoint: endpoint(&base_url)
+            .map_err(|problem| ConfigError::new("LLM_BASE_URL", problem))?,
+        api_key: SecretSource::or_arn(
+            lookup,
+            "LLM_API_KEY",
+            header_safe(lookup, "LLM_API_KEY")?,
+            "LLM_API_KEY_SECRET_ARN",
+        )?
+        .ok_or_else(|| missing("LLM_API_KEY"))?,
+        model: words("LLM_MODEL")
+            .filter(|model| !model.is_empty())
+            .ok_or_else(|| missing("LLM_MODEL"))?,
+        starts_thinking: choice(
+            lookup,
+            "LLM_STARTS_THINKING",
+            false,
+            &[("false", false), ("true", true)],
+        )?,
+        tls_ca_file: text(lookup, "LLM_TLS_CA_FILE"),
+    })
+}
+
+/// Returns the URL that is asked. The base URL may be the whole endpoint already; its query goes behind the whole path.
+fn endpoint(base_url: &str) -> Result<Uri, &'static str> {
+    const NOT_A_URL: &str = "must be an http:// or https:// URL";
+    const PATH: &str = "/chat/completions";
+    // A parsed URI no longer has its fragment.
+    if base_url.contains('#') {
+        return Err("must have no fragment (#…)");
+    }
+    let base: Uri = base_url.parse().map_err(|_| NOT_A_URL)?;
+    let is_http = matches!(base.scheme_str(), Some("http" | "https"));
+    let authority = base.authority().filter(|_| is_http).ok_or(NOT_A_URL)?;
+    if authority.as_str().contains('@') {
+        return Err("must have no user or password; the key goes to LLM_API_KEY");
+    }
+    let after_host = authority
+        .as_str()
+        .strip_prefix(authority.host())
+        .ok_or(NOT_A_URL)?;
+    let has_bad_port = !after_host.is_empty() && authority.port_u16().is_none_or(|port| port == 0);
+    if authority.host().is_empty() || has_bad_port {
+        return Err(NOT_A_URL);
+    }
+    let segments = base.path().split('/').filter(|segment| !segment.is_empty());
+    let mut path: String = segments.flat_map(|segment| ["/", segment]).collect();
+    if !path.ends_with(PATH) {
+        path.push_str(PATH);
+    }
+    if let Some(query) = base.query().filter(|query| !query.is_empty()) {
+        path.push('?');
+        path.push_str(query);
+    }
+    let mut parts = base.into_parts();
+    parts.path_and_query = Some(path.parse().map_err(|_| NOT_A_URL)?);
+    Uri::from_parts(parts).map_err(|_| NOT_A_URL)
+}
+
+/// Refuses a proxy that no request could go through, which would be ignored otherwise. The HTTP client reads them itself.
+fn check_proxies(lookup: Lookup<'_>) -> Result<(), ConfigError> {
+    for name in [
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ] {
+        let Some(value) = text(lookup, name) else {
+            continue;
+        };
+        let usable = value.parse::<Uri>().is_ok_and(|uri| {
+            uri.authority().is_some() && matches!(uri.scheme_str(), None | Some("http" | "https"))
+        });
+        if !usable {
+            return Err(ConfigError::new(
+                name,
+                "must be the http:// or https:// URL of a proxy",
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_given_the_one_right_url_is_asked() {
+        for (base_url, expected) in [
+            ("https://h/v1", "https://h/v1/chat/completions"),
+            ("https://h/v1/", "https://h/v1/chat/completions"),
+            ("https://h//v1///", "https://h/v1/chat/completions"),
+            ("https://h", "https://h/chat/completions"),
+            ("https://h/api/v3", "https://h/api/v3/chat/completions"),
+            (
+                "http://h:8080/v1/chat/completions",
+                "http://h:8080/v1/chat/completions",
+            ),
+            (
+                "http://h/v1/chat/completions//",
+                "http://h/v1/chat/completions",
+            ),
+            (
+                "https://h/openai/deployments/d?api-version=2024-10-21",
+                "https://h/openai/deployments/d/chat/completions?api-version=2024-10-21",
+            ),
+            (
+                "https://h/chat/completions?a=/",
+                "https://h/chat/completions?a=/",
+            ),
+            ("https://h/v1?", "https://h/v1/chat/completions"),
+            (
+                "http://[::1]:8000/v1",
+                "http://[::1]:8000/v1/chat/completions",
+            ),
+        ] {
+            assert_eq!(endpoint(base_url).expect(base_url).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_url_that_cannot_work_is_refused() {
+        for base_url in [
+            "https://h/v1#x",
+            "https://h#",
+            "https://user@h/v1",
+            "https://user:secret@h/v1",
+            "https://h:99999/v1",
+            "https://h:0/v1",
+            "https://h:/v1",
+            "https:///v1",
+            "https://h/v 1",
+            "h/v1",
+            "/v1",
+            "ftp://h/v1",
+            "",
+        ] {
+            let problem = endpoint(base_url).expect_err(base_url);
+            assert!(!problem.contains("secret"));
+        }
     }
 }

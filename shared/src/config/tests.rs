@@ -70,7 +70,9 @@ fn an_upstream_needs_its_three_variables_and_the_error_names_the_missing_one() {
         ("LLM_MODEL", "m"),
     ];
     match read::<LlmConfig>(&all).expect("valid").provider {
-        Provider::OpenAi { base_url, .. } => assert_eq!(base_url, "https://host/v3"),
+        Provider::OpenAi(config) => {
+            assert_eq!(config.endpoint, "https://host/v3/chat/completions");
+        }
         Provider::Echo => panic!("openai is the default"),
     }
     for (name, _) in all {
@@ -82,6 +84,9 @@ fn an_upstream_needs_its_three_variables_and_the_error_names_the_missing_one() {
         let mut emptied = others.clone();
         emptied.push((name, ""));
         assert!(refused::<LlmConfig>(&emptied).starts_with(name));
+        let mut blank = others.clone();
+        blank.push((name, " \t"));
+        assert!(refused::<LlmConfig>(&blank).starts_with(name));
     }
     assert!(refused::<LlmConfig>(&[("LLM_PROVIDER", "oracle")]).contains("openai, echo"));
 }
@@ -230,11 +235,10 @@ fn a_secret_is_a_value_or_an_arn_and_not_both() {
         ("LLM_API_KEY_SECRET_ARN", &with_key),
         ("LLM_MODEL", "m"),
     ];
-    let Provider::OpenAi {
-        api_key: SecretSource::Arn(arn),
-        ..
-    } = read::<LlmConfig>(&llm).expect("valid").provider
-    else {
+    let Provider::OpenAi(config) = read::<LlmConfig>(&llm).expect("valid").provider else {
+        panic!("openai is the default");
+    };
+    let SecretSource::Arn(arn) = config.api_key else {
         panic!("an ARN");
     };
     assert_eq!((arn.id.as_str(), arn.region.as_str()), (ARN, "eu-west-1"));

@@ -1,105 +1,116 @@
-//! Streaming chat completions from any OpenAI-compatible endpoint.
+//! Streaming chat completions from any OpenAI-compatible endpoint: the transport.
 //!
 //! Retries happen before the first delta only: afterwards a second attempt would say something else. Whatever the upstream
 //! sends, bytes are bounded and nothing is taken for a reply that is not one.
 
+mod chunk;
+mod dialect;
+mod finish;
+mod objection;
+mod refusal;
 mod reply;
+mod text;
+mod thought;
+mod usage;
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use secrecy::ExposeSecret;
-use serde::Serialize;
-use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use self::dialect::{Dialect, Dialects, without_older_half};
+use self::objection::Objection;
+use self::refusal::{Refusal, Retry};
 pub(super) use self::reply::Reply;
 use super::{Cause, Error, Prompt};
-use crate::config::LlmConfig;
+use crate::config::{LlmConfig, OpenAiConfig};
 use crate::message::PromptMessage;
-use crate::outbound::{HttpClient, TlsSetupError};
-use crate::secrets::{self, Secret, Value as SecretValue};
+use crate::outbound::{self, HttpClient, TlsSetupError, Trust};
+use crate::secrets::{self, Secret, Secrets, Value as SecretValue};
 
 /// The pause before the first retry; it doubles, and a random part is added.
 const BACKOFF: Duration = Duration::from_millis(200);
-/// An error's body is read for its code only.
+/// How often a prompt that is too long loses the older half of its history.
+const MAX_HALVINGS: u32 = 2;
+/// An error's body is read for what kind of refusal it is.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Where Azure's endpoints with an `api-version` look for a key.
+const AZURE_KEY: HeaderName = HeaderName::from_static("api-key");
 
 /// The upstream and the connections to it.
 #[derive(Clone)]
 pub struct OpenAi {
     client: HttpClient,
-    url: http::Uri,
+    endpoint: Uri,
     api_key: Secret,
     model: String,
+    dialects: Dialects,
+    starts_thinking: bool,
     first_token_timeout: Duration,
     idle_timeout: Duration,
     max_retries: u32,
 }
 
-#[derive(Serialize)]
-struct CompletionRequest<'a> {
+/// A prompt as it is asked, in the dialect that is known so far.
+struct Question<'a> {
+    prompt: &'a Prompt,
     model: &'a str,
-    messages: &'a [PromptMessage],
-    stream: bool,
-    stream_options: StreamOptions,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_p: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_tokens: Option<u32>,
+    messages: Cow<'a, [PromptMessage]>,
+    dialect: Dialect,
+    halvings: u32,
 }
 
-#[derive(Serialize)]
-struct StreamOptions {
-    include_usage: bool,
-}
+impl Question<'_> {
+    fn body(&self) -> Bytes {
+        let body = self.dialect.body(self.model, &self.messages, self.prompt);
+        body.into()
+    }
 
-/// Why an attempt failed, and whether another may succeed.
-struct Refusal {
-    error: Error,
-    retry: Option<Retry>,
-}
-
-/// When to try again: as the upstream says, or as we think.
-enum Retry {
-    After(Duration),
-    Backoff,
-}
-
-impl Refusal {
-    /// Whether another key may be let in. Some upstreams say it of other things too, which a fetch now and then does no harm.
-    /// A key that no header can carry did not even get there.
-    fn is_of_key(&self) -> bool {
-        matches!(
-            self.error,
-            Error::Rejected(Cause::Status(401 | 403, _)) | Error::Unavailable(Cause::NoKey)
-        )
+    /// Leaves out what the model objects to; `false` if there is nothing to leave out.
+    fn reword(&mut self, objection: Objection) -> bool {
+        if objection == Objection::TooLong {
+            if self.halvings == MAX_HALVINGS {
+                return false;
+            }
+            let Some(fewer) = without_older_half(&self.messages) else {
+                return false;
+            };
+            self.messages = Cow::Owned(fewer);
+            self.halvings += 1;
+            return true;
+        }
+        let Some(dialect) = self.dialect.without(objection, self.prompt) else {
+            return false;
+        };
+        self.dialect = dialect;
+        true
     }
 }
 
 impl OpenAi {
     pub(super) fn new(
         config: &LlmConfig,
-        base_url: &str,
-        api_key: Secret,
-        model: &str,
+        provider: &OpenAiConfig,
+        secrets: &Secrets,
     ) -> Result<Self, TlsSetupError> {
-        // The settings have checked it; what cannot be parsed here fails each request, and is no panic.
-        let url = format!("{base_url}/chat/completions")
-            .parse()
-            .unwrap_or_default();
+        let ca_file = provider.tls_ca_file.as_deref();
+        let trust = Trust::from_setting("LLM_TLS_CA_FILE", ca_file)?;
         Ok(Self {
-            client: HttpClient::new(config.connect_timeout)?,
-            url,
-            api_key,
-            model: model.to_owned(),
+            client: HttpClient::trusting(trust, config.connect_timeout)?,
+            endpoint: provider.endpoint.clone(),
+            api_key: secrets.open(&provider.api_key),
+            model: provider.model.clone(),
+            dialects: Dialects::new(),
+            starts_thinking: provider.starts_thinking,
             first_token_timeout: config.first_token_timeout,
             idle_timeout: config.idle_timeout,
             max_retries: config.max_retries,
@@ -108,7 +119,16 @@ impl OpenAi {
 
     pub(super) async fn reply(&self, prompt: &Prompt) -> Result<Reply, Error> {
         let deadline = Instant::now() + self.first_token_timeout;
-        let body = self.body(prompt);
+        let model = prompt.model.as_deref().unwrap_or(&self.model);
+        let known = self.dialects.of(model);
+        let mut question = Question {
+            prompt,
+            model,
+            messages: Cow::Borrowed(&prompt.messages),
+            dialect: known,
+            halvings: 0,
+        };
+        let mut body = question.body();
         let mut retries = 0;
         let mut key = timeout_at(deadline, self.api_key.current())
             .await
@@ -116,26 +136,36 @@ impl OpenAi {
             .map_err(|_| Error::Unavailable(Cause::NoKey))?;
         let mut key_is_new = false;
         loop {
-            let attempt = timeout_at(deadline, self.attempt(&key, body.clone())).await;
-            let refusal = match attempt {
-                Err(_) => return Err(Error::Timeout(Cause::NoFirstToken)),
-                Ok(Err(refusal)) if refusal.is_of_key() && !key_is_new => {
-                    let other = timeout_at(deadline, self.api_key.refused(&key)).await;
-                    let Ok(Some(other)) = other else {
-                        return Err(refusal.error);
-                    };
-                    (key, key_is_new) = (other, true);
-                    continue;
+            let refusal = match self.attempt(&key, body.clone(), deadline).await {
+                Ok(reply) => {
+                    if question.dialect != known {
+                        self.dialects.remember(model, question.dialect);
+                    }
+                    return Ok(reply);
                 }
-                Ok(Ok(response)) => {
-                    return Ok(Reply::new(
-                        response.into_body(),
-                        deadline,
-                        self.idle_timeout,
-                    ));
-                }
-                Ok(Err(refusal)) => refusal,
+                Err(refusal) => refusal,
             };
+            if refusal.is_of_key() && !key_is_new {
+                let other = timeout_at(deadline, self.api_key.refused(&key)).await;
+                let Ok(Some(other)) = other else {
+                    return Err(refusal.error);
+                };
+                (key, key_is_new) = (other, true);
+                continue;
+            }
+            if let Some(objection) = refusal.objection
+                && question.reword(objection)
+            {
+                if let Some(hint) = refusal.hint {
+                    tracing::warn!(
+                        kind = hint.kind(),
+                        remedy = %hint,
+                        "the model refused the request as it was; asking again in another way"
+                    );
+                }
+                body = question.body();
+                continue;
+            }
             let pause = match refusal.retry {
                 Some(Retry::After(pause)) => pause,
                 Some(Retry::Backoff) => BACKOFF * 2_u32.pow(retries) + jitter(),
@@ -154,81 +184,69 @@ impl OpenAi {
         }
     }
 
-    async fn attempt(&self, key: &SecretValue, body: Bytes) -> Result<Response<Incoming>, Refusal> {
+    /// Asks once and waits until the reply begins.
+    async fn attempt(
+        &self,
+        key: &SecretValue,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<Reply, Refusal> {
+        let response = timeout_at(deadline, self.ask(key, body))
+            .await
+            .map_err(|_| Error::Timeout(Cause::NoFirstToken))??;
+        Reply::begin(
+            response.into_body(),
+            deadline,
+            self.idle_timeout,
+            self.starts_thinking,
+        )
+        .await
+    }
+
+    async fn ask(&self, key: &SecretValue, body: Bytes) -> Result<Response<Incoming>, Refusal> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.url.clone();
+        *request.uri_mut() = self.endpoint.clone();
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-        headers.insert(AUTHORIZATION, authorization(key)?);
-
-        let response = self.client.request(request).await.map_err(|_| Refusal {
-            error: Error::Unavailable(Cause::Connection),
-            retry: Some(Retry::Backoff),
-        })?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(AUTHORIZATION, secret_header("Bearer ", key)?);
+        let query = self.endpoint.query().unwrap_or_default();
+        if query.contains("api-version=") {
+            headers.insert(AZURE_KEY, secret_header("", key)?);
         }
-        let passing = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
-        let retry =
-            passing.then(|| retry_after(response.headers()).map_or(Retry::Backoff, Retry::After));
-        let cause = Cause::Status(status.as_u16(), error_code_of(response).await);
-        let error = if passing {
-            Error::Unavailable(cause)
-        } else {
-            Error::Rejected(cause)
-        };
-        Err(Refusal { error, retry })
-    }
 
-    fn body(&self, prompt: &Prompt) -> Bytes {
-        let request = CompletionRequest {
-            model: prompt.model.as_deref().unwrap_or(&self.model),
-            messages: &prompt.messages,
-            stream: true,
-            stream_options: StreamOptions {
-                include_usage: true,
-            },
-            temperature: prompt.temperature,
-            top_p: prompt.top_p,
-            max_tokens: prompt.max_tokens,
-        };
-        // Text and finite numbers cannot fail to serialize.
-        serde_json::to_vec(&request).unwrap_or_default().into()
+        let response = self.client.request(request).await.map_err(|error| {
+            if outbound::is_untrusted(&error) {
+                return Refusal::from(Error::Unavailable(Cause::Untrusted));
+            }
+            Refusal {
+                retry: Some(Retry::Backoff),
+                ..Error::Unavailable(Cause::Connection).into()
+            }
+        })?;
+        if !response.status().is_success() {
+            let (parts, body) = response.into_parts();
+            let body = error_body(body).await;
+            return Err(Refusal::of_answer(parts.status, &parts.headers, &body));
+        }
+        if is_compressed(response.headers()) {
+            return Err(Error::Unavailable(Cause::Compressed).into());
+        }
+        Ok(response)
     }
 }
 
 /// Marked sensitive, so that it does not print itself. A line break in a stored key shows here, at use.
-fn authorization(key: &SecretValue) -> Result<HeaderValue, Refusal> {
-    let value = format!("Bearer {}", key.expose_secret());
+fn secret_header(scheme: &str, key: &SecretValue) -> Result<HeaderValue, Error> {
+    let value = format!("{scheme}{}", key.expose_secret());
     let mut value = HeaderValue::try_from(value).map_err(|_| {
         tracing::error!("the API key has a character that no HTTP header can carry");
-        Refusal {
-            error: Error::Unavailable(Cause::NoKey),
-            retry: None,
-        }
+        Error::Unavailable(Cause::NoKey)
     })?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// Seconds, or a date. Far off is as good as never.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    const FAR_OFF: Duration = Duration::from_secs(86_400);
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds)
-            .ok()
-            .map(|pause| pause.min(FAR_OFF));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(
-        date.duration_since(SystemTime::now())
-            .unwrap_or_default()
-            .min(FAR_OFF),
-    )
 }
 
 /// Up to a tenth of a second, so that many processes do not come back at the same moment.
@@ -239,65 +257,20 @@ fn jitter() -> Duration {
     Duration::from_micros(u64::from(nanos / 1_000 % 100_000))
 }
 
-async fn error_code_of(response: Response<Incoming>) -> Option<String> {
-    let body = Limited::new(response.into_body(), MAX_ERROR_BYTES).collect();
-    let body = timeout(ERROR_BODY_TIMEOUT, body)
-        .await
-        .ok()?
-        .ok()?
-        .to_bytes();
-    let body: Value = serde_json::from_slice(&body).ok()?;
-    error_code(body.get("error")?)
+/// Returns what came of an error's body within its limits.
+async fn error_body(body: Incoming) -> Bytes {
+    let body = Limited::new(body, MAX_ERROR_BYTES).collect();
+    let body = timeout(ERROR_BODY_TIMEOUT, body).await;
+    body.ok()
+        .and_then(Result::ok)
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default()
 }
 
-/// The code of an error object, if it is a word and not a sentence: a sentence may quote the prompt.
-fn error_code(error: &Value) -> Option<String> {
-    let code = [error.get("code"), error.get("type")]
-        .into_iter()
-        .flatten()
-        .find(|code| !code.is_null())?;
-    let code = code
-        .as_str()
-        .map_or_else(|| code.to_string(), str::to_owned);
-    let is_word = code.len() <= 64
-        && code
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
-    is_word.then_some(code)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let wait = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, HeaderValue::from_str(value).expect("a header"));
-            retry_after(&headers)
-        };
-        assert_eq!(wait("3"), Some(Duration::from_secs(3)));
-        assert_eq!(wait("0.5"), Some(Duration::from_millis(500)));
-        assert_eq!(wait("-1"), None);
-        assert_eq!(wait("1e19"), Some(Duration::from_secs(86_400)));
-        assert_eq!(wait("soon"), None);
-        assert_eq!(wait("Thu, 01 Jan 1970 00:00:10 GMT"), Some(Duration::ZERO));
-    }
-
-    #[test]
-    fn an_error_code_is_a_word_and_never_a_sentence() {
-        let code = |json: &str| error_code(&serde_json::from_str(json).expect("json"));
-        assert_eq!(
-            code(r#"{"code":"InvalidApiKey","message":"x"}"#).as_deref(),
-            Some("InvalidApiKey")
-        );
-        assert_eq!(
-            code(r#"{"code":null,"type":"server_error"}"#).as_deref(),
-            Some("server_error")
-        );
-        assert_eq!(code(r#"{"code":429}"#).as_deref(), Some("429"));
-        assert_eq!(code(r#"{"code":"you said: my secret"}"#), None);
-        assert_eq!(code(r#"{"message":"my secret"}"#), None);
-    }
+/// Whether an answer is compressed, which nobody asked for.
+fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().any(|encoding| {
+        let encoding = encoding.as_bytes().trim_ascii();
+        !encoding.is_empty() && !encoding.eq_ignore_ascii_case(b"identity")
+    })
 }

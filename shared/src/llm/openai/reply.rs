@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::error_code;
-use crate::llm::sse::Parser;
+use super::chunk::Chunk;
+use super::finish::Finish;
+use super::refusal::{Refusal, Retry, error_code};
+use super::text::{Joiner, Text};
+use super::thought::Filter;
+use crate::llm::sse::{MAX_BYTES, Parser};
 use crate::llm::{Cause, Error, FinishReason, Step, Usage};
 
 /// A reply is complete with its `finish_reason`. What may still come is the usage, and it is not waited for any longer.
@@ -21,7 +25,7 @@ const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Reply {
     /// `None` after `[DONE]`.
     body: Option<Incoming>,
-    parser: Parser,
+    form: Form,
     idle_timeout: Duration,
     /// When the next sign of life is due.
     deadline: Instant,
@@ -29,85 +33,62 @@ pub struct Reply {
     alive: bool,
     /// Text has come that the user was shown.
     shown: bool,
-    /// Reasoning has come.
+    joiner: Joiner,
+    filter: Filter,
+    /// Thought came beside the text.
     thought_seen: bool,
     finish_reason: Option<FinishReason>,
     usage: Option<Usage>,
+    /// The first step, which came before the reply was handed on.
+    first: Option<Step>,
 }
 
-#[derive(Deserialize)]
-struct Chunk {
-    #[serde(default)]
-    choices: Option<Vec<Choice>>,
-    #[serde(default)]
-    usage: Option<UsageForm>,
-    #[serde(default)]
-    error: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    #[serde(default)]
-    index: u32,
-    #[serde(default)]
-    delta: Option<Delta>,
-    #[serde(default)]
-    finish_reason: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-struct Delta {
-    #[serde(default)]
-    content: Option<String>,
-    /// What the model thinks before it speaks: neither shown nor stored, but a sign of life.
-    #[serde(default)]
-    reasoning_content: Option<serde::de::IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct UsageForm {
-    #[serde(default)]
-    prompt_tokens: Option<u64>,
-    #[serde(default)]
-    completion_tokens: Option<u64>,
-    #[serde(default)]
-    completion_tokens_details: Option<CompletionDetails>,
-}
-
-#[derive(Deserialize)]
-struct CompletionDetails {
-    #[serde(default)]
-    reasoning_tokens: Option<u64>,
+/// What the body is, by its first byte.
+enum Form {
+    Unknown,
+    Events(Parser),
+    /// One JSON object, although a stream was asked for.
+    Whole(BytesMut),
 }
 
 impl Reply {
-    pub(super) fn new(
+    /// Waits for the first step. Until then nothing was shown, so what fails here may be tried again.
+    pub(super) async fn begin(
         body: Incoming,
         first_token_deadline: Instant,
         idle_timeout: Duration,
-    ) -> Self {
-        Self {
+        starts_thinking: bool,
+    ) -> Result<Self, Refusal> {
+        let mut reply = Self {
             body: Some(body),
-            parser: Parser::default(),
+            form: Form::Unknown,
             idle_timeout,
             deadline: first_token_deadline,
             alive: false,
             shown: false,
+            joiner: Joiner::default(),
+            filter: Filter::new(starts_thinking),
             thought_seen: false,
             finish_reason: None,
             usage: None,
-        }
+            first: None,
+        };
+        reply.first = Some(reply.step().await?);
+        Ok(reply)
     }
 
     pub(in crate::llm) async fn next(&mut self) -> Result<Step, Error> {
+        match self.first.take() {
+            Some(step) => Ok(step),
+            None => self.step().await.map_err(|refusal| refusal.error),
+        }
+    }
+
+    async fn step(&mut self) -> Result<Step, Refusal> {
         loop {
-            while let Some(data) = self
-                .parser
-                .next_event()
-                .map_err(|_| self.broken(Cause::LineTooLong))?
-            {
-                if let Some(event) = self.take(&data)? {
-                    return Ok(event);
+            while let Some(data) = self.next_event()? {
+                if let Some(step) = self.take(&data)? {
+                    return Ok(step);
                 }
             }
             let Some(body) = &mut self.body else {
@@ -116,128 +97,184 @@ impl Reply {
             match timeout_at(self.deadline, body.frame()).await {
                 Ok(Some(Ok(frame))) => {
                     if let Some(bytes) = frame.data_ref() {
-                        self.parser.push(bytes);
+                        self.push(bytes)?;
                     }
                 }
                 Ok(Some(Err(_))) => return self.ended(Cause::Cut),
-                Ok(None) => {
-                    let last = self
-                        .parser
-                        .finish()
-                        .map_err(|_| self.broken(Cause::LineTooLong))?;
-                    return match last.map(|data| self.take(&data)).transpose()?.flatten() {
-                        Some(event) => Ok(event),
-                        None if self.alive => self.ended(Cause::Cut),
-                        None => self.ended(Cause::NotAStream),
-                    };
-                }
+                Ok(None) => return self.body_ended(),
                 Err(_) => return self.silent(),
             }
         }
     }
 
-    /// Takes the data of one event; gives the step that it is, if it is one.
-    fn take(&mut self, data: &[u8]) -> Result<Option<Step>, Error> {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        if matches!(self.form, Form::Unknown) {
+            self.form = match bytes.trim_ascii_start().first() {
+                // Some upstreams send blank lines while they work on a whole completion; in a stream they say nothing.
+                None => return Ok(()),
+                Some(b'{') => Form::Whole(BytesMut::new()),
+                Some(_) => Form::Events(Parser::default()),
+            };
+        }
+        match &mut self.form {
+            Form::Events(parser) => parser.push(bytes),
+            Form::Whole(whole) if whole.len() + bytes.len() > MAX_BYTES => {
+                return Err(self.broken(Cause::LineTooLong));
+            }
+            Form::Whole(whole) => whole.extend_from_slice(bytes),
+            Form::Unknown => {}
+        }
+        Ok(())
+    }
+
+    fn next_event(&mut self) -> Result<Option<bytes::Bytes>, Refusal> {
+        let event = match &mut self.form {
+            Form::Events(parser) => parser.next_event(),
+            Form::Whole(_) | Form::Unknown => return Ok(None),
+        };
+        event.map_err(|_| self.broken(Cause::LineTooLong))
+    }
+
+    /// The body has ended. What its end completes is taken.
+    fn body_ended(&mut self) -> Result<Step, Refusal> {
+        self.body = None;
+        let last = match &mut self.form {
+            Form::Unknown => Ok(None),
+            Form::Events(parser) => parser.finish(),
+            Form::Whole(whole) => {
+                Ok(Some(whole.split().freeze()).filter(|whole| !whole.is_empty()))
+            }
+        };
+        let last = last.map_err(|_| self.broken(Cause::LineTooLong))?;
+        if let Some(data) = last {
+            // A whole completion is complete, whatever it says of its end.
+            if matches!(self.form, Form::Whole(_)) {
+                self.finish_reason = Some(FinishReason::Stop);
+            }
+            if let Some(step) = self.take(&data)? {
+                return Ok(step);
+            }
+        }
+        self.ended(if self.alive {
+            Cause::Cut
+        } else {
+            Cause::NotAStream
+        })
+    }
+
+    /// Takes the data of one event; returns the step that it is, if it is one.
+    fn take(&mut self, data: &[u8]) -> Result<Option<Step>, Refusal> {
         if data.trim_ascii() == b"[DONE]" {
             if let Some(body) = self.body.take() {
                 read_last_bytes(body);
             }
             return Ok(Some(self.end()));
         }
-        // The derived readers take a list for an object as well, and a list is no chunk.
-        if !data.trim_ascii_start().starts_with(b"{") {
-            return Err(self.broken(Cause::NotAStream));
-        }
-        let chunk: Chunk =
-            serde_json::from_slice(data).map_err(|_| self.broken(Cause::NotAStream))?;
+        let chunk = Chunk::read(data).map_err(|_| self.broken(Cause::NotAStream))?;
         if let Some(error) = chunk.error {
             return Err(self.refused(&error));
         }
-        if let Some(usage) = chunk.usage {
-            self.usage = Some(Usage {
-                prompt_tokens: usage.prompt_tokens,
-                completion_tokens: usage.completion_tokens,
-                reasoning_tokens: usage
-                    .completion_tokens_details
-                    .and_then(|details| details.reasoning_tokens),
-                thought_seen: false,
-            });
+        let is_whole = matches!(self.form, Form::Whole(_));
+        if is_whole && chunk.text.is_none() && !chunk.has_thought && chunk.finish.is_none() {
+            self.finish_reason = None;
+            return Err(self.broken(Cause::NotAStream));
         }
-        // Only one choice was asked for.
-        let choice = chunk
-            .choices
-            .unwrap_or_default()
-            .into_iter()
-            .find(|choice| choice.index == 0);
-        let Some(choice) = choice else {
-            return Ok(None);
-        };
-        let delta = choice.delta.unwrap_or_default();
-        let content = delta.content.filter(|content| !content.is_empty());
+        self.usage = chunk.usage.or(self.usage);
+        // Some servers repeat the whole message in their last chunk.
+        let text = chunk.text.filter(|_| !(chunk.is_whole && self.shown));
         // A chunk without a token is no sign of life: a gateway may send such over a backend that hangs.
-        let token = content.is_some() || delta.reasoning_content.is_some();
+        let token = text.is_some() || chunk.has_thought;
         self.alive |= token;
-        self.thought_seen |= delta.reasoning_content.is_some();
-        self.shown |= content.is_some();
-        // Some servers send an empty word with every delta.
-        if let Some(word) = choice.finish_reason.filter(|word| !word.is_empty()) {
-            let reason = FinishReason::from_upstream(&word);
-            self.finish_reason = Some(reason.ok_or_else(|| self.broken(Cause::GaveUp))?);
+        if chunk.has_thought {
+            self.thought_seen = true;
+            self.filter.thought_beside();
+        }
+        if let Some(finish) = chunk.finish {
+            self.finish_reason = Some(match finish {
+                Finish::Ended(reason) => reason,
+                Finish::GaveUp => return Err(self.gave_up()),
+            });
             self.deadline = Instant::now() + USAGE_GRACE.min(self.idle_timeout);
         } else if token && self.finish_reason.is_none() {
             self.deadline = Instant::now() + self.idle_timeout;
         }
-        Ok(content.map(Step::Delta))
+        Ok(text.and_then(|text| self.show(text)))
     }
 
-    fn end(&self) -> Step {
+    /// Returns what a delta adds to what is shown.
+    fn show(&mut self, text: Text<'_>) -> Option<Step> {
+        let text = self.joiner.join(text);
+        let shown = if self.filter.is_open() {
+            text.into_owned()
+        } else {
+            self.filter.push(&text)
+        };
+        self.shown |= !shown.is_empty();
+        (!shown.is_empty()).then_some(Step::Delta(shown))
+    }
+
+    /// Returns what was held back, and after that the end.
+    fn end(&mut self) -> Step {
+        self.body = None;
+        self.form = Form::Unknown;
+        let mut last = String::new();
+        if let Some(half) = self.joiner.finish() {
+            last = self.filter.push(half.encode_utf8(&mut [0; 4]));
+        }
+        last.push_str(&self.filter.finish());
+        if !last.is_empty() {
+            return Step::Delta(last);
+        }
+        let thought_seen = self.thought_seen || self.filter.thought_seen();
         Step::End {
             finish_reason: self.finish_reason.unwrap_or(FinishReason::Stop),
             usage: self.usage.map(|usage| Usage {
-                thought_seen: self.thought_seen,
+                thought_seen,
                 ..usage
             }),
         }
     }
 
     /// The bytes ended. With a `finish_reason` the reply is complete all the same.
-    fn ended(&self, cause: Cause) -> Result<Step, Error> {
+    fn ended(&mut self, cause: Cause) -> Result<Step, Refusal> {
         if self.finish_reason.is_some() {
             return Ok(self.end());
         }
         Err(self.broken(cause))
     }
 
-    fn silent(&self) -> Result<Step, Error> {
+    fn silent(&mut self) -> Result<Step, Refusal> {
         if self.finish_reason.is_some() {
             return Ok(self.end());
         }
-        Err(Error::Timeout(if self.alive {
+        let cause = if self.alive {
             Cause::Idle
         } else {
             Cause::NoFirstToken
-        }))
+        };
+        Err(Error::Timeout(cause).into())
     }
 
-    fn broken(&self, cause: Cause) -> Error {
+    fn broken(&self, cause: Cause) -> Refusal {
         if self.shown {
-            Error::Interrupted(cause)
+            Error::Interrupted(cause).into()
         } else {
-            Error::Unavailable(cause)
+            Error::Unavailable(cause).into()
         }
     }
 
-    /// An error object in the stream. Before the first delta its code tells a refusal from an outage.
-    fn refused(&self, error: &Value) -> Error {
-        let cause = Cause::ErrorObject(error_code(error));
-        let status = error
-            .get("code")
-            .and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok()));
-        match status {
-            _ if self.shown => Error::Interrupted(cause),
-            Some(400..=428 | 430..=499) => Error::Rejected(cause),
-            _ => Error::Unavailable(cause),
+    fn gave_up(&self) -> Refusal {
+        let mut refusal = self.broken(Cause::GaveUp);
+        refusal.retry = (!self.shown).then_some(Retry::Backoff);
+        refusal
+    }
+
+    /// An error object in the stream. Before the first delta it means what a status would.
+    fn refused(&self, error: &Value) -> Refusal {
+        if self.shown {
+            return self.broken(Cause::ErrorObject(error_code(error), None));
         }
+        Refusal::of_event(error)
     }
 }
 

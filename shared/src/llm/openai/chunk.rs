@@ -1,0 +1,245 @@
+//! What one chunk of a stream, or a whole completion, can look like.
+//!
+//! The usual chunk is read in one pass and without copying its text; what is rare stays raw JSON until somebody asks for it.
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::finish::{self, Finish};
+use super::text::{Content, Text};
+use super::usage;
+use crate::llm::Usage;
+
+/// What a chunk says.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Chunk<'a> {
+    /// More of the reply, or the whole of it.
+    pub(super) text: Option<Text<'a>>,
+    /// The text is a whole message and not what is new.
+    pub(super) is_whole: bool,
+    /// Thought came beside the text.
+    pub(super) has_thought: bool,
+    /// The reply has ended.
+    pub(super) finish: Option<Finish>,
+    /// The count, if it makes sense.
+    pub(super) usage: Option<Usage>,
+    /// It is an error instead.
+    pub(super) error: Option<Value>,
+}
+
+/// The data is not a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NotAChunk;
+
+#[derive(Deserialize)]
+struct Form<'a> {
+    #[serde(borrow, default)]
+    choices: Option<Vec<Choice<'a>>>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(default)]
+    index: Option<f64>,
+    #[serde(borrow, default)]
+    delta: Option<Message<'a>>,
+    #[serde(borrow, default)]
+    message: Option<Message<'a>>,
+    #[serde(borrow, default)]
+    finish_reason: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow, default)]
+    content: Option<Content<'a>>,
+    /// The model declines; what it says is the reply.
+    #[serde(borrow, default)]
+    refusal: Option<Content<'a>>,
+    // What the model thinks before it speaks, by the names that upstreams give it.
+    #[serde(borrow, default)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    reasoning: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    reasoning_details: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    reasoning_text: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    thinking: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    thinking_blocks: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    thought: Option<&'a RawValue>,
+}
+
+impl<'a> Message<'a> {
+    fn has_thought(&self) -> bool {
+        let names = [
+            self.reasoning_content,
+            self.reasoning,
+            self.reasoning_details,
+            self.reasoning_text,
+            self.thinking,
+            self.thinking_blocks,
+            self.thought,
+        ];
+        let says_something =
+            |json: &RawValue| !matches!(json.get(), "\"\"" | "[]" | "{}" | "false");
+        names.into_iter().flatten().any(says_something)
+            || self
+                .content
+                .as_ref()
+                .is_some_and(|content| content.has_thought)
+    }
+
+    fn text(self) -> Option<Text<'a>> {
+        let said = |content: Option<Content<'a>>| {
+            content
+                .map(|content| content.text)
+                .filter(|text| !text.is_empty())
+        };
+        said(self.content).or_else(|| said(self.refusal))
+    }
+}
+
+impl<'a> Chunk<'a> {
+    /// Reads the data of an event, or a whole body.
+    ///
+    /// # Errors
+    /// It is not a JSON object, or not one that a completion could be part of.
+    pub(super) fn read(data: &'a [u8]) -> Result<Self, NotAChunk> {
+        // The derived readers take a list for an object as well, and a list is no chunk.
+        if !data.trim_ascii_start().starts_with(b"{") {
+            return Err(NotAChunk);
+        }
+        let form: Form<'a> = serde_json::from_slice(data).map_err(|_| NotAChunk)?;
+        let mut chunk = Self {
+            usage: form.usage.and_then(|json| usage::read(json.get())),
+            error: form
+                .error
+                .and_then(|json| serde_json::from_str(json.get()).ok()),
+            ..Self::default()
+        };
+        let Some(choices) = form.choices else {
+            if chunk.error.is_none() && chunk.usage.is_none() {
+                chunk.error = flat_error(data);
+            }
+            return Ok(chunk);
+        };
+        // Only one choice was asked for.
+        let first = |choice: &Choice<'_>| choice.index.is_none_or(|index| index == 0.0);
+        let Some(choice) = choices.into_iter().find(first) else {
+            return Ok(chunk);
+        };
+        if let Some(usage) = choice.usage.and_then(|json| usage::read(json.get())) {
+            chunk.usage.get_or_insert(usage);
+        }
+        chunk.finish = choice.finish_reason.and_then(|json| {
+            let word: String = serde_json::from_str(json.get()).ok()?;
+            finish::read(&word)
+        });
+        if let Some(delta) = choice.delta {
+            chunk.has_thought = delta.has_thought();
+            chunk.text = delta.text();
+        }
+        if let Some(message) = choice.message
+            && chunk.text.is_none()
+        {
+            chunk.has_thought |= message.has_thought();
+            chunk.text = message.text();
+            chunk.is_whole = true;
+        }
+        Ok(chunk)
+    }
+}
+
+/// An error whose fields lie at the top, as vLLM's predecessors and some gateways send it.
+fn flat_error(data: &[u8]) -> Option<Value> {
+    let object: Value = serde_json::from_slice(data).ok()?;
+    let has = |name: &str| object.get(name).is_some_and(|value| !value.is_null());
+    let is_error = has("message") && (has("code") || object.get("object")? == "error");
+    is_error.then_some(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Chunk<'_> {
+        Chunk::read(json.as_bytes()).expect("a chunk")
+    }
+
+    fn text(json: &str) -> Option<String> {
+        match read(json).text? {
+            Text::Whole(text) => Some(text.into_owned()),
+            Text::Halved(_) => panic!("no halves are in it"),
+        }
+    }
+
+    #[test]
+    fn thought_has_many_names_and_an_empty_one_is_none() {
+        for name in [
+            "reasoning_content",
+            "reasoning",
+            "reasoning_text",
+            "thinking",
+            "thought",
+        ] {
+            let thought = |value: &str| {
+                let delta = format!(r#"{{"content":"","{name}":{value}}}"#);
+                let json = format!(r#"{{"choices":[{{"delta":{delta}}}]}}"#);
+                let chunk = read(&json);
+                assert_eq!(chunk.text, None);
+                chunk.has_thought
+            };
+            assert!(thought("\"hm\"") && thought("\"\\ud83d\""), "{name}");
+            assert!(!thought("\"\"") && !thought("null"), "{name}");
+        }
+        let details = r#"{"choices":[{"delta":{"reasoning_details":[{"type":"reasoning.text","text":"hm"}]}}]}"#;
+        assert!(read(details).has_thought);
+        assert!(!read(r#"{"choices":[{"delta":{"reasoning_details":[]}}]}"#).has_thought);
+    }
+
+    #[test]
+    fn a_refusal_is_text_and_so_is_a_message() {
+        assert_eq!(
+            text(r#"{"choices":[{"delta":{"content":null,"refusal":"不"}}]}"#).as_deref(),
+            Some("不")
+        );
+        let whole = r#"{"choices":[{"index":0,"message":{"content":"好"},"finish_reason":"stop"}],"usage":{"completion_tokens":1}}"#;
+        assert_eq!(text(whole).as_deref(), Some("好"));
+        assert!(read(whole).is_whole);
+    }
+
+    #[test]
+    fn the_usage_may_be_in_the_choice_and_the_word_for_the_end_of_another_type() {
+        let chunk = read(
+            r#"{"choices":[{"index":0.0,"delta":{},"finish_reason":7,"usage":{"completion_tokens":3}}]}"#,
+        );
+        assert_eq!(
+            chunk.usage.and_then(|usage| usage.completion_tokens),
+            Some(3)
+        );
+        assert_eq!(chunk.finish, None);
+    }
+
+    #[test]
+    fn an_error_may_lie_at_the_top() {
+        assert!(
+            read(r#"{"object":"error","message":"no","code":400}"#)
+                .error
+                .is_some()
+        );
+        assert!(read(r#"{"error":"no"}"#).error.is_some());
+        assert!(read(r#"{"error":null,"choices":[]}"#).error.is_none());
+        assert!(read("{}").error.is_none());
+    }
+}

@@ -1,0 +1,295 @@
+//! What a model refuses, and how it is asked instead: pure functions, and what the process remembers of each model.
+
+use std::borrow::Cow;
+use std::num::NonZero;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+use serde::Serialize;
+
+use super::objection::Objection;
+use crate::llm::Prompt;
+use crate::message::{PromptMessage, Role};
+
+/// Models that are remembered; characters name few.
+const MAX_MODELS: NonZero<usize> = NonZero::new(256).expect("not zero");
+
+/// How a model is asked. The default is how most are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Dialect {
+    without_stream_options: bool,
+    without_temperature: bool,
+    without_top_p: bool,
+    /// The model takes no `system` role, so what it would say goes into the next message of the user.
+    folds_system: bool,
+    limit: Limit,
+}
+
+/// The name of the limit of a reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Limit {
+    #[default]
+    MaxTokens,
+    MaxCompletionTokens,
+    Unnamed,
+}
+
+#[derive(Serialize)]
+struct CompletionRequest<'a> {
+    model: &'a str,
+    messages: &'a [PromptMessage],
+    stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<StreamOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_completion_tokens: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
+}
+
+impl Dialect {
+    /// Returns the body of a request.
+    pub(super) fn body(self, model: &str, messages: &[PromptMessage], prompt: &Prompt) -> Vec<u8> {
+        let messages = if self.folds_system {
+            Cow::Owned(fold_system(messages))
+        } else {
+            Cow::Borrowed(messages)
+        };
+        let limit = |name| prompt.max_tokens.filter(|_| self.limit == name);
+        let request = CompletionRequest {
+            model,
+            messages: &messages,
+            stream: true,
+            stream_options: (!self.without_stream_options).then_some(StreamOptions {
+                include_usage: true,
+            }),
+            temperature: prompt.temperature.filter(|_| !self.without_temperature),
+            top_p: prompt.top_p.filter(|_| !self.without_top_p),
+            max_tokens: limit(Limit::MaxTokens),
+            max_completion_tokens: limit(Limit::MaxCompletionTokens),
+        };
+        // Text and finite numbers cannot fail to serialize.
+        serde_json::to_vec(&request).unwrap_or_default()
+    }
+
+    /// Returns how to ask without what the model objects to; `None` if it was not sent.
+    pub(super) fn without(self, objection: Objection, prompt: &Prompt) -> Option<Self> {
+        let mut next = self;
+        match objection {
+            Objection::StreamOptions => next.without_stream_options = true,
+            Objection::Temperature => next.without_temperature = prompt.temperature.is_some(),
+            Objection::TopP => next.without_top_p = prompt.top_p.is_some(),
+            Objection::SystemRole => {
+                let is_system = |message: &PromptMessage| message.role == Role::System;
+                next.folds_system = prompt.messages.iter().any(is_system);
+            }
+            Objection::MaxTokensName if prompt.max_tokens.is_some() => {
+                next.limit = match self.limit {
+                    Limit::MaxTokens => Limit::MaxCompletionTokens,
+                    Limit::MaxCompletionTokens | Limit::Unnamed => Limit::Unnamed,
+                };
+            }
+            Objection::MaxTokens if prompt.max_tokens.is_some() => next.limit = Limit::Unnamed,
+            Objection::MaxTokensName | Objection::MaxTokens | Objection::TooLong => {}
+        }
+        (next != self).then_some(next)
+    }
+}
+
+/// Puts the instructions in front of what the user says next.
+fn fold_system(messages: &[PromptMessage]) -> Vec<PromptMessage> {
+    let mut folded: Vec<PromptMessage> = Vec::with_capacity(messages.len());
+    let mut instructions = String::new();
+    for message in messages {
+        match message.role {
+            Role::System => {
+                if !instructions.is_empty() {
+                    instructions.push_str("\n\n");
+                }
+                instructions.push_str(&message.content);
+            }
+            Role::User if !instructions.is_empty() => {
+                instructions.push_str("\n\n");
+                instructions.push_str(&message.content);
+                folded.push(PromptMessage {
+                    content: std::mem::take(&mut instructions),
+                    ..message.clone()
+                });
+            }
+            Role::User | Role::Assistant => folded.push(message.clone()),
+        }
+    }
+    // Instructions after the last message of the user belong to it.
+    if !instructions.is_empty() {
+        match folded
+            .iter_mut()
+            .rfind(|message| message.role == Role::User)
+        {
+            Some(user) => {
+                user.content.push_str("\n\n");
+                user.content.push_str(&instructions);
+            }
+            None => folded.push(PromptMessage::new(Role::User, instructions)),
+        }
+    }
+    folded
+}
+
+/// Leaves out the older half of the history, in whole turns; `None` if there is no history. Instructions stay, wherever they
+/// stand.
+pub(super) fn without_older_half(messages: &[PromptMessage]) -> Option<Vec<PromptMessage>> {
+    let said_by = |role| move |message: &PromptMessage| message.role == role;
+    let new = messages.iter().rposition(said_by(Role::User))?;
+    let turns: Vec<usize> = messages
+        .iter()
+        .enumerate()
+        .take(new)
+        .filter(|(_, message)| message.role == Role::User)
+        .map(|(at, _)| at)
+        .collect();
+    if !messages
+        .iter()
+        .take(new)
+        .any(|message| message.role != Role::System)
+    {
+        return None;
+    }
+    let kept_turns = turns.len() / 2;
+    let kept_from = turns.get(turns.len() - kept_turns).copied().unwrap_or(new);
+    let kept = messages
+        .iter()
+        .enumerate()
+        .filter(|(at, message)| *at >= kept_from || message.role == Role::System);
+    Some(kept.map(|(_, message)| message.clone()).collect())
+}
+
+/// The dialects of the models behind one base URL, as far as they are known. Clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct Dialects(Arc<Mutex<LruCache<String, Dialect>>>);
+
+impl Dialects {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(LruCache::new(MAX_MODELS))))
+    }
+
+    /// Returns how to ask a model.
+    pub(super) fn of(&self, model: &str) -> Dialect {
+        self.known().get(model).copied().unwrap_or_default()
+    }
+
+    /// Keeps how a model was asked when it answered.
+    pub(super) fn remember(&self, model: &str, dialect: Dialect) {
+        self.known().put(model.to_owned(), dialect);
+    }
+
+    fn known(&self) -> MutexGuard<'_, LruCache<String, Dialect>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn messages(text: &str) -> Vec<PromptMessage> {
+        let message = |(at, letter): (usize, char)| {
+            let role = match letter {
+                's' => Role::System,
+                'u' => Role::User,
+                _ => Role::Assistant,
+            };
+            PromptMessage::new(role, format!("{letter}{at}"))
+        };
+        text.chars().enumerate().map(message).collect()
+    }
+
+    fn contents(messages: &[PromptMessage]) -> Vec<&str> {
+        let contents = messages.iter().map(|message| message.content.as_str());
+        contents.collect()
+    }
+
+    #[test]
+    fn the_older_half_is_left_out_in_whole_turns() {
+        let halved =
+            |text: &str| without_older_half(&messages(text)).map(|kept| contents(&kept).join(" "));
+        assert_eq!(halved("suauauauau").as_deref(), Some("s0 u5 a6 u7 a8 u9"));
+        assert_eq!(halved("suauauau").as_deref(), Some("s0 u5 a6 u7"));
+        assert_eq!(halved("suau").as_deref(), Some("s0 u3"));
+        assert_eq!(halved("sau").as_deref(), Some("s0 u2"), "a greeting");
+        assert_eq!(halved("suasuaus").as_deref(), Some("s0 s3 u4 a5 u6 s7"));
+        assert_eq!(halved("su"), None);
+        assert_eq!(halved("s"), None);
+    }
+
+    #[test]
+    fn instructions_are_folded_into_what_the_user_says_next() {
+        let folded = |text: &str| contents(&fold_system(&messages(text))).join(" | ");
+        assert_eq!(folded("suau"), "s0\n\nu1 | a2 | u3");
+        assert_eq!(folded("sau"), "a1 | s0\n\nu2");
+        assert_eq!(folded("ssuasu"), "s0\n\ns1\n\nu2 | a3 | s4\n\nu5");
+        assert_eq!(folded("sus"), "s0\n\nu1\n\ns2");
+    }
+
+    #[test]
+    fn nothing_is_left_out_that_was_not_sent_and_nothing_twice() {
+        let prompt = Prompt {
+            messages: messages("u"),
+            model: None,
+            temperature: None,
+            top_p: None,
+            max_tokens: Some(5),
+        };
+        let usual = Dialect::default();
+        for objection in [
+            Objection::Temperature,
+            Objection::TopP,
+            Objection::SystemRole,
+            Objection::TooLong,
+        ] {
+            assert_eq!(usual.without(objection, &prompt), None, "{objection:?}");
+        }
+        let renamed = usual
+            .without(Objection::MaxTokensName, &prompt)
+            .expect("renamed");
+        let unnamed = renamed
+            .without(Objection::MaxTokensName, &prompt)
+            .expect("left out");
+        assert_eq!(unnamed.without(Objection::MaxTokens, &prompt), None);
+        let body = |dialect: Dialect| {
+            let body = dialect.body("m", &prompt.messages, &prompt);
+            serde_json::from_slice::<serde_json::Value>(&body).expect("JSON")
+        };
+        assert_eq!(body(usual)["max_tokens"], 5);
+        assert_eq!(body(renamed)["max_completion_tokens"], 5);
+        assert_eq!(body(renamed).get("max_tokens"), None);
+        assert_eq!(body(unnamed).get("max_completion_tokens"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn halving_keeps_instructions_and_the_new_message_and_ends(history in "s?(ua){0,20}u") {
+            let all = messages(&history);
+            let mut kept = all.clone();
+            let mut halvings = 0;
+            while let Some(fewer) = without_older_half(&kept) {
+                prop_assert!(fewer.len() < kept.len());
+                prop_assert_eq!(fewer.last(), all.last());
+                prop_assert_eq!(all.first().map(|first| first.role) == Some(Role::System), fewer[0].role == Role::System);
+                kept = fewer;
+                halvings += 1;
+            }
+            prop_assert!(halvings <= 6);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! From a name to a TCP connection: each address of the name is tried, and a dead one costs a fraction of the time limit.
+//!
+//! After RFC 8305 ("Happy Eyeballs"): the next address is tried when the one before it has failed or has not answered within
+//! its head start, and the first that connects wins. hyper's own connector does this between the address families only, and
+//! waits for a silent address of the same family until the whole time limit is used up.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::sleep;
+use tower::{BoxError, Service};
+
+/// The longest head start of one address over the next, as RFC 8305 recommends.
+const MAX_HEAD_START: Duration = Duration::from_millis(250);
+/// Finds a dead peer while a stream is silent.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// The operating system gives up a peer that has not acknowledged for this long.
+#[cfg(target_os = "linux")]
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connects by TCP. Clones share what they learned about addresses.
+#[derive(Clone)]
+pub(super) struct Dial {
+    tcp: HttpConnector,
+    connect_timeout: Duration,
+    starts: Arc<Mutex<HashMap<String, Start>>>,
+}
+
+/// With which address of a name the next attempt begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// It worked last time.
+    With(IpAddr),
+    /// It failed last time.
+    After(IpAddr),
+}
+
+impl Dial {
+    pub(super) fn new(connect_timeout: Duration) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(TCP_KEEPALIVE));
+        #[cfg(target_os = "linux")]
+        tcp.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+        Self {
+            tcp,
+            connect_timeout,
+            starts: Arc::default(),
+        }
+    }
+
+    /// Makes the next attempt begin with another address: the one that was connected to did not do what it should.
+    pub(super) fn blame(&self, uri: &Uri) {
+        if let Some(start) = uri.host().and_then(|host| self.starts().get(host).copied())
+            && let Start::With(address) = start
+        {
+            self.remember(uri.host().unwrap_or_default(), Start::After(address));
+        }
+    }
+
+    async fn connect(self, uri: Uri) -> Result<TokioIo<TcpStream>, BoxError> {
+        let host = uri.host().ok_or("the URL has no host")?;
+        let is_https = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let found: Vec<SocketAddr> = lookup_host((bare, port)).await?.collect();
+        let start = self.starts().get(host).copied();
+        let addresses = in_order(found, start);
+        // An attempt that is cancelled remembers nothing afterwards, so it begins pessimistically.
+        if let Some(first) = addresses.first() {
+            self.remember(host, Start::After(first.ip()));
+        }
+        let share = self.connect_timeout / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
+        let connect = |address: SocketAddr| {
+            let mut tcp = self.tcp.clone();
+            async move {
+                let uri: Uri = format!("http://{address}").parse()?;
+                tcp.call(uri).await.map_err(BoxError::from)
+            }
+        };
+        let (address, stream) = race(addresses, share.min(MAX_HEAD_START), connect).await?;
+        self.remember(host, Start::With(address.ip()));
+        Ok(stream)
+    }
+
+    fn remember(&self, host: &str, start: Start) {
+        self.starts().insert(host.to_owned(), start);
+    }
+
+    fn starts(&self) -> MutexGuard<'_, HashMap<String, Start>> {
+        self.starts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Service<Uri> for Dial {
+    type Response = TokioIo<TcpStream>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(uri))
+    }
+}
+
+/// Puts the address to begin with first, and alternates between the address families after it.
+fn in_order(mut addresses: Vec<SocketAddr>, start: Option<Start>) -> Vec<SocketAddr> {
+    let place = |wanted: IpAddr| addresses.iter().position(|address| address.ip() == wanted);
+    let first = match start {
+        Some(Start::With(address)) => place(address),
+        Some(Start::After(address)) => place(address).map(|at| (at + 1) % addresses.len()),
+        None => None,
+    };
+    addresses.rotate_left(first.unwrap_or(0));
+    let begins_with_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (preferred, others): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == begins_with_v6);
+    let (mut preferred, mut others) = (preferred.into_iter(), others.into_iter());
+    let mut ordered = Vec::with_capacity(preferred.len() + others.len());
+    while preferred.len() + others.len() > 0 {
+        ordered.extend(preferred.next());
+        ordered.extend(others.next());
+    }
+    ordered
+}
+
+/// Returns the first connection that is made. Each address has a head start over the next one, which a failure cuts short.
+async fn race<T, F>(
+    addresses: Vec<SocketAddr>,
+    head_start: Duration,
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<(SocketAddr, T), BoxError>
+where
+    F: Future<Output = Result<T, BoxError>>,
+{
+    let mut waiting = addresses.into_iter();
+    let mut running = FuturesUnordered::new();
+    let mut error: BoxError = "the name has no address".into();
+    loop {
+        if let Some(address) = waiting.next() {
+            let attempt = connect(address);
+            running.push(async move { (address, attempt.await) });
+        }
+        tokio::select! {
+            attempt = running.next() => match attempt {
+                Some((address, Ok(connection))) => return Ok((address, connection)),
+                Some((_, Err(failure))) => error = failure,
+                None => return Err(error),
+            },
+            () = sleep(head_start), if waiting.len() > 0 => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const HEAD_START: Duration = Duration::from_millis(250);
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        let parse = |text: &&str| SocketAddr::new(text.parse().expect("an address"), 443);
+        texts.iter().map(parse).collect()
+    }
+
+    /// Addresses that end in 1 drop packets, those that end in 2 refuse, others answer.
+    async fn dial(address: SocketAddr) -> Result<(), BoxError> {
+        let text = address.ip().to_string();
+        match text.chars().last() {
+            Some('1') => pending().await,
+            Some('2') => Err("refused".into()),
+            _ => Ok(()),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_healthy_address_behind_silent_ones_is_reached() {
+        let began = Instant::now();
+        let all = addresses(&["192.0.2.1", "192.0.2.11", "192.0.2.3"]);
+        let (address, ()) = race(all, HEAD_START, dial).await.expect("connected");
+        assert_eq!(address.ip().to_string(), "192.0.2.3");
+        assert_eq!(began.elapsed(), 2 * HEAD_START);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_refuses_costs_nothing() {
+        let began = Instant::now();
+        let all = addresses(&["192.0.2.2", "192.0.2.12", "192.0.2.3"]);
+        race(all, HEAD_START, dial).await.expect("connected");
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_refuse_the_attempt_fails_at_once() {
+        for all in [&["192.0.2.2", "192.0.2.12"][..], &[]] {
+            let began = Instant::now();
+            race(addresses(all), HEAD_START, dial)
+                .await
+                .expect_err("refused");
+            assert_eq!(began.elapsed(), Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn the_next_attempt_begins_with_the_address_that_worked_or_after_the_one_that_failed() {
+        let all = ["192.0.2.5", "192.0.2.6", "192.0.2.7"];
+        let first = |start| in_order(addresses(&all), start)[0].ip().to_string();
+        let ip = |text: &str| text.parse().expect("an address");
+        assert_eq!(first(None), "192.0.2.5");
+        assert_eq!(first(Some(Start::With(ip("192.0.2.7")))), "192.0.2.7");
+        assert_eq!(first(Some(Start::After(ip("192.0.2.5")))), "192.0.2.6");
+        assert_eq!(first(Some(Start::After(ip("192.0.2.7")))), "192.0.2.5");
+        // It is no longer an address of the name.
+        assert_eq!(first(Some(Start::After(ip("192.0.2.99")))), "192.0.2.5");
+    }
+
+    #[test]
+    fn the_families_alternate() {
+        let mixed = addresses(&["2001:db8::1", "2001:db8::2", "192.0.2.5", "192.0.2.6"]);
+        let expected = addresses(&["2001:db8::1", "192.0.2.5", "2001:db8::2", "192.0.2.6"]);
+        assert_eq!(in_order(mixed, None), expected);
+        assert_eq!(
+            in_order(Vec::new(), Some(Start::After([0, 0, 0, 0].into()))),
+            []
+        );
+    }
+}

@@ -1,0 +1,54 @@
+//! Which certificate authorities a client trusts.
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::config::ConfigError;
+
+/// The authorities that a client trusts: those that are compiled in, or those of a file and no others.
+#[derive(Clone)]
+pub(crate) struct Trust(RootCertStore);
+
+impl Default for Trust {
+    /// Trusts Mozilla's list, compiled in: reading the system's bundle costs milliseconds of every cold start.
+    fn default() -> Self {
+        Self(RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        })
+    }
+}
+
+impl Trust {
+    /// Trusts the authorities of the PEM file at `path`, or the default where there is no path. `variable` names the setting.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds no certificate of an authority.
+    pub(crate) fn from_setting(
+        variable: &'static str,
+        path: Option<&str>,
+    ) -> Result<Self, ConfigError> {
+        let Some(path) = path else {
+            return Ok(Self::default());
+        };
+        let problem = |text: String| ConfigError::new(variable, text);
+        let pem =
+            std::fs::read(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate
+                .map_err(|_| problem("holds a certificate that is not valid PEM".to_owned()))?;
+            roots
+                .add(certificate)
+                .map_err(|_| problem("holds a certificate that cannot be trusted".to_owned()))?;
+        }
+        if roots.is_empty() {
+            return Err(problem("holds no certificate in PEM form".to_owned()));
+        }
+        Ok(Self(roots))
+    }
+
+    pub(super) fn into_roots(self) -> RootCertStore {
+        self.0
+    }
+}
