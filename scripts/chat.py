@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""A conversation in the terminal with the service that `make run` serves (`make chat`).
+"""Chats in the terminal with the service that `make run` serves (`make chat`).
 
-CHARACTER=kai chooses whom to talk to. CHAT_URL and CHAT_TOKEN reach a service elsewhere.
+CHARACTER selects the character (default luna). CHAT_URL and CHAT_TOKEN select a service elsewhere.
 """
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Mapping
 
 import client
 from client import Chat, ChatError, NotReachable, StreamCut
@@ -18,12 +18,12 @@ except ImportError:
     pass
 
 HELP = """\
-  /session   what the service knows about this conversation
-  /clear     forget this conversation
-  /help      this list
-  /quit      leave, as Ctrl-D does
-Ctrl-C stops showing a reply; the service still finishes it and remembers it.
-CHARACTER=kai make chat talks to somebody else."""
+  /session   show the state of this conversation
+  /clear     clear this conversation
+  /help      show this list
+  /quit      leave (or press Ctrl-D)
+Ctrl-C stops showing a reply; the service still completes and stores it.
+To chat with another character, run CHARACTER=kai make chat."""
 
 
 def main(environ: Mapping[str, str], env_file: Path = client.ENV_FILE) -> int:
@@ -32,7 +32,7 @@ def main(environ: Mapping[str, str], env_file: Path = client.ENV_FILE) -> int:
         chat = find_service(environ, env_file)
         greet(chat, character)
     except NotReachable:
-        say("Nothing is running; start it with `make run`.")
+        say("The service is not running; start it with `make run`.")
         return 1
     except ChatError as error:
         say(f"Sorry: {error}.")
@@ -44,7 +44,7 @@ def main(environ: Mapping[str, str], env_file: Path = client.ENV_FILE) -> int:
             say("" if sys.stdin.isatty() else "Bye.")
             return 0
         except KeyboardInterrupt:
-            say("\n(Ctrl-D or /quit leaves.)")
+            say("\n(Press Ctrl-D or type /quit to leave.)")
             continue
         if line == "/quit":
             return 0
@@ -57,10 +57,10 @@ def find_service(environ: Mapping[str, str], env_file: Path) -> Chat:
     if url and token:
         return Chat(url, token)
     if url or token:
-        raise ChatError(f"{'CHAT_TOKEN' if url else 'CHAT_URL'} is missing; the two go together")
+        raise ChatError(f"{'CHAT_TOKEN' if url else 'CHAT_URL'} is missing; set both CHAT_URL and CHAT_TOKEN")
     run = client.read_env(env_file)
     if not all(run.get(name) for name in ("CHAT_URL", "CHAT_USER", "JWT_SECRET")):
-        raise NotReachable("there is no run to talk to")
+        raise NotReachable("`make run` is not running")
     return client.connect(run)
 
 
@@ -71,14 +71,14 @@ def greet(chat: Chat, character: str) -> None:
         if error.code == "session_not_found":
             known = f"a new conversation with {character}"
         elif error.code == "memory_unavailable":
-            known = f"{character} cannot remember anything now"
+            known = f"the memory of {character} is unavailable"
         else:
             raise
     say(f"{chat.url}: {known}. /help lists the commands.")
 
 
 def answer(chat: Chat, character: str, line: str) -> None:
-    """One line of the user's: a command or a message. Whatever goes wrong, the conversation can go on."""
+    """Handles one line of input, a command or a message. Errors are shown, and the conversation goes on."""
     try:
         if line == "/help":
             say(HELP)
@@ -91,7 +91,7 @@ def answer(chat: Chat, character: str, line: str) -> None:
         else:
             show_reply(chat, character, line)
     except KeyboardInterrupt:
-        say("\n(stopped showing it; the service still finishes it and remembers it)")
+        say("\n(stopped showing the reply; the service still completes and stores it)")
     except StreamCut as error:
         say(f"\n(Sorry: {error}.)")
     except ChatError as error:
@@ -104,11 +104,11 @@ def show_reply(chat: Chat, character: str, message: str) -> None:
         data = event.data
         if event.name == "start":
             if data.get("memory") == "unavailable":
-                say("(memory is unavailable: the reply knows nothing of what was said before)")
+                say("(memory is unavailable: the reply does not take earlier messages into account)")
             say(f"{character:<6}", end="")
             replying = True
         elif event.name == "error":
-            kept = "what was shown is remembered" if data.get("saved") else "this turn is not remembered"
+            kept = "the text shown was saved" if data.get("saved") else "this turn was not saved"
             say(f"{chr(10) if replying else ''}(Sorry: {data.get('error')} ({data.get('code')}); {kept}.)")
         elif not data.get("done"):
             say(str(data.get("content", "")), end="")
@@ -117,9 +117,9 @@ def show_reply(chat: Chat, character: str, message: str) -> None:
             if data.get("finish_reason") == "length":
                 say("(the reply reached its length limit)")
             elif data.get("finish_reason") == "content_filter":
-                say("(the reply was ended by the model's content filter)")
+                say("(the model's content filter ended the reply)")
             if not data.get("saved"):
-                say("(this turn is not remembered)")
+                say("(this turn was not saved)")
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -130,6 +130,6 @@ if __name__ == "__main__":
     try:
         sys.exit(main(os.environ))
     except BrokenPipeError:
-        # Whoever read the output has left. Python would try to flush it once more at exit.
+        # The reader of the output has exited. Without this, Python would flush to the closed pipe again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

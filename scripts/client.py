@@ -1,7 +1,9 @@
-"""A small client of the chat API, shared by run.py and chat.py: tokens, server-sent events, problem+json.
+"""A small client of the chat API for run.py and chat.py: tokens, server-sent events and problem+json.
 
-It needs nothing but the standard library, so that trying the service needs nothing but Python.
+It uses only the standard library, so that trying the service needs only Python.
 """
+
+from __future__ import annotations
 
 import base64
 import codecs
@@ -11,28 +13,29 @@ import http.client
 import json
 import os
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Where `make run` says how to reach it: KEY=VALUE lines, readable by their owner alone.
+# The file in which `make run` stores its address and secret: KEY=VALUE lines, readable only by their owner.
 ENV_FILE = ROOT / ".run" / "env"
 
-# A stream is never silent for longer than 15 s: the service sends a comment line by then.
+# The service sends at least a comment line every 15 s, so a stream that is silent for longer than this is dead.
 STREAM_TIMEOUT_SECONDS = 40.0
 REQUEST_TIMEOUT_SECONDS = 10.0
 TOKEN_TTL_SECONDS = 86_400
 
 
 class ChatError(Exception):
-    """What went wrong, as one sentence that a person can read."""
+    """What went wrong, as one sentence for the user."""
 
 
 class ApiError(ChatError):
-    """The service refused the request and said why (problem+json)."""
+    """The service rejected the request with a reason (problem+json)."""
 
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(f"{detail} ({code}, HTTP {status})" if code else f"{detail} (HTTP {status})")
@@ -41,11 +44,11 @@ class ApiError(ChatError):
 
 
 class NotReachable(ChatError):
-    """Nobody answered, or the connection broke before an answer began."""
+    """No server answered, or the connection broke before a response began."""
 
 
 class StreamCut(ChatError):
-    """The reply began, and ended before its final frame."""
+    """The reply began, but ended before its last frame."""
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------
@@ -57,11 +60,11 @@ def make_token(
     ttl_seconds: int = TOKEN_TTL_SECONDS,
     issuer: str = "",
     audience: str = "",
-    now: Optional[float] = None,
+    now: float | None = None,
 ) -> str:
-    """An HS256 JWT (RFC 7515, 7519) that says who the user is."""
+    """Returns an HS256 JWT (RFC 7515, 7519) whose `sub` is the user."""
     issued_at = int(time.time() if now is None else now)
-    claims: Dict[str, Any] = {"sub": user, "iat": issued_at, "exp": issued_at + ttl_seconds}
+    claims: dict[str, Any] = {"sub": user, "iat": issued_at, "exp": issued_at + ttl_seconds}
     if issuer:
         claims["iss"] = issuer
     if audience:
@@ -87,22 +90,22 @@ class Event:
     """One frame of the stream: its name and its parsed JSON."""
 
     name: str
-    data: Dict[str, Any]
+    data: dict[str, Any]
 
 
 class SseParser:
-    """Turns bytes into events, wherever the network cut them (WHATWG HTML, section 9.2.6)."""
+    """Parses events from a byte stream, however it is split into chunks (WHATWG HTML, section 9.2.6)."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
         self._line = ""
         self._after_cr = False
         self._name = ""
-        self._data: List[str] = []
+        self._data: list[str] = []
 
-    def feed(self, chunk: bytes) -> List[Event]:
-        """The events that this chunk completes."""
-        events: List[Event] = []
+    def feed(self, chunk: bytes) -> list[Event]:
+        """Returns the events that this chunk completes."""
+        events: list[Event] = []
         for char in self._decoder.decode(chunk):
             if char == "\n" and self._after_cr:
                 self._after_cr = False
@@ -144,7 +147,7 @@ class SseParser:
 
 
 class Chat:
-    """The service at one address, as one user."""
+    """The service at one address, used as one user."""
 
     def __init__(self, url: str, token: str) -> None:
         parts = urlsplit(url if "//" in url else f"http://{url}")
@@ -157,8 +160,8 @@ class Chat:
     def say(self, character: str, message: str) -> Iterator[Event]:
         """Sends a message and yields the frames of the reply as they arrive, up to and including the last.
 
-        Raises ApiError where the service refuses, NotReachable where there is none, StreamCut where the reply ends
-        without a final frame. An `error` frame is not raised: it says whether the turn was saved.
+        Raises ApiError if the service rejects the request, NotReachable if there is no service, and StreamCut if the
+        reply ends without a last frame. An `error` frame is not raised, because it reports whether the turn was saved.
         """
         body = {"character_id": character, "message": message}
         connection = self._connection(STREAM_TIMEOUT_SECONDS)
@@ -173,7 +176,7 @@ class Chat:
                 except (http.client.HTTPException, OSError):
                     chunk = b""
                 if not chunk:
-                    raise StreamCut("the connection ended in the middle of the reply")
+                    raise StreamCut("the connection ended mid-reply")
                 for event in parser.feed(chunk):
                     yield event
                     if event.name == "error" or event.data.get("done"):
@@ -181,16 +184,16 @@ class Chat:
         finally:
             connection.close()
 
-    def session(self, character: str) -> Dict[str, Any]:
-        """What the service knows about the conversation."""
+    def session(self, character: str) -> dict[str, Any]:
+        """Returns the session of the conversation."""
         return self._call("GET", f"/api/v1/chat/session?character_id={quote(character, safe='')}")
 
-    def clear(self, character: str) -> Dict[str, Any]:
-        """Forgets the conversation."""
+    def clear(self, character: str) -> dict[str, Any]:
+        """Clears the conversation."""
         return self._call("DELETE", f"/api/v1/chat/history?character_id={quote(character, safe='')}")
 
     def status(self, method: str, path: str, timeout_seconds: float) -> int:
-        """The status of a function's answer to a bare request; 0 where the answer is not a function's."""
+        """Returns the status of a response to a request without a body, or 0 if the response is not from a function."""
         connection = self._connection(timeout_seconds)
         try:
             response = self._send(connection, method, path)
@@ -199,7 +202,7 @@ class Chat:
         finally:
             connection.close()
 
-    def _call(self, method: str, path: str) -> Dict[str, Any]:
+    def _call(self, method: str, path: str) -> dict[str, Any]:
         connection = self._connection(REQUEST_TIMEOUT_SECONDS)
         try:
             response = self._send(connection, method, path)
@@ -209,9 +212,9 @@ class Chat:
         finally:
             connection.close()
         try:
-            answer: Dict[str, Any] = json.loads(body)
+            answer: dict[str, Any] = json.loads(body)
         except ValueError:
-            raise ChatError("the service answered with something that is not valid JSON") from None
+            raise ChatError("the service sent a response that is not valid JSON") from None
         return answer
 
     def _connection(self, timeout_seconds: float) -> http.client.HTTPConnection:
@@ -220,7 +223,7 @@ class Chat:
         return kind(self._parts.hostname or "", self._parts.port, timeout=timeout_seconds)
 
     def _send(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: Optional[Mapping[str, Any]] = None
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> http.client.HTTPResponse:
         headers = {"accept": "text/event-stream, application/json"}
         if self._token:
@@ -248,33 +251,33 @@ def _body(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read()
     except (http.client.HTTPException, OSError):
-        raise NotReachable("the connection was closed in the middle of the answer") from None
+        raise NotReachable("the connection was closed mid-response") from None
 
 
 def _problem(status: int, body: bytes) -> ApiError:
     try:
         problem = json.loads(body)
         detail = problem.get("detail") or problem.get("title")
-        return ApiError(status, str(problem.get("code") or ""), str(detail or "the request was refused"))
+        return ApiError(status, str(problem.get("code") or ""), str(detail or "the request was rejected"))
     except (ValueError, AttributeError):
-        return ApiError(status, "", "the request was refused")
+        return ApiError(status, "", "the request was rejected")
 
 
-# --- what `make run` leaves for `make chat` -------------------------------------------------------------------
+# --- the file that `make run` writes for `make chat` ----------------------------------------------------------
 
 
 def write_env(path: Path, values: Mapping[str, str]) -> None:
-    """Replaces the file in one step; only its owner can read it, from the first byte on."""
+    """Replaces the file atomically. Only its owner can read it, from the moment it is created."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.unlink() if temporary.exists() else None
+    temporary.unlink(missing_ok=True)
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.writelines(f"{name}={value}\n" for name, value in values.items())
     temporary.replace(path)
 
 
-def read_env(path: Path) -> Dict[str, str]:
-    """The file's values; none where there is no file."""
+def read_env(path: Path) -> dict[str, str]:
+    """Returns the values in the file, or an empty dictionary if there is no file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -283,12 +286,12 @@ def read_env(path: Path) -> Dict[str, str]:
 
 
 def connect(values: Mapping[str, str]) -> Chat:
-    """The service that a run described by `values` serves, as that run's user."""
+    """Returns a client of the run that `values` describes, as the run's user."""
     return Chat(values["CHAT_URL"], token_for(values))
 
 
 def token_for(values: Mapping[str, str]) -> str:
-    """A token that is valid for a day."""
+    """Returns a token for the run's user that is valid for a day."""
     return make_token(
         values["JWT_SECRET"],
         values["CHAT_USER"],
@@ -301,11 +304,11 @@ def token_for(values: Mapping[str, str]) -> str:
 
 
 def describe_session(session: Mapping[str, Any]) -> str:
-    """The session as one line."""
+    """Returns the session as one line of text."""
     minutes = int(session.get("expires_in") or 0) // 60
     last = time.strftime("%H:%M:%S", time.localtime(session.get("last_active_at") or 0))
     return (
         f"{session.get('state')}, {session.get('stored_messages')} messages stored "
         f"({session.get('message_count')} ever, {session.get('total_tokens')} tokens), "
-        f"last active {last}, forgotten in {minutes // 60} h {minutes % 60} min"
+        f"last active {last}, expires in {minutes // 60} h {minutes % 60} min"
     )

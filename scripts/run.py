@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Runs the whole service on this machine: Redis, the three functions, and a first conversation (`make run`).
+"""Runs the whole service on this machine: Redis, the three functions and a first conversation (`make run`).
 
-Settings come from the environment: PORT (default 9000), REDIS_URL to use a Redis of your own, LLM_BASE_URL with
-LLM_API_KEY and LLM_MODEL to talk to a real model instead of the built-in echo, and everything else that the functions
-read. RUN_ONCE=1 (or --once) ends after the conversation, with status 0 where it went as it should.
+Settings are read from the environment: PORT (default 9000), REDIS_URL to use your own Redis, LLM_BASE_URL with
+LLM_API_KEY and LLM_MODEL to use a real model instead of the built-in echo, and every other variable that the functions
+read. RUN_ONCE=1 (or --once) exits after the conversation, with status 0 if it went as expected.
 
-Nothing outlives this script: neither a server, nor a function, nor the file with the secret.
+When the script ends, it stops all servers and functions and removes the file with the secret.
 """
+
+from __future__ import annotations
 
 import argparse
 import ctypes
@@ -18,10 +20,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from types import FrameType
+from typing import BinaryIO
 
 import client
 from client import ROOT, Chat, ChatError
@@ -31,7 +35,7 @@ FUNCTIONS_LOG = RUN / "functions.log"
 REDIS_LOG = RUN / "redis.log"
 CARGO_LAMBDA = ROOT / ".tools" / "venv" / "bin" / "cargo-lambda"
 
-# Two terminals can talk at once; by default `watch` answers one request after the other.
+# Lets two terminals chat at once; by default, `watch` serves one request at a time.
 INSTANCES_PER_FUNCTION = 2
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 5.0
@@ -40,7 +44,7 @@ CHARACTER = "luna"
 FIRST_MESSAGE = "我叫小雨，我喜欢下雨天。"
 SECOND_MESSAGE = "你还记得我刚才说了什么吗？"
 
-# A bare request to each function: it starts the function, which refuses it.
+# A request without a token to each function. It starts the function, which rejects it.
 FUNCTIONS = (
     ("session-meta", "GET", "/api/v1/chat/session?character_id=luna"),
     ("chat-stream", "POST", "/api/v1/chat/stream"),
@@ -49,20 +53,21 @@ FUNCTIONS = (
 
 
 class Failure(Exception):
-    """Why the run cannot go on, as a sentence; with a log whose last lines may say more."""
+    """The reason why the run cannot go on, as a sentence, and a log whose last lines may explain it."""
 
-    def __init__(self, message: str, log: Optional[Path] = None) -> None:
+    def __init__(self, message: str, log: Path | None = None) -> None:
         super().__init__(message)
         self.log = log
 
 
 class Stopped(BaseException):
-    """Somebody pressed Ctrl-C, or asked the process to end."""
+    """The user pressed Ctrl-C, or the process received a signal to end."""
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    parser = argparse.ArgumentParser(description="Run the service on this machine and talk to it.")
-    parser.add_argument("--once", action="store_true", help="end after the conversation; status 0 if it went well")
+    parser = argparse.ArgumentParser(description="Run the service on this machine and hold a first conversation with it.")
+    help_once = "exit after the conversation, with status 0 if it went as expected"
+    parser.add_argument("--once", action="store_true", help=help_once)
     once = parser.parse_args(arguments).once or environ.get("RUN_ONCE", "") not in ("", "0")
 
     signals = Signals()
@@ -84,7 +89,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         problems = check_turns(turns, echo=settings["LLM_PROVIDER"] == "echo")
         problems += check_log(FUNCTIONS_LOG.read_text(encoding="utf-8", errors="replace"), run, turns)
         if problems:
-            raise Failure("the conversation differed: " + "; ".join(problems), FUNCTIONS_LOG)
+            raise Failure("the conversation did not go as expected: " + "; ".join(problems), FUNCTIONS_LOG)
         show_session(chat)
         if once:
             return 0
@@ -109,34 +114,34 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def choose_port(environ: Mapping[str, str]) -> int:
-    """The port to serve on; refused where somebody else has it."""
+    """Returns the port to serve on. Raises Failure if another process uses it."""
     text = environ.get("PORT") or "9000"
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise Failure(f"PORT must be a number from 1 to 65535, not {text!r}")
     port = int(text)
     other = port + 100 if port <= 65435 else 9000
     with socket.socket() as probe:
-        # As the server will do: a port whose last connections are only fading out is free.
+        # The server sets this option too: a port whose last connections are in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except PermissionError:
-            raise Failure(f"port {port} needs more rights; choose another: PORT={other} make run") from None
+            raise Failure(f"port {port} needs root privileges; choose another: PORT={other} make run") from None
         except OSError:
-            raise Failure(f"port {port} is taken; choose another: PORT={other} make run") from None
+            raise Failure(f"port {port} is in use; choose another: PORT={other} make run") from None
     return port
 
 
-def function_settings(environ: Mapping[str, str]) -> Dict[str, str]:
-    """The functions' environment: the caller's own, completed."""
+def function_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment of the functions: the caller's, with defaults for a local run."""
     settings = dict(environ)
     settings.setdefault("LOG_LEVEL", "warn")
     settings.setdefault("LOG_FORMAT", "text")
-    # For CloudWatch, which does not read this log.
+    # Metrics are for CloudWatch, which does not read the log of a local run.
     settings.setdefault("METRICS", "off")
     for name in ("JWT_SECRET_SECRET_ARN", "AUTH_TRUST_AUTHORIZER"):
         if settings.get(name, "false").lower() not in ("", "false"):
-            raise Failure(f"{name} is for a deployment; here the conversation signs its own tokens with JWT_SECRET")
+            raise Failure(f"{name} is for deployments only; a local run signs its own tokens with JWT_SECRET")
     if not settings.get("JWT_SECRET"):
         settings["JWT_SECRET"] = secrets.token_urlsafe(32)
     if not settings.get("LLM_PROVIDER"):
@@ -146,17 +151,17 @@ def function_settings(environ: Mapping[str, str]) -> Dict[str, str]:
         for name in ("LLM_BASE_URL", "LLM_MODEL"):
             if not settings.get(name):
                 raise Failure(f"{name} is missing; a model needs LLM_BASE_URL, LLM_API_KEY and LLM_MODEL")
-        # Set and empty says that the server needs none, as local ones do; unset may just have been forgotten. The
-        # functions insist on a key, which such a server ignores.
+        # An empty key means that the server needs none, as local servers do; an unset key may have been forgotten. The
+        # functions require a key, so they get a placeholder, which such a server ignores.
         if not settings.get("LLM_API_KEY_SECRET_ARN"):
             if "LLM_API_KEY" not in settings:
-                raise Failure("LLM_API_KEY is missing; set it empty (LLM_API_KEY=) for a server that needs none")
+                raise Failure("LLM_API_KEY is missing; set it to the empty string (LLM_API_KEY=) if the server needs none")
             settings["LLM_API_KEY"] = settings["LLM_API_KEY"] or "none"
     return settings
 
 
 def require_tools(settings: Mapping[str, str]) -> None:
-    """scripts/setup.sh installs them; this is for those who start the script by itself."""
+    """Checks the tools that scripts/setup.sh installs, in case the script was started without `make`."""
     tools = ["cargo"] if settings.get("REDIS_URL") else ["cargo", "redis-server"]
     missing = [tool for tool in tools if not shutil.which(tool)]
     if not CARGO_LAMBDA.exists():
@@ -165,8 +170,8 @@ def require_tools(settings: Mapping[str, str]) -> None:
         raise Failure(f"{' and '.join(missing)} not found; run scripts/setup.sh first")
 
 
-def describe_run(settings: Mapping[str, str], url: str) -> Dict[str, str]:
-    """What `make chat` needs to know. Each run has a user of its own, so that it begins without memories."""
+def describe_run(settings: Mapping[str, str], url: str) -> dict[str, str]:
+    """Returns what `make chat` needs to know. Each run has its own user, so that it starts without memories."""
     return {
         "CHAT_URL": url,
         "CHAT_USER": f"demo-{secrets.token_hex(4)}",
@@ -178,7 +183,7 @@ def describe_run(settings: Mapping[str, str], url: str) -> Dict[str, str]:
 
 
 def remove_own_env() -> None:
-    # A second run, on another port, may have written it since.
+    # A second run on another port may have replaced the file since.
     if client.read_env(client.ENV_FILE).get("PID") == str(os.getpid()):
         client.ENV_FILE.unlink()
 
@@ -187,7 +192,7 @@ def remove_own_env() -> None:
 
 
 class Signals:
-    """Ctrl-C, a hang-up and a request to end become `Stopped`, but never between starting a process and noting it."""
+    """Turns SIGINT, SIGTERM and SIGHUP into `Stopped`, but never between starting a process and recording it."""
 
     def __init__(self) -> None:
         self._held = False
@@ -196,7 +201,7 @@ class Signals:
         for number in self._numbers:
             signal.signal(number, self._handle)
 
-    def _handle(self, _number: int, _frame: Any) -> None:
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self._held:
             self._pending = True
         else:
@@ -213,40 +218,40 @@ class Signals:
             raise Stopped
 
     def ignore(self) -> None:
-        """From here on everything is being stopped: nothing may interrupt that."""
+        """Ignores all further signals, so that nothing interrupts the shutdown."""
         for number in self._numbers:
             signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass
 class Server:
-    """A process that serves until it is told to stop, in a process group of its own."""
+    """A process that serves until it is stopped, in a process group of its own."""
 
     name: str
-    process: "subprocess.Popen[bytes]"
+    process: subprocess.Popen[bytes]
     log: Path
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A process, told from a later one that was given the same number by when it began."""
+    """A process, identified by its number and its start time, because numbers are reused."""
 
     pid: int
     began: str
 
 
 class Servers:
-    """All that this run started, and everything that those started in turn."""
+    """The processes that this run started, and their descendants."""
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
-        self._servers: List[Server] = []
-        self._descendants: Set[Identity] = set()
-        self._functions_log: Optional[BinaryIO] = None
+        self._servers: list[Server] = []
+        self._descendants: set[Identity] = set()
+        self._functions_log: BinaryIO | None = None
         self._last_read = b""
 
     def run(self, command: Sequence[str], env: Mapping[str, str]) -> int:
-        """Waits for a command that shows its own progress, and returns its status."""
+        """Runs a command that shows its own progress, and returns its exit status."""
         with self._signals.held():
             process = subprocess.Popen(
                 command, cwd=ROOT, env=dict(env), stdin=subprocess.DEVNULL, start_new_session=True
@@ -257,10 +262,10 @@ class Servers:
         return status
 
     def start(self, name: str, command: Sequence[str], log: Path, env: Mapping[str, str]) -> int:
-        """Its process id."""
+        """Starts a server with its output in `log`, and returns its process id."""
         log.parent.mkdir(exist_ok=True)
-        # A run that still writes to the old file keeps it to itself.
-        log.unlink() if log.exists() else None
+        # Removed rather than truncated: another run may still write to the old file.
+        log.unlink(missing_ok=True)
         with open(log, "wb") as output, self._signals.held():
             process = subprocess.Popen(
                 command,
@@ -276,15 +281,15 @@ class Servers:
         return process.pid
 
     def read_functions_log(self) -> None:
-        """From here on a function that dies is noticed too."""
+        """Makes `check` detect functions that die, too."""
         self._functions_log = open(FUNCTIONS_LOG, "rb")
 
     def check(self) -> None:
-        """Raises Failure where something that should be running is not."""
+        """Raises Failure if a server or a function has stopped."""
         for server in self._servers:
             if server.process.poll() is not None:
                 raise Failure(f"{server.name} has stopped", server.log)
-        # `watch` goes on when a function dies, but starts no other in its place and leaves its requests unanswered.
+        # When a function dies, `watch` goes on, but it neither restarts the function nor answers its requests.
         if self._functions_log:
             news = self._functions_log.read()
             if b"ERROR command " in self._last_read + news:
@@ -292,18 +297,18 @@ class Servers:
             self._last_read = (self._last_read + news)[-64:]
 
     def watch(self) -> None:
-        """Returns only by an exception."""
+        """Checks all servers every 0.5 s. Ends only with an exception."""
         while True:
             self.check()
             time.sleep(0.5)
 
     def remember_descendants(self) -> None:
-        """Functions run in sessions of their own, where a signal to the group of `watch` does not reach them."""
+        """Records the functions. They run in their own sessions, so signals to the group of `watch` do not reach them."""
         pids = {server.process.pid for server in self._servers}
         self._descendants |= descendants(pids)
 
     def stop(self) -> None:
-        """Ends the functions first, so that their last writes still find Redis."""
+        """Stops everything; the functions first, so that their last writes still reach Redis."""
         self.remember_descendants()
         for server in reversed(self._servers):
             signal_group(server.process.pid, signal.SIGTERM)
@@ -320,9 +325,9 @@ class Servers:
                 os.kill(identity.pid, signal.SIGKILL)
 
 
-def descendants(pids: Set[int]) -> Set[Identity]:
+def descendants(pids: set[int]) -> set[Identity]:
     table = process_table()
-    found: Set[Identity] = set()
+    found: set[Identity] = set()
     front = set(pids)
     while front:
         children = {identity for identity, parent in table if parent in front} - found
@@ -331,17 +336,17 @@ def descendants(pids: Set[int]) -> Set[Identity]:
     return found
 
 
-def alive(identities: Set[Identity]) -> Set[Identity]:
+def alive(identities: set[Identity]) -> set[Identity]:
     return identities & {identity for identity, _ in process_table()} if identities else set()
 
 
-def process_table() -> List[Tuple[Identity, int]]:
-    """Every process with its parent's number, without those that have ended and wait to be collected."""
+def process_table() -> list[tuple[Identity, int]]:
+    """Returns every process with its parent's number, except zombies."""
     table = []
     if Path("/proc/self/stat").exists():
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:
-                # The name is in parentheses and may hold anything; the state is the first field behind it.
+                # The name is in parentheses and may contain any character; the state is the first field after it.
                 fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
             except OSError:
                 continue
@@ -362,7 +367,7 @@ def signal_group(group: int, number: int) -> None:
 
 
 def end_with_parent() -> None:
-    """In a new process, on Linux: be told to end when this script is killed outright and cannot do it."""
+    """Runs in a new process, on Linux: makes the kernel end it if this script is killed and cannot clean up."""
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -371,19 +376,19 @@ def end_with_parent() -> None:
 
 
 def build(servers: Servers, settings: Mapping[str, str]) -> None:
-    """Builds what `watch` will run, by the same command, so that the first request does not wait for it.
+    """Builds what `watch` will run, with the same command, so that the first request does not wait for the build.
 
-    The dev profile, as in `make test`, so that both share one build: a release build with link-time optimisation
-    takes minutes, for milliseconds that a conversation on one machine does not show.
+    Uses the dev profile, as `make test` does, so that both share one build. A release build with link-time
+    optimisation takes minutes and saves milliseconds that a local conversation does not show.
     """
     say("Building the functions.")
     if servers.run(["cargo", "build", "--bins", "--locked"], settings):
-        raise Failure("the functions do not build; the compiler says why above")
+        raise Failure("the functions do not compile; see the compiler's messages above")
 
 
-def start_redis(servers: Servers, settings: Dict[str, str]) -> None:
+def start_redis(servers: Servers, settings: dict[str, str]) -> None:
     if settings.get("REDIS_URL"):
-        say("Redis: the one of REDIS_URL.")
+        say("Redis: the server in REDIS_URL.")
         return
     directory = RUN / "redis"
     directory.mkdir(parents=True, exist_ok=True)
@@ -416,12 +421,13 @@ def redis_answers(port: int) -> bool:
 
 
 def start_functions(servers: Servers, settings: Mapping[str, str], port: int) -> None:
-    model = settings.get("LLM_MODEL") if settings["LLM_PROVIDER"] == "openai" else "the built-in echo, no model"
-    say(f"Replies come from: {model}.")
+    model = settings.get("LLM_MODEL") if settings["LLM_PROVIDER"] == "openai" else "none; the built-in echo replies"
+    say(f"Model: {model}.")
     command = [str(CARGO_LAMBDA), "lambda", "watch", "--invoke-address", "127.0.0.1", "--invoke-port", str(port)]
-    # What was built is what runs: an edit in the middle of a conversation does not restart it.
+    # Edits during a conversation must not restart the functions.
     command += ["--ignore-changes", "--locked", "--quiet", "--concurrency", str(INSTANCES_PER_FUNCTION)]
-    # RUST_LOG is what `watch` itself logs by, and the functions do not: the log is theirs, and that of its errors.
+    # RUST_LOG sets the log level of `watch` itself; the functions ignore it. The log thus holds their lines and its
+    # errors.
     servers.start("cargo lambda watch", command, FUNCTIONS_LOG, {"RUST_LOG": "warn,watchexec=off", **settings})
     servers.read_functions_log()
 
@@ -449,7 +455,7 @@ def wait_for_functions(servers: Servers, url: str) -> None:
 
 @dataclass
 class Turn:
-    """What one turn brought."""
+    """The outcome of one turn."""
 
     message: str
     reply: str
@@ -483,14 +489,14 @@ def take_turn(chat: Chat, message: str) -> Turn:
     return turn
 
 
-def check_turns(turns: Sequence[Turn], echo: bool) -> List[str]:
-    """What is not as it should be, in words."""
+def check_turns(turns: Sequence[Turn], echo: bool) -> list[str]:
+    """Returns a description of everything that did not go as expected."""
     first, second = turns
     problems = []
     if second.memory != "ok":
-        problems.append(f"memory was {second.memory or 'not told'} in the second turn, not ok")
+        problems.append(f"memory was {second.memory or 'not reported'} in the second turn, not ok")
     if second.history_messages != 2:
-        problems.append(f"the second turn had {second.history_messages} messages of history, not 2")
+        problems.append(f"the second turn had {second.history_messages} history messages, not 2")
     problems += [f"turn {number} was not saved" for number, turn in enumerate(turns, 1) if not turn.saved]
     problems += [f"turn {number} had no reply" for number, turn in enumerate(turns, 1) if not turn.reply.strip()]
     if echo and first.message not in second.reply:
@@ -498,13 +504,13 @@ def check_turns(turns: Sequence[Turn], echo: bool) -> List[str]:
     return problems
 
 
-def check_log(log: str, run: Mapping[str, str], turns: Sequence[Turn]) -> List[str]:
-    """What stands in the log and must not, in words that do not repeat it."""
-    unspeakable = {"the secret": run["JWT_SECRET"], "the user's id": run["CHAT_USER"]}
+def check_log(log: str, run: Mapping[str, str], turns: Sequence[Turn]) -> list[str]:
+    """Returns a description of everything private that the log contains, without repeating it."""
+    private = {"the secret": run["JWT_SECRET"], "the user's id": run["CHAT_USER"]}
     for number, turn in enumerate(turns, 1):
-        unspeakable[f"message {number}"] = turn.message
-        unspeakable[f"reply {number}"] = turn.reply
-    return [f"{name} is in the log" for name, text in unspeakable.items() if text and text in log]
+        private[f"message {number}"] = turn.message
+        private[f"reply {number}"] = turn.reply
+    return [f"{name} is in the log" for name, text in private.items() if text and text in log]
 
 
 def show_session(chat: Chat) -> None:
@@ -515,7 +521,7 @@ def show_next_steps(run: Mapping[str, str]) -> None:
     api = f"{run['CHAT_URL']}/api/v1/chat"
     authorization = '-H "Authorization: Bearer $TOKEN"'
     json_body = "-H 'Content-Type: application/json' -d"
-    say("To talk to it: make chat, in another terminal. Or paste this; the token is good for a day:\n")
+    say("To chat, run `make chat` in another terminal. Or paste these lines; the token is valid for a day:\n")
     say(f"TOKEN={client.token_for(run)}")
     message = f'{{"character_id":"{CHARACTER}","message":"你好"}}'
     say(f"curl -N {api}/stream {authorization} {json_body} '{message}'")
@@ -523,15 +529,15 @@ def show_next_steps(run: Mapping[str, str]) -> None:
     patch = f'{{"character_id":"{CHARACTER}","state":"INACTIVE"}}'
     say(f"curl -X PATCH {api}/session {authorization} {json_body} '{patch}'")
     say(f"curl -X DELETE '{api}/history?character_id={CHARACTER}' {authorization}")
-    say(f"\nServing until Ctrl-C. The functions' log is {FUNCTIONS_LOG.relative_to(ROOT)}.")
+    say(f"\nServing; press Ctrl-C to stop. The functions log to {FUNCTIONS_LOG.relative_to(ROOT)}.")
 
 
-def show_log_tail(log: Optional[Path]) -> None:
+def show_log_tail(log: Path | None) -> None:
     if log is None or not log.exists():
         return
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
     if lines:
-        say(f"The last lines of {log.relative_to(ROOT)}:")
+        say(f"Last lines of {log.relative_to(ROOT)}:")
         say("\n".join(f"  {line}" for line in lines))
 
 

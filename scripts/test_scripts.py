@@ -1,4 +1,4 @@
-"""Tests of the scripts: no build and no Redis, only a small HTTP server that says what a test scripted."""
+"""Tests of the scripts, without a build and without Redis: a small HTTP server sends what each test scripted."""
 
 import base64
 import contextlib
@@ -19,7 +19,7 @@ import time
 import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 from unittest import mock
 
 import chat
@@ -47,7 +47,7 @@ SESSION = {
 
 
 class SseParserTest(unittest.TestCase):
-    def test_any_chunking_gives_the_same_events(self) -> None:
+    def test_any_chunking_yields_the_same_events(self) -> None:
         text = (
             '\ufeff: ping\n\nevent: start\ndata: {"memory":"ok"}\n\n'
             'event: message\r\ndata: {"content":"你好，🌧"}\r\n\r\n'
@@ -73,7 +73,7 @@ class SseParserTest(unittest.TestCase):
             parser = SseParser()
             self.assertEqual([event for chunk in chunks for event in parser.feed(chunk)], expected)
 
-    def test_an_event_is_there_as_soon_as_its_last_byte_is(self) -> None:
+    def test_an_event_is_returned_as_soon_as_its_last_byte_arrives(self) -> None:
         parser = SseParser()
         self.assertEqual(parser.feed(b'data: {"content":"a"}\n'), [])
         self.assertEqual(parser.feed(b"\n"), [Event("message", {"content": "a"})])
@@ -84,7 +84,7 @@ class SseParserTest(unittest.TestCase):
 
 
 class TokenTest(unittest.TestCase):
-    def test_a_token_is_signed_and_says_who_and_until_when(self) -> None:
+    def test_a_token_is_signed_and_names_the_user_and_the_expiry(self) -> None:
         token = client.make_token("secret", "小雨", ttl_seconds=60, issuer="me", audience="you", now=1000.9)
         header, claims, signature = token.split(".")
         self.assertEqual(self.decode(header), {"alg": "HS256", "typ": "JWT"})
@@ -93,7 +93,7 @@ class TokenTest(unittest.TestCase):
         self.assertEqual(base64.urlsafe_b64decode(signature + "="), digest)
         self.assertNotIn("=", token)
 
-    def test_a_token_is_the_one_that_others_make(self) -> None:
+    def test_a_token_equals_the_one_that_openssl_signs(self) -> None:
         # Signed with `openssl dgst -sha256 -hmac`.
         token = client.make_token("s" * 32, "user_123", ttl_seconds=86_400, now=1_700_000_000)
         self.assertEqual(token.split(".")[2], "Hw9Z1CiXD3fdZq3woNPgkTvC9C5NqenFEffERF3dpKo")
@@ -104,7 +104,7 @@ class TokenTest(unittest.TestCase):
 
 
 class EnvFileTest(unittest.TestCase):
-    def test_only_the_owner_can_read_it_and_it_reads_back(self) -> None:
+    def test_only_the_owner_can_read_the_file_and_it_reads_back(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "run" / "env"
             self.assertEqual(client.read_env(path), {})
@@ -116,18 +116,18 @@ class EnvFileTest(unittest.TestCase):
 
 
 class RunTest(unittest.TestCase):
-    """run.py as a program, up to where it would start something."""
+    """run.py as a program, up to the point where it would start a server."""
 
-    def test_a_taken_port_is_named_with_another(self) -> None:
+    def test_a_port_in_use_is_reported_with_an_alternative(self) -> None:
         with socket.socket() as holder:
             holder.bind(("127.0.0.1", 0))
             holder.listen()
             port = holder.getsockname()[1]
             status, output = self.run_script(PORT=str(port))
         self.assertEqual(status, 1)
-        self.assertRegex(output, rf"port {port} is taken; choose another: PORT=\d+ make run")
+        self.assertRegex(output, rf"port {port} is in use; choose another: PORT=\d+ make run")
 
-    def test_a_port_that_is_none_is_refused(self) -> None:
+    def test_an_invalid_port_is_refused(self) -> None:
         for port in ("0", "65536", "http", "-1"):
             status, output = self.run_script(PORT=port)
             self.assertEqual(status, 1)
@@ -145,19 +145,19 @@ class RunTest(unittest.TestCase):
         settings = run.function_settings({"LLM_BASE_URL": "http://127.0.0.1:1", "LLM_API_KEY": "", "LLM_MODEL": "m"})
         self.assertEqual((settings["LLM_PROVIDER"], settings["LLM_API_KEY"]), ("openai", "none"))
 
-    def test_who_signs_elsewhere_is_told_that_this_conversation_signs_its_own_tokens(self) -> None:
+    def test_settings_for_tokens_signed_elsewhere_are_refused(self) -> None:
         for name, value in (("JWT_SECRET_SECRET_ARN", "arn:…"), ("AUTH_TRUST_AUTHORIZER", "true")):
             with self.assertRaisesRegex(run.Failure, name):
                 run.function_settings({name: value})
         self.assertTrue(run.function_settings({"AUTH_TRUST_AUTHORIZER": "false"})["JWT_SECRET"])
 
-    def test_a_key_in_secrets_manager_stands_for_the_key(self) -> None:
+    def test_a_secret_arn_replaces_the_key(self) -> None:
         model = {"LLM_BASE_URL": "http://127.0.0.1:1", "LLM_MODEL": "m", "LLM_API_KEY_SECRET_ARN": "arn:…"}
         self.assertNotIn("LLM_API_KEY", run.function_settings(model))
         with self.assertRaisesRegex(run.Failure, "LLM_API_KEY"):
             run.function_settings({name: model[name] for name in ("LLM_BASE_URL", "LLM_MODEL")})
 
-    def test_without_a_model_it_is_the_echo_and_the_rest_passes_through(self) -> None:
+    def test_without_a_model_the_echo_replies_and_other_settings_pass_through(self) -> None:
         settings = run.function_settings({"LOG_LEVEL": "debug", "CONTEXT_MAX_MESSAGES": "9"})
         self.assertEqual(settings["LLM_PROVIDER"], "echo")
         self.assertEqual((settings["LOG_LEVEL"], settings["LOG_FORMAT"]), ("debug", "text"))
@@ -165,7 +165,7 @@ class RunTest(unittest.TestCase):
         self.assertEqual(settings["CONTEXT_MAX_MESSAGES"], "9")
         self.assertNotEqual(settings["JWT_SECRET"], run.function_settings({})["JWT_SECRET"])
 
-    def test_what_differed_in_the_conversation_is_said(self) -> None:
+    def test_an_unexpected_conversation_is_described(self) -> None:
         first = run.Turn("我叫小雨。", "你好", "empty", 0, True, 1.0)
         second = run.Turn("？", "你说过：我叫小雨。", "ok", 2, True, 1.0)
         self.assertEqual(run.check_turns([first, second], echo=True), [])
@@ -174,14 +174,14 @@ class RunTest(unittest.TestCase):
             run.check_turns([first, forgetful], echo=True),
             [
                 "memory was unavailable in the second turn, not ok",
-                "the second turn had 0 messages of history, not 2",
+                "the second turn had 0 history messages, not 2",
                 "turn 2 was not saved",
                 "the second reply does not show the first message",
             ],
         )
         self.assertEqual(len(run.check_turns([first, forgetful], echo=False)), 3)
 
-    def test_what_stands_in_the_log_and_must_not_is_said_and_not_repeated(self) -> None:
+    def test_private_text_in_the_log_is_reported_and_not_repeated(self) -> None:
         turns = [run.Turn("我叫小雨。", "你好", "empty", 0, True, 1.0), run.Turn("？", "", "ok", 2, True, 1.0)]
         described = {"JWT_SECRET": "a-secret", "CHAT_USER": "demo-1"}
         self.assertEqual(run.check_log("WARN memory could not be read", described, turns), [])
@@ -191,12 +191,12 @@ class RunTest(unittest.TestCase):
             ["the secret is in the log", "the user's id is in the log", "message 1 is in the log"],
         )
 
-    def run_script(self, **environ: str) -> Tuple[int, str]:
+    def run_script(self, **environ: str) -> tuple[int, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "PORT"))}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             kept["PORT"] = str(probe.getsockname()[1])
-        # Without this, a check that is missing would start the service.
+        # Without this, a test whose check is missing would start the service.
         kept["PATH"] = ""
         done = subprocess.run(
             [sys.executable, str(SCRIPTS / "run.py")],
@@ -211,7 +211,7 @@ class RunTest(unittest.TestCase):
 
 
 class ServersTest(unittest.TestCase):
-    """The processes that run.py owns."""
+    """The processes that run.py starts and stops."""
 
     def setUp(self) -> None:
         self.directory = tempfile.TemporaryDirectory()
@@ -221,8 +221,8 @@ class ServersTest(unittest.TestCase):
         self.servers = run.Servers(run.Signals())
         self.addCleanup(self.servers.stop)
 
-    def test_a_grandchild_in_a_session_of_its_own_is_ended_too(self) -> None:
-        # As `cargo lambda watch` starts functions; this one ignores polite requests, and its parent does not stop it.
+    def test_a_grandchild_in_its_own_session_is_stopped_too(self) -> None:
+        # Started as `cargo lambda watch` starts functions. It ignores SIGTERM, and its parent does not stop it.
         stubborn = (
             "import signal, time\n"
             "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -257,11 +257,11 @@ class ServersTest(unittest.TestCase):
 
 
 class ScriptedServer:
-    """Answers each route with what the test wrote; a stream is sent as it is and then ends, or is cut."""
+    """Answers each method with what the test scripted. A stream is sent verbatim and then ends, or is cut."""
 
     def __init__(self) -> None:
-        self.answers: Dict[str, Tuple[int, str, bytes, bool]] = {}
-        self.requests: List[Tuple[str, str, bytes]] = []
+        self.answers: dict[str, tuple[int, str, bytes, bool]] = {}
+        self.requests: list[tuple[str, str, bytes]] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -275,7 +275,7 @@ class ScriptedServer:
                 self.send_header("content-type", content_type)
                 self.send_header("transfer-encoding", "chunked")
                 self.end_headers()
-                # Cut anywhere, in the middle of characters too.
+                # Small pieces, so that some cut a character in two.
                 for start in range(0, len(answer), 5):
                     piece = answer[start : start + 5]
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
@@ -310,7 +310,7 @@ class ScriptedServer:
 
 
 class ChatTest(unittest.TestCase):
-    """chat.py in a conversation with a scripted server."""
+    """chat.py against a scripted server."""
 
     def setUp(self) -> None:
         self.server = ScriptedServer()
@@ -335,31 +335,31 @@ class ChatTest(unittest.TestCase):
         self.assertEqual((method, authorization), ("POST", "Bearer a.b.c"))
         self.assertEqual(json.loads(body), {"character_id": "kai", "message": "我回来了"})
 
-    def test_a_failed_reply_is_a_sentence_and_the_conversation_goes_on(self) -> None:
+    def test_a_failed_reply_is_shown_and_the_conversation_goes_on(self) -> None:
         self.server.stream(START, DELTA % "雨", ERROR % "true")
         output = self.talk("1", "/help")
-        sorry = "(Sorry: 服务暂时不可用，请稍后重试 (upstream_timeout); what was shown is remembered.)"
+        sorry = "(Sorry: 服务暂时不可用，请稍后重试 (upstream_timeout); the text shown was saved.)"
         self.assertIn(f"雨\n{sorry}\n", output)
         self.assertIn("/clear", output)
         self.server.stream(START, ERROR % "false")
-        self.assertIn("this turn is not remembered", self.talk("1"))
+        self.assertIn("this turn was not saved", self.talk("1"))
 
-    def test_a_stream_that_ends_early_is_told_from_one_that_is_complete(self) -> None:
+    def test_a_stream_that_ends_early_is_reported(self) -> None:
         for cut in (True, False):
             self.server.stream(START, DELTA % "雨", cut=cut)
-            self.assertIn("雨\n(Sorry: the connection ended in the middle of the reply.)", self.talk("1"))
+            self.assertIn("雨\n(Sorry: the connection ended mid-reply.)", self.talk("1"))
 
-    def test_memory_that_is_away_is_told(self) -> None:
+    def test_unavailable_memory_is_reported(self) -> None:
         self.server.stream(START.replace('"ok"', '"unavailable"'), DELTA % "雨", DONE.replace("true}", "false}"))
         output = self.talk("1")
         self.assertIn("(memory is unavailable", output)
-        self.assertIn("(this turn is not remembered)", output)
+        self.assertIn("(this turn was not saved)", output)
 
     def test_a_refusal_shows_its_detail_and_code(self) -> None:
         self.server.problem("POST", 422, "invalid_request", "message: too long")
         self.assertIn("(Sorry: message: too long (invalid_request, HTTP 422).)", self.talk("1"))
 
-    def test_a_refused_token_ends_it_at_once(self) -> None:
+    def test_a_rejected_token_ends_the_program_at_once(self) -> None:
         self.server.problem("GET", 401, "unauthorized", "the token has expired")
         self.assertIn("Sorry: the token has expired (unauthorized, HTTP 401).", self.talk("1"))
         self.assertEqual(self.status, 1)
@@ -368,7 +368,7 @@ class ChatTest(unittest.TestCase):
         self.server.json("DELETE", {"message": "历史已清空"})
         output = self.talk("/session", "/clear", "/dance", "/quit", "never sent")
         self.assertIn("ACTIVE, 4 messages stored (6 ever, 99 tokens)", output)
-        self.assertIn("forgotten in 23 h 59 min", output)
+        self.assertIn("expires in 23 h 59 min", output)
         self.assertIn("(历史已清空)", output)
         self.assertIn("/dance is not a command", output)
         self.assertEqual([method for method, _, _ in self.server.requests], ["GET", "GET", "DELETE"])
@@ -377,14 +377,14 @@ class ChatTest(unittest.TestCase):
         self.server.problem("GET", 404, "session_not_found", "会话不存在")
         self.assertIn("a new conversation with luna", self.talk())
 
-    def test_nothing_running_is_said(self) -> None:
+    def test_a_service_that_is_not_running_is_reported(self) -> None:
         output = self.talk("1", CHAT_URL="", CHAT_TOKEN="")
-        self.assertIn("Nothing is running; start it with `make run`.", output)
+        self.assertIn("The service is not running; start it with `make run`.", output)
         self.assertEqual(self.status, 1)
 
-    def test_the_file_of_a_run_that_was_killed_is_not_taken_for_a_run(self) -> None:
+    def test_the_file_of_a_killed_run_does_not_count_as_a_run(self) -> None:
         with socket.socket() as gone, tempfile.TemporaryDirectory() as directory:
-            # Bound and not listening: nobody answers there, and nobody else can.
+            # Bound but not listening: no server answers on this port, and no other can take it.
             gone.bind(("127.0.0.1", 0))
             env_file = Path(directory) / "env"
             url = f"http://127.0.0.1:{gone.getsockname()[1]}"
@@ -392,9 +392,9 @@ class ChatTest(unittest.TestCase):
             output = io.StringIO()
             with contextlib.redirect_stdout(output):
                 self.assertEqual(chat.main({}, env_file), 1)
-        self.assertIn("Nothing is running", output.getvalue())
+        self.assertIn("The service is not running", output.getvalue())
 
-    def test_as_a_program_it_takes_its_lines_from_a_pipe(self) -> None:
+    def test_the_program_reads_its_lines_from_a_pipe(self) -> None:
         self.server.stream(START, DELTA % "你好", DONE)
         done = subprocess.run(
             [sys.executable, str(SCRIPTS / "chat.py")],
@@ -411,7 +411,7 @@ def wait_until(condition: Any) -> None:
     deadline = time.monotonic() + 30
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError("it did not happen within 30 s")
+            raise AssertionError("the condition was not met within 30 s")
         time.sleep(0.01)
 
 

@@ -1,10 +1,10 @@
-//! Memory under each fault of a single server: what is promised, and how long recovery takes.
+//! The memory under each fault of a single server: the promises hold, and it recovers by itself.
 //!
 //! `cargo test -p shared --test faults -- --nocapture` prints the recovery times.
 #![expect(
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "a test that prints what it measured"
+    reason = "a test that prints its measurements"
 )]
 
 mod subject;
@@ -17,14 +17,14 @@ use testkit::redis::Server;
 use self::subject::{SLACK, Subject};
 
 const BUDGET: Duration = Duration::from_secs(1);
-/// What a turn waits while Redis is known to be down.
+/// Time that a turn waits for the breaker's probe while Redis is known to be down.
 const KNOWN_DOWN: Duration = Duration::from_millis(50);
 
 fn subject(url: &str) -> Subject {
     Subject::new(&[("REDIS_URL", url), ("REDIS_BREAKER_COOLDOWN_MS", "100")])
 }
 
-/// While Redis is down: one turn waits for it, within its budget; later ones do not.
+/// While Redis is down, the first turn waits within its budget, and later turns do not wait. Returns the first error.
 async fn waits_once(subject: &Subject) -> Error {
     let started = Instant::now();
     let error = subject.try_load().await.expect_err("it is down");
@@ -45,7 +45,7 @@ async fn waits_once(subject: &Subject) -> Error {
     error
 }
 
-/// After the fault is gone, memory comes back by itself.
+/// Once the fault is gone, the memory recovers by itself. Prints how long that took.
 async fn recovers(subject: &Subject, fault: &str, messages: usize) {
     let (found, after) = subject.load_when_back().await;
     assert_eq!(found, messages, "{fault}");
@@ -53,7 +53,7 @@ async fn recovers(subject: &Subject, fault: &str, messages: usize) {
     assert_eq!(subject.say("after").await, Commit::Saved);
 }
 
-/// Connections that this process's clients have; the one that asks is not among them.
+/// Returns the number of the server's client connections, without the one that runs this command.
 async fn connections(server: &Server) -> usize {
     let clients: String = server.command(&["CLIENT", "LIST", "TYPE", "normal"]).await;
     clients
@@ -67,7 +67,7 @@ async fn a_read_only_server_is_left_for_a_new_connection() {
     let server = Server::start().await;
     let subject = subject(&server.url());
     subject.say("before").await;
-    // A master nobody can reach: the server is a replica now, and reads are stale at best.
+    // The server becomes a replica of an unreachable master: it refuses writes, and its reads are stale at best.
     server
         .command::<String>(&["REPLICAOF", "127.0.0.1", "1"])
         .await;
@@ -118,11 +118,11 @@ async fn clients_paused_for_longer_than_the_budget() {
 }
 
 #[tokio::test]
-async fn no_connection_left_for_us() {
+async fn a_server_without_free_connections_is_waited_for_once() {
     let server = Server::start().await;
     let subject = subject(&server.url());
     subject.say("before").await;
-    // The limit is reached, and ours is closed.
+    // The server's connection limit is reached, and the subject's connection is closed.
     let mut admin = server.connection().await;
     let mut command = async |parts: &[&str]| {
         let mut command = redis::Cmd::new();
@@ -191,7 +191,7 @@ async fn a_key_of_the_wrong_type_is_the_problem_of_its_session_only() {
         "the breaker stays closed"
     );
     assert_eq!(bob.say("hello").await, Commit::Saved);
-    // Clearing mends it.
+    // A clear repairs the session.
     alice.clear().await;
     assert_eq!(alice.say("hello").await, Commit::Saved);
 }
@@ -218,7 +218,7 @@ async fn an_idle_connection_that_the_server_closes_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_full_server_is_read_and_says_that_it_did_not_save() {
+async fn a_full_server_can_be_read_and_reports_that_it_did_not_save() {
     let server = Server::start().await;
     let subject = subject(&server.url());
     subject.say("before").await;
@@ -258,7 +258,7 @@ async fn the_recommended_settings_work_together() {
     let subject = subject(&server.url());
     subject.say("hello").await;
 
-    // A server that is full makes room instead of refusing, and characters stay.
+    // A full server evicts sessions instead of refusing writes, and keeps characters.
     server
         .command::<String>(&["SET", "character:rin", "{}"])
         .await;
@@ -266,7 +266,7 @@ async fn the_recommended_settings_work_together() {
     let used: u64 = used
         .lines()
         .find_map(|line| line.strip_prefix("used_memory:"))
-        .expect("a figure")
+        .expect("INFO has the line")
         .parse()
         .expect("a number");
     server

@@ -1,4 +1,4 @@
-//! Memory against a real Redis.
+//! The memory against a real Redis server.
 #![expect(clippy::expect_used, reason = "a test")]
 
 #[path = "memory/server.rs"]
@@ -42,7 +42,7 @@ async fn a_turn_reads_back_in_order() {
         subject.contents().await,
         ["one", "re: one", "two", "re: two"]
     );
-    // The newest is at the head of the list.
+    // The newest message is at the head of the list.
     let head: String = server.command(&["LINDEX", MESSAGES, "0"]).await;
     assert!(head.contains("re: two"), "{head}");
     assert_eq!(subject.load().await.stored, 4);
@@ -64,7 +64,7 @@ async fn only_the_newest_messages_are_read() {
             2,
         )
         .await
-        .expect("up");
+        .expect("Redis is up");
     let contents: Vec<_> = history
         .messages
         .iter()
@@ -79,7 +79,7 @@ async fn a_commit_that_is_repeated_stores_and_counts_once() {
     let subject = subject(&server);
     let turn = subject.turn("one").await;
     assert_eq!(subject.commit(&turn).await, Commit::Saved);
-    // Others come in between, so the repetition does not meet its own turn at the head.
+    // Other turns come in between, so the repeated commit does not find its own turn at the head.
     for n in 0..60 {
         subject.say(&n.to_string()).await;
     }
@@ -104,13 +104,13 @@ async fn a_clear_wins_over_turns_that_began_before_it() {
     assert_eq!(subject.session().await, None);
     assert_eq!(subject.say("after").await, Commit::Saved);
     assert_eq!(subject.contents().await, ["after", "re: after"]);
-    // The mark outlives the longest turn.
+    // The mark of the clear outlives the longest turn.
     let ttl: i64 = server.command(&["TTL", CLEARED]).await;
     assert!(ttl > 900, "{ttl}");
 }
 
 #[tokio::test]
-async fn a_clear_wins_over_a_turn_whose_beginning_redis_did_not_see() {
+async fn a_clear_wins_over_a_turn_that_began_while_redis_was_down() {
     let server = Server::start().await;
     let subject = subject(&server);
     let mut turn = subject.turn("began in an outage").await;
@@ -120,7 +120,7 @@ async fn a_clear_wins_over_a_turn_whose_beginning_redis_did_not_see() {
 }
 
 #[tokio::test]
-async fn a_turn_older_than_the_mark_of_a_clear_can_be_is_not_stored() {
+async fn a_turn_that_may_be_older_than_an_expired_mark_is_not_stored() {
     let server = Server::start().await;
     let subject = subject(&server);
     let mut turn = subject.turn("from long ago").await;
@@ -170,7 +170,7 @@ async fn a_session_keeps_its_figures_and_its_expiry() {
 }
 
 #[tokio::test]
-async fn setting_a_state_creates_nothing_and_prolongs_nothing() {
+async fn setting_a_state_creates_no_session_and_extends_no_expiry() {
     let server = Server::start().await;
     let subject = subject(&server);
     let set = async |state| {
@@ -183,7 +183,7 @@ async fn setting_a_state_creates_nothing_and_prolongs_nothing() {
                 state,
             )
             .await
-            .expect("up")
+            .expect("Redis is up")
     };
     assert_eq!(set(State::Ended).await, None);
     assert_eq!(

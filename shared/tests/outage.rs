@@ -1,4 +1,4 @@
-//! Memory when Redis is down, slow or back again. Works, is cut off, fails honestly, is restored, works.
+//! The memory while Redis is down, slow or back again: it works, is cut off, fails honestly, is restored, works.
 #![expect(clippy::expect_used, reason = "a test")]
 
 mod subject;
@@ -31,7 +31,7 @@ async fn works_then_killed_then_fails_honestly_then_restarted_then_works() {
     let started = Instant::now();
     assert!(subject.try_load().await.is_err());
     assert!(started.elapsed() < BUDGET + SLACK);
-    // From now on nobody waits: the breaker is open.
+    // The breaker is open now, so later operations do not wait.
     let started = Instant::now();
     assert!(subject.try_load().await.is_err());
     assert!(subject.try_say("hello").await.is_err());
@@ -63,7 +63,7 @@ async fn a_connection_that_the_server_closed_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_server_that_stands_still_costs_one_budget_and_then_nothing() {
+async fn a_stopped_server_costs_one_budget_and_then_nothing() {
     let server = Server::start().await;
     let subject = subject(&server);
     subject.say("hello").await;
@@ -79,29 +79,29 @@ async fn a_server_that_stands_still_costs_one_budget_and_then_nothing() {
 
     server.resume();
     assert_eq!(subject.load_when_back().await.0, 2);
-    // Nothing that was given up came back doubled, and no connection is left over.
+    // No abandoned operation took effect twice.
     subject.say("hello").await;
     assert_eq!(subject.load().await.messages.len(), 4);
 }
 
 #[tokio::test]
-async fn a_commit_that_was_given_up_is_not_done_later() {
+async fn an_abandoned_commit_does_not_take_effect_later() {
     let server = Server::start().await;
     let subject = subject(&server);
     subject.say("hello").await;
     let turn = subject.turn("late").await;
-    // The server takes the command, and finds it when nobody waits for it any longer.
+    // The stopped server still receives the command, and reads it only after the caller has given up.
     server.pause();
     assert!(subject.try_commit(&turn).await.is_err());
     server.resume();
-    // What was given up is not done afterwards: it would stand behind later turns.
+    // An abandoned commit must not take effect later: it would be stored after later turns.
     assert_eq!(subject.load_when_back().await.0, 2);
     assert_eq!(subject.commit(&turn).await, Commit::Saved);
     assert_eq!(subject.load().await.messages.len(), 4);
 }
 
 #[tokio::test]
-async fn a_clear_that_was_given_up_takes_nothing_with_it_later() {
+async fn an_abandoned_clear_does_not_take_effect_later() {
     let server = Server::start().await;
     let subject = subject(&server);
     subject.say("hello").await;
@@ -128,7 +128,7 @@ async fn a_hundred_faults_leave_no_connection_behind() {
         subject.load_when_back().await;
     }
     let clients: String = server.command(&["CLIENT", "LIST", "TYPE", "normal"]).await;
-    // One of them asks.
+    // One of the connections runs CLIENT LIST itself.
     assert!(clients.lines().count() <= 3, "{clients}");
 }
 
@@ -143,7 +143,7 @@ async fn nothing_is_connected_before_it_is_needed() {
 }
 
 #[tokio::test]
-async fn giving_up_does_not_wait_for_somebody_who_connects() {
+async fn giving_up_does_not_wait_for_another_task_that_connects() {
     let server = Server::start().await;
     let subject = subject(&server);
     subject.say("hello").await;
@@ -154,8 +154,8 @@ async fn giving_up_does_not_wait_for_somebody_who_connects() {
         assert!(subject.try_load().await.is_err());
         started.elapsed()
     };
-    // The first gives the connection up at 1.0 s and opens the breaker; the third then connects in vain until 2.1 s, while the
-    // second gives up at 1.3 s.
+    // The first gives the connection up at 1.0 s and opens the breaker. The third then tries to connect until 2.1 s,
+    // while the second gives up at 1.3 s.
     let (first, second, third) = tokio::join!(wait(0), wait(300), wait(1_100));
     for (which, waited) in [("first", first), ("second", second)] {
         assert!(waited < BUDGET + SLACK, "{which}: {waited:?}");

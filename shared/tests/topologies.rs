@@ -1,10 +1,11 @@
-//! Memory on every topology, with real servers: it works, it survives the faults of that topology, and it comes back by itself.
+//! The memory on every topology, with real servers: it works, survives the faults of the topology, and recovers by
+//! itself.
 //!
 //! `cargo test -p shared --test topologies -- --nocapture` prints the recovery times.
 #![expect(
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "a test that prints what it measured"
+    reason = "a test that prints its measurements"
 )]
 
 mod subject;
@@ -40,7 +41,7 @@ async fn tls_with_a_private_authority() {
     let subject = Subject::new(&[("REDIS_URL", &url), ("REDIS_TLS_CA_FILE", ca_file)]);
     assert_eq!(subject.say("hello").await, Commit::Saved);
     assert_eq!(subject.contents().await, ["hello", "re: hello"]);
-    // The system does not know that authority, and a connection that cannot be verified is none.
+    // The system does not trust that authority, and a connection that cannot be verified must fail.
     assert!(
         Subject::new(&[("REDIS_URL", &url)])
             .try_load()
@@ -61,7 +62,7 @@ async fn sentinels_name_the_master_and_its_successor() {
     let fresh = Subject::of("alice", by(&sentinels.env()));
     assert_eq!(fresh.contents().await, ["before", "re: before"]);
 
-    // So is one that hangs: the others are asked at the same time.
+    // A sentinel that hangs delays nothing: the others are queried concurrently.
     sentinels.pause_sentinel(1);
     let started = Instant::now();
     let fresh = Subject::of("alice", by(&sentinels.env()));
@@ -93,17 +94,18 @@ async fn a_failover_moves_us_to_the_new_master() {
     );
     assert_eq!(messages, 2);
     assert_ne!(sentinels.wait_for_new_master(old).await, old);
-    // What was committed before is known as committed by the successor too.
+    // The new master also recognises the turn that was committed before the failover.
     assert_eq!(subject.commit(&turn).await, Commit::Duplicate);
     assert_eq!(subject.say("after").await, Commit::Saved);
 
-    // The old master comes back as a replica, and nobody writes to it.
+    // The old master comes back as a replica, and no write goes to it.
     sentinels.heal().await;
     assert_eq!(subject.say("later").await, Commit::Saved);
     assert_eq!(subject.contents().await.len(), 6);
 }
 
-/// Turns go on through a planned failover. Gives how many were acknowledged, and how many of these the new master lacks.
+/// Runs turns during a planned failover. Returns how many were acknowledged, and how many of those the new master
+/// lacks.
 async fn planned_failover(wait_replicas: &str, min_replicas: &str) -> (usize, usize) {
     let mut sentinels = Sentinels::start().await;
     sentinels
@@ -131,7 +133,7 @@ async fn planned_failover(wait_replicas: &str, min_replicas: &str) -> (usize, us
         number += 1;
         if subject.try_say(&said).await.is_ok_and(Commit::is_saved) {
             acknowledged.push(said.clone());
-            // Until the new master has served one.
+            // Go on until the new master has stored a turn.
             if sentinels.master_port().await != old
                 && stored()
                     .await
@@ -205,7 +207,7 @@ async fn a_commit_can_wait_for_replicas() {
     let copy: i64 = replica.command(&["LLEN", "chat:alice:luna:messages"]).await;
     assert_eq!(copy, 2);
 
-    // Without the replica the client is told that it is not safe, and a repetition does not double it.
+    // Without the replica the commit reports that the turn may be lost, and repeating it stores nothing twice.
     replica.pause();
     let turn = subject.turn("on one").await;
     assert!(matches!(
@@ -227,7 +229,7 @@ async fn a_cluster_spreads_users_and_a_migration_is_not_noticed() {
         assert_eq!(subject.session().await.expect("a session").message_count, 2);
     }
 
-    // ASK while a slot moves, MOVED once it has moved.
+    // The cluster answers ASK while a slot moves, and MOVED once it has moved.
     let key = "chat:{user1}:luna:messages";
     let subject = Subject::of("user1", memory.clone());
     let (slot, from) = (cluster.slot(key).await, cluster.master_of(key).await);
@@ -249,7 +251,7 @@ async fn a_cluster_spreads_users_and_a_migration_is_not_noticed() {
         2,
         "half way, after the keys have moved"
     );
-    // A script on several keys has to wait for the end of a migration; that of a slot takes milliseconds.
+    // A script on several keys has to wait until the migration of its slot ends, which takes milliseconds.
     let (saved, ()) = tokio::join!(
         subject.try_say("during"),
         cluster.finish_migration(slot, from, to)
@@ -268,7 +270,7 @@ async fn a_cluster_spreads_users_and_a_migration_is_not_noticed() {
         ]
     );
 
-    // While it lasts for longer than the budget, what cannot be done is not half done.
+    // If the migration outlasts the budget, a commit that fails has stored nothing.
     cluster.begin_migration(slot, to, from).await;
     let turn = subject.turn("refused").await;
     let committed = subject.try_commit(&turn).await;
@@ -287,7 +289,7 @@ async fn a_lost_shard_is_the_problem_of_its_own_users_until_its_replica_is_promo
     let key = "chat:{alice}:luna:messages";
     let alice = Subject::of("alice", memory.clone());
     let lost = cluster.master_of(key).await;
-    // Somebody whose shard lives on.
+    // Users whose shard stays up.
     let mut others = Vec::new();
     for user in 0..50 {
         let name = format!("user{user}");
@@ -327,7 +329,7 @@ async fn a_lost_shard_is_the_problem_of_its_own_users_until_its_replica_is_promo
     }
     println!(
         "shard lost: memory was back after {} ms; users of the others waited {} ms at most",
-        back.expect("it is").as_millis(),
+        back.expect("the shard is back").as_millis(),
         longest.as_millis()
     );
     assert_eq!(alice.contents().await, ["before", "re: before"]);
@@ -346,7 +348,7 @@ async fn a_half_open_socket_costs_one_turn_at_most_and_none_after_a_pause() {
     ]);
     subject.say("before").await;
 
-    // In the middle of use: the turn that meets it waits for its budget, and the next one has memory.
+    // In use: the turn that meets the dead socket waits for its whole budget, and the next one has its memory.
     proxy.swallow_existing();
     let started = Instant::now();
     assert!(matches!(subject.try_load().await, Err(Error::Timeout)));
@@ -358,8 +360,8 @@ async fn a_half_open_socket_costs_one_turn_at_most_and_none_after_a_pause() {
         after.as_millis()
     );
 
-    // After a pause such a connection is not trusted, and the turn reads its memory inside the budget. The pause is the
-    // subject here: it is longer than five seconds.
+    // After a pause of more than five seconds a connection is not trusted, so the turn reads its memory within the
+    // budget. The sleep is the pause under test.
     tokio::time::sleep(Duration::from_millis(5_100)).await;
     proxy.swallow_existing();
     let started = Instant::now();

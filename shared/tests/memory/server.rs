@@ -1,4 +1,4 @@
-//! How the server is reached, and with which rights.
+//! Connecting to the server: URLs, sockets, logins, rights and round trips.
 
 use super::*;
 
@@ -6,7 +6,7 @@ use super::*;
 async fn each_operation_is_one_round_trip() {
     let server = Server::start().await;
     let subject = subject(&server);
-    // The scripts and the connection are there after this.
+    // This connects and loads the scripts.
     subject.say("warm").await;
     subject.session().await;
     subject.clear().await;
@@ -16,9 +16,9 @@ async fn each_operation_is_one_round_trip() {
         let line = info
             .lines()
             .find_map(|line| line.strip_prefix("total_reads_processed:"));
-        line.expect("a figure").parse().expect("a number")
+        line.expect("INFO has the line").parse().expect("a number")
     };
-    // Every packet that the server reads counts: this is what asking itself costs.
+    // The server counts every packet it reads, so first measure what the INFO command itself adds.
     let (before, after) = (reads().await, reads().await);
     let asking = after - before;
     let before = reads().await;

@@ -1,4 +1,4 @@
-//! What is stored: trimmed to whole turns, all or nothing, and what others left there.
+//! The stored form: trimmed to whole turns, written all or nothing, and compatible with other writers.
 
 use super::*;
 
@@ -97,10 +97,10 @@ async fn figures_that_make_no_sense_are_begun_anew() {
 }
 
 #[tokio::test]
-async fn what_the_python_service_stored_is_read_and_continued() {
+async fn a_session_of_the_python_service_is_read_and_continued() {
     let server = Server::start().await;
     let subject = subject(&server);
-    // Its commands, in its order: one LPUSH a message, then the figures, and no session_start.
+    // The commands of the Python service, in its order: one LPUSH per message, then the counters, and no session_start.
     for message in [
         r#"{"msg_id":"0d0d7e5e-9d5f-4d25-8f5e-6f4f1b4e7a10","role":"user","content":"你好","timestamp":1732430000,"token_count":2,"metadata":null}"#,
         r#"{"msg_id":"4a4c1e0b-6c3e-4d3c-9d0a-0b9a4a1f2c33","role":"assistant","content":"你好呀！","timestamp":1732430002,"token_count":5,"metadata":null}"#,
@@ -142,7 +142,7 @@ async fn a_refused_commit_leaves_nothing_behind() {
     let server = Server::start().await;
     let subject = subject(&server);
 
-    // A key of the wrong type, each of the three in turn.
+    // A key of the wrong type: each of the three keys in turn.
     for (key, others) in [
         (MESSAGES, [META, CLEARED]),
         (META, [MESSAGES, CLEARED]),
@@ -170,7 +170,7 @@ async fn a_refused_commit_leaves_nothing_behind() {
         }
     }
 
-    // A server that is full.
+    // A server that is out of memory.
     server.command::<String>(&["FLUSHALL"]).await;
     let turn = subject.turn("one").await;
     server

@@ -1,5 +1,5 @@
-//! One user's session with one character, for tests of memory against real servers.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+//! One session of a user with a character, for tests of the memory against real servers.
+#![allow(dead_code, reason = "each test binary uses only a part")]
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use shared::session::Session;
 use shared::store::Store;
 use shared::telemetry::Invocation;
 
-/// What scheduling on a loaded machine may add to a time limit.
+/// Time that scheduling on a loaded machine may add to a limit.
 pub(crate) const SLACK: Duration = Duration::from_millis(400);
 
-/// Memory by its settings, as a function makes it.
+/// Returns a memory built from these variables, as a function builds it from its environment.
 pub(crate) fn memory(settings: &[(&str, &str)]) -> Memory {
     let lookup = |name: &str| {
         settings
@@ -58,7 +58,7 @@ impl Subject {
         self.try_load().await.expect("memory is up")
     }
 
-    /// Reads until the breaker's probe has found Redis again. Gives the number of messages, and how long that took.
+    /// Loads until the breaker's probe has found Redis again. Returns the number of messages, and how long that took.
     pub(crate) async fn load_when_back(&self) -> (usize, Duration) {
         let started = Instant::now();
         loop {
@@ -67,13 +67,13 @@ impl Subject {
             }
             assert!(
                 started.elapsed() < Duration::from_secs(20),
-                "memory does not come back"
+                "the memory does not come back"
             );
             tokio::task::yield_now().await;
         }
     }
 
-    /// Begins a turn as the chat does: by reading.
+    /// Begins a turn as the chat does, by loading the history.
     pub(crate) async fn turn(&self, said: &str) -> NewTurn {
         turn(self.load().await, said)
     }
