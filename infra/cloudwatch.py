@@ -1,7 +1,8 @@
 """CloudWatch, as far as the alarms and the dashboard of the template use it.
 
-That is: embedded metrics with exact sets of dimensions, the statistics of a minute, metric math in which a missing value
-is neither zero nor false, alarms over the last minutes, and search expressions. Anything else is an AssertionError."""
+That is: embedded metrics with exact sets of dimensions, the statistics of a minute, metric math in which a missing
+value is neither zero nor false, alarms over the last minutes, and search expressions. Anything else is an
+AssertionError."""
 
 from __future__ import annotations
 
@@ -159,7 +160,7 @@ class Search:
             alternatives = [re.fullmatch(r'(\w+)="([^"]+)"', each) for each in (one[1] or one[2]).split(" OR ")]
             assert all(alternatives), f"not a search term that is known here: {term}"
             conditions.append(tuple((each[1], each[2]) for each in alternatives))
-            term = term[one.end():]
+            term = term[one.end() :]
         return cls(schema[0], frozenset(schema[1:]), tuple(conditions), found[3])
 
     @staticmethod

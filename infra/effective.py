@@ -66,7 +66,9 @@ class Effective:
         parameters = {**(MINIMAL if minimal else {}), **(given or {})}
         unknown = set(parameters) - set(SOURCE["Parameters"])
         assert not unknown, f"unknown parameters: {unknown}"
-        self.parameters = {name: str(parameters.get(name, what["Default"])) for name, what in SOURCE["Parameters"].items()}
+        self.parameters = {
+            name: str(parameters.get(name, what["Default"])) for name, what in SOURCE["Parameters"].items()
+        }
         source = copy.deepcopy(SOURCE)
         # `sam package` replaces the folder by an uploaded object; without a build there is nothing to upload.
         source["Globals"]["Function"].pop("CodeUri")
@@ -105,7 +107,7 @@ class Effective:
 
     def holds(self, what: Any) -> bool:
         """Evaluates a condition function."""
-        (function, argument), = what.items()
+        ((function, argument),) = what.items()
         if function == "Condition":
             return self.condition(argument)
         if function == "Fn::Equals":
@@ -114,9 +116,9 @@ class Effective:
         if function == "Fn::Not":
             return not self.holds(argument[0])
         if function == "Fn::And":
-            return all([self.holds(one) for one in argument])
+            return all(self.holds(one) for one in argument)
         if function == "Fn::Or":
-            return any([self.holds(one) for one in argument])
+            return any(self.holds(one) for one in argument)
         raise AssertionError(f"not a condition function: {function}")
 
     def resolve(self, what: Any) -> Any:
@@ -126,7 +128,7 @@ class Effective:
         if not isinstance(what, dict):
             return what
         if len(what) == 1:
-            (function, argument), = what.items()
+            ((function, argument),) = what.items()
             if function == "Ref":
                 return self.reference(argument)
             if function.startswith("Fn::"):
@@ -137,7 +139,7 @@ class Effective:
     def reference(self, name: str) -> Any:
         if name == "AWS::NoValue":
             return NO_VALUE
-        return {**PSEUDO_PARAMETERS, **self.parameters}.get(name, "${%s}" % name)
+        return {**PSEUDO_PARAMETERS, **self.parameters}.get(name, f"${{{name}}}")
 
     def intrinsic(self, function: str, argument: Any) -> Any:
         if function == "Fn::If":
@@ -162,6 +164,6 @@ class Effective:
 
         def value(found: re.Match) -> str:
             name = found[1]
-            return "${%s}" % name[1:] if name.startswith("!") else str(variables.get(name, self.reference(name)))
+            return f"${{{name[1:]}}}" if name.startswith("!") else str(variables.get(name, self.reference(name)))
 
         return re.sub(r"\$\{([^}]+)\}", value, text)

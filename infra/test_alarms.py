@@ -10,6 +10,7 @@ import unittest
 
 from cloudwatch import Minute, Search, dashboard, fires, metrics_of, minute_of, point, series
 from effective import ROOT, Effective
+
 from functions import FUNCTIONS
 
 RUNS = ("healthy", "failing", "timeouts", "slow", "upstream", "commits")
@@ -44,10 +45,22 @@ AWS_METRICS = {
 
 def printed(run: str) -> list[str]:
     # Selected together with the workspace, the example shares its dependencies with the tests.
-    build = ["cargo", "build", "--quiet", "--locked", "--target-dir", "target", "--workspace", "--example", "metric_events"]
+    build = [
+        "cargo",
+        "build",
+        "--quiet",
+        "--locked",
+        "--target-dir",
+        "target",
+        "--workspace",
+        "--example",
+        "metric_events",
+    ]
     subprocess.run(build, cwd=ROOT, check=True, timeout=1200)
     example = [str(ROOT / "target/debug/examples/metric_events"), run]
-    return subprocess.run(example, cwd=ROOT, check=True, capture_output=True, text=True, timeout=1200).stdout.splitlines()
+    return subprocess.run(
+        example, cwd=ROOT, check=True, capture_output=True, text=True, timeout=1200
+    ).stdout.splitlines()
 
 
 class Alarms(unittest.TestCase):
@@ -94,7 +107,9 @@ class Alarms(unittest.TestCase):
             for name in names:
                 alarm = self.alarms[name]
                 minutes = int(alarm["DatapointsToAlarm"])
-                self.assertTrue(fires(alarm, [self.runs["healthy"]] * 10 + [self.runs[run]] * minutes + [{}]), f"{name} {run}")
+                self.assertTrue(
+                    fires(alarm, [self.runs["healthy"]] * 10 + [self.runs[run]] * minutes + [{}]), f"{name} {run}"
+                )
         for name, alarm in self.alarms.items():
             filled = any("FILL" in metric.get("Expression", "") for metric in alarm.get("Metrics", []))
             if filled:
@@ -116,7 +131,8 @@ class Alarms(unittest.TestCase):
             alarm = self.alarms[name]
             self.assertEqual(alarm["ComparisonOperator"], operator)
             self.assertEqual(
-                (alarm["Threshold"], alarm["DatapointsToAlarm"], alarm["EvaluationPeriods"]), (threshold, minutes, minutes + 1)
+                (alarm["Threshold"], alarm["DatapointsToAlarm"], alarm["EvaluationPeriods"]),
+                (threshold, minutes, minutes + 1),
             )
             self.assertTrue(alarm["AlarmDescription"].startswith(severity + ":"), name)
 
@@ -124,6 +140,7 @@ class Alarms(unittest.TestCase):
         def reads(success: int, timeout: int) -> Minute:
             def key(status: str) -> tuple:
                 return series("CompanionChat", "short_memory_operations_total", {"operation": "load", "status": status})
+
             return {key("success"): [1.0] * success, key("timeout"): [1.0] * timeout}
 
         alarm = self.alarms["ReadTimeoutsAlarm"]
@@ -149,7 +166,9 @@ class Alarms(unittest.TestCase):
 
     def test_alarms_and_dashboard_use_metrics_that_exist(self) -> None:
         printed_series = [key for run in self.runs.values() for key in run]
-        existing = {(space, name, frozenset(dict(dimensions))) for space, name, dimensions in printed_series} | AWS_METRICS
+        existing = {
+            (space, name, frozenset(dict(dimensions))) for space, name, dimensions in printed_series
+        } | AWS_METRICS
         used = [key for alarm in self.alarms.values() for key, _ in metrics_of(alarm).values()]
         self.assertGreater(len(used), 30)
         shown = dashboard(self.stack.properties("Dashboard")["DashboardBody"])

@@ -24,8 +24,12 @@ class MetricMath(unittest.TestCase):
 
     def test_only_the_exact_set_of_dimensions_is_a_series(self) -> None:
         line = {
-            "_aws": {"CloudWatchMetrics": [{"Namespace": "N", "Dimensions": [["a", "b"], []], "Metrics": [{"Name": "m"}]}]},
-            "a": "1", "b": "2", "m": [1, 2],
+            "_aws": {
+                "CloudWatchMetrics": [{"Namespace": "N", "Dimensions": [["a", "b"], []], "Metrics": [{"Name": "m"}]}]
+            },
+            "a": "1",
+            "b": "2",
+            "m": [1, 2],
         }
         minute = minute_of([json.dumps(line)])
         self.assertEqual(minute, {series("N", "m", {"a": "1", "b": "2"}): [1, 2], series("N", "m", {}): [1, 2]})

@@ -7,14 +7,18 @@ import unittest
 from typing import Any
 
 import yaml
-
 from effective import PACKAGED, ROOT, SECRET, SOURCE, VPC, Effective
+
 from functions import FUNCTIONS, ROUTES, Function
 
 # The rights that Lambda requires to attach a function to a VPC.
 NETWORK_INTERFACES = [
-    "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces",
-    "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses",
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:CreateNetworkInterface",
+    "ec2:DeleteNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets",
+    "ec2:UnassignPrivateIpAddresses",
 ]
 # Characters are written by operators, so this user belongs to no function.
 CHARACTERS = ("characters", "on ~character:* -@all +ping +cluster|slots +get +set +del")
@@ -29,7 +33,9 @@ def many(value: Any) -> list:
 
 
 def allow(actions: Any, resources: Any, condition: Any = None, effect: str = "Allow") -> set[Right]:
-    return {(effect, action, resource, json.dumps(condition)) for action in many(actions) for resource in many(resources)}
+    return {
+        (effect, action, resource, json.dumps(condition)) for action in many(actions) for resource in many(resources)
+    }
 
 
 def rights(stack: Effective, function: Function) -> set[Right]:
@@ -46,7 +52,7 @@ def rights(stack: Effective, function: Function) -> set[Right]:
 
 
 def basics(function: Function) -> set[Right]:
-    log_group = "${%sLogGroup.Arn}" % function.stem
+    log_group = f"${{{function.stem}LogGroup.Arn}}"
     traces = allow(["xray:PutTraceSegments", "xray:PutTelemetryRecords"], "*")
     return traces | allow(["logs:CreateLogStream", "logs:PutLogEvents"], log_group)
 
@@ -62,8 +68,12 @@ def own_secrets(function: Function) -> set[Right]:
 
 class Deployment(unittest.TestCase):
     def test_the_template_deploys_every_function_of_the_repository(self) -> None:
-        self.assertEqual(set(Effective().of_type("AWS::Lambda::Function")), {function.resource for function in FUNCTIONS})
-        self.assertEqual({path.name for path in (ROOT / "functions").iterdir()}, {function.name for function in FUNCTIONS})
+        self.assertEqual(
+            set(Effective().of_type("AWS::Lambda::Function")), {function.resource for function in FUNCTIONS}
+        )
+        self.assertEqual(
+            {path.name for path in (ROOT / "functions").iterdir()}, {function.name for function in FUNCTIONS}
+        )
         for function in FUNCTIONS:
             build = SOURCE["Resources"][function.resource]["Metadata"]
             self.assertEqual(build, {"BuildMethod": "rust-cargolambda", "BuildProperties": {"Binary": function.name}})
@@ -84,7 +94,7 @@ class Deployment(unittest.TestCase):
             self.assertEqual(properties["TracingConfig"], {"Mode": "Active"})
             self.assertNotIn("VpcConfig", properties)
             log_group = function.stem + "LogGroup"
-            logs = {"LogFormat": "JSON", "ApplicationLogLevel": "TRACE", "LogGroup": "${%s}" % log_group}
+            logs = {"LogFormat": "JSON", "ApplicationLogLevel": "TRACE", "LogGroup": f"${{{log_group}}}"}
             self.assertEqual(properties["LoggingConfig"], logs)
             expected = {"LogGroupName": "/aws/lambda/chat-" + function.name, "RetentionInDays": "7"}
             self.assertEqual(stack.properties(log_group), expected)
@@ -106,10 +116,16 @@ class Deployment(unittest.TestCase):
     def test_concurrency_is_reserved_for_one_function_by_its_parameter(self) -> None:
         def reserved(stack: Effective) -> dict[str, str]:
             functions = stack.of_type("AWS::Lambda::Function").items()
-            return {name: one["ReservedConcurrentExecutions"] for name, one in functions if "ReservedConcurrentExecutions" in one}
+            return {
+                name: one["ReservedConcurrentExecutions"]
+                for name, one in functions
+                if "ReservedConcurrentExecutions" in one
+            }
 
         self.assertEqual(reserved(Effective()), {})
-        parameters = {name: count for count, name in enumerate(SOURCE["Parameters"], 1) if name.endswith("ReservedConcurrency")}
+        parameters = {
+            name: count for count, name in enumerate(SOURCE["Parameters"], 1) if name.endswith("ReservedConcurrency")
+        }
         self.assertIn("ChatReservedConcurrency", parameters)
         self.assertEqual(reserved(Effective({"ChatReservedConcurrency": 5})), {"ChatStreamFunction": "5"})
         together = reserved(Effective(parameters))
@@ -143,7 +159,10 @@ class Deployment(unittest.TestCase):
         for function in FUNCTIONS:
             self.assertEqual(
                 stack.properties(function.resource)["VpcConfig"],
-                {"SubnetIds": ["subnet-1a", "subnet-1b"], "SecurityGroupIds": ["${FunctionSecurityGroup}", "sg-1", "sg-2"]},
+                {
+                    "SubnetIds": ["subnet-1a", "subnet-1b"],
+                    "SecurityGroupIds": ["${FunctionSecurityGroup}", "sg-1", "sg-2"],
+                },
             )
         self.assertNotIn("SecurityGroupIngress", stack.properties("FunctionSecurityGroup"))
         self.assertNotIn("FunctionSecurityGroup", Effective().resources)
@@ -168,9 +187,15 @@ class Permissions(unittest.TestCase):
 
     def test_a_customer_managed_key_decrypts_through_secrets_manager_and_only_where_a_secret_is_read(self) -> None:
         key = "arn:aws:kms:eu-west-1:111122223333:key/k"
-        decrypt = allow("kms:Decrypt", key, {"StringEquals": {"kms:ViaService": "secretsmanager.eu-west-1.amazonaws.com"}})
+        decrypt = allow(
+            "kms:Decrypt", key, {"StringEquals": {"kms:ViaService": "secretsmanager.eu-west-1.amazonaws.com"}}
+        )
         without_shared = {"JwtSecretSecretArn": "", "JwtJwksUrl": "https://keys.example.com"}
-        for given, shared in (({}, secrets("jwt-AbCdEf")), (without_shared, set()), ({**without_shared, "LlmProvider": "echo"}, set())):
+        for given, shared in (
+            ({}, secrets("jwt-AbCdEf")),
+            (without_shared, set()),
+            ({**without_shared, "LlmProvider": "echo"}, set()),
+        ):
             stack = Effective({"SecretsKmsKeyArn": key, **given})
             for function in FUNCTIONS:
                 expected = shared | (set() if "LlmProvider" in given else own_secrets(function))
@@ -179,18 +204,26 @@ class Permissions(unittest.TestCase):
 
     def test_each_function_is_a_user_of_its_own_in_the_stacks_cache(self) -> None:
         unused = SECRET + "redis-AbCdEf"
-        stack = Effective({**VPC, "CreateCache": "true", "CacheName": "memory", "RedisUrl": "", "RedisPasswordSecretArn": unused})
+        stack = Effective(
+            {**VPC, "CreateCache": "true", "CacheName": "memory", "RedisUrl": "", "RedisPasswordSecretArn": unused}
+        )
         self.assertEqual(stack.rejections(), [])
         code = {"ArnLike": {"lambda:SourceFunctionArn": "arn:aws:lambda:eu-west-1:111122223333:function:*"}}
         network = allow(NETWORK_INTERFACES, "*") | allow(NETWORK_INTERFACES, "*", code, effect="Deny")
         for function in FUNCTIONS:
-            user = "${Cache%sUser.Arn}" % function.cache_user.capitalize()
+            user = f"${{Cache{function.cache_user.capitalize()}User.Arn}}"
             expected = basics(function) | network | secrets("jwt-AbCdEf") | own_secrets(function)
             self.assertEqual(rights(stack, function), expected | allow("elasticache:Connect", ["${Cache.ARN}", user]))
             variables = stack.environment(function.resource)
             self.assertEqual(variables["REDIS_USERNAME"], f"memory-{function.cache_user}")
             self.assertEqual(variables["REDIS_URL"], "rediss://${Cache.Endpoint.Address}:${Cache.Endpoint.Port}")
-            settings = {"MODE": "cluster", "AUTH": "iam", "IAM_CACHE_NAME": "memory", "IAM_SERVERLESS": "true", "PASSWORD_SECRET_ARN": ""}
+            settings = {
+                "MODE": "cluster",
+                "AUTH": "iam",
+                "IAM_CACHE_NAME": "memory",
+                "IAM_SERVERLESS": "true",
+                "PASSWORD_SECRET_ARN": "",
+            }
             self.assertEqual({name: variables["REDIS_" + name] for name in settings}, settings)
 
     def test_only_the_functions_reach_the_stacks_cache(self) -> None:
@@ -211,15 +244,23 @@ class Permissions(unittest.TestCase):
                 "AuthenticationMode": {"Type": "iam"},
                 "AccessString": commands,
             }
-            for user, commands in [*((function.cache_user, function.cache_rights) for function in FUNCTIONS), CHARACTERS]
+            for user, commands in [
+                *((function.cache_user, function.cache_rights) for function in FUNCTIONS),
+                CHARACTERS,
+            ]
         }
         self.assertEqual(stack.of_type("AWS::ElastiCache::User"), expected)
         (group,) = stack.of_type("AWS::ElastiCache::UserGroup").values()
-        self.assertCountEqual(group["UserIds"], ["${%s}" % name for name in expected])
+        self.assertCountEqual(group["UserIds"], [f"${{{name}}}" for name in expected])
 
     def test_an_existing_iam_cache_is_reached_as_one_user(self) -> None:
         for serverless, kind in (("true", "serverlesscache"), ("false", "replicationgroup")):
-            given = {"RedisAuth": "iam", "RedisUsername": "u", "RedisIamCacheName": "c", "RedisIamServerless": serverless}
+            given = {
+                "RedisAuth": "iam",
+                "RedisUsername": "u",
+                "RedisIamCacheName": "c",
+                "RedisIamServerless": serverless,
+            }
             stack = Effective(given)
             self.assertEqual(stack.rejections(), [])
             prefix = "arn:aws:elasticache:eu-west-1:111122223333:"
@@ -232,7 +273,10 @@ class Permissions(unittest.TestCase):
         stack = Effective({**VPC, "CreateCache": "true"})
         aws = "arn:aws:iam::aws:policy/service-role/"
         expected = {
-            **{function.stem + "Role": ("lambda", ["${FunctionBasics}", "${SharedAccess}"], True) for function in FUNCTIONS},
+            **{
+                function.stem + "Role": ("lambda", ["${FunctionBasics}", "${SharedAccess}"], True)
+                for function in FUNCTIONS
+            },
             "GatewayLogRole": ("apigateway", [aws + "AmazonAPIGatewayPushToCloudWatchLogs"], False),
             "CodeDeployServiceRole": ("codedeploy", [aws + "AWSCodeDeployRoleForLambda"], False),
         }
@@ -241,25 +285,37 @@ class Permissions(unittest.TestCase):
         for name, (service, managed, has_own) in expected.items():
             (trust,) = roles[name]["AssumeRolePolicyDocument"]["Statement"]
             self.assertEqual(many(trust["Principal"]["Service"]), [service + ".amazonaws.com"])
-            self.assertEqual((trust["Effect"], list(trust["Principal"]), many(trust["Action"])), ("Allow", ["Service"], ["sts:AssumeRole"]))
+            self.assertEqual(
+                (trust["Effect"], list(trust["Principal"]), many(trust["Action"])),
+                ("Allow", ["Service"], ["sts:AssumeRole"]),
+            )
             self.assertEqual(roles[name]["ManagedPolicyArns"], managed)
             self.assertEqual("Policies" in roles[name], has_own, name)
         # Rights come from nowhere else: there are no stand-alone policies and no policies on resources.
         kinds = {resource["Type"] for resource in stack.resources.values()}
-        self.assertEqual({kind for kind in kinds if kind.startswith("AWS::IAM::")}, {"AWS::IAM::Role", "AWS::IAM::ManagedPolicy"})
+        self.assertEqual(
+            {kind for kind in kinds if kind.startswith("AWS::IAM::")}, {"AWS::IAM::Role", "AWS::IAM::ManagedPolicy"}
+        )
         self.assertEqual(set(stack.of_type("AWS::IAM::ManagedPolicy")), {"FunctionBasics", "SharedAccess"})
         self.assertEqual(
-            {kind for kind in kinds if kind.endswith(("Policy", "Permission"))}, {"AWS::IAM::ManagedPolicy", "AWS::Lambda::Permission"}
+            {kind for kind in kinds if kind.endswith(("Policy", "Permission"))},
+            {"AWS::IAM::ManagedPolicy", "AWS::Lambda::Permission"},
         )
 
     def test_no_policy_is_empty(self) -> None:
         # IAM refuses a policy without statements, and a list of resources without entries.
         without_secrets = {"JwtSecretSecretArn": "", "JwtJwksUrl": "https://keys.example.com"}
         for given in ({}, without_secrets, {**without_secrets, "LlmProvider": "echo"}):
-            for more in ({}, {"RedisAuth": "iam", "RedisUsername": "u", "RedisIamCacheName": "c"}, {**VPC, "CreateCache": "true"}):
+            for more in (
+                {},
+                {"RedisAuth": "iam", "RedisUsername": "u", "RedisIamCacheName": "c"},
+                {**VPC, "CreateCache": "true"},
+            ):
                 stack = Effective({**given, **more})
                 policies = list(stack.of_type("AWS::IAM::ManagedPolicy").values())
-                policies += [policy for role in stack.of_type("AWS::IAM::Role").values() for policy in role.get("Policies", [])]
+                policies += [
+                    policy for role in stack.of_type("AWS::IAM::Role").values() for policy in role.get("Policies", [])
+                ]
                 for policy in policies:
                     self.assertTrue(policy["PolicyDocument"]["Statement"], (given, more))
                     for statement in policy["PolicyDocument"]["Statement"]:

@@ -10,10 +10,10 @@ import unittest
 from typing import Any
 
 import airspeed
+from effective import MINIMAL, ROOT, SOURCE, Effective, accepts
 from samcli.commands.deploy.auth_utils import auth_per_resource
 from samcli.lib.providers.sam_stack_provider import SamLocalStackProvider
 
-from effective import MINIMAL, ROOT, SOURCE, Effective, accepts
 from functions import FUNCTIONS, ROUTES
 
 # Every character of an origin as a browser sends it. None ends a string or starts an expression in a mapping template.
@@ -34,10 +34,12 @@ def allowed_origin(stack: Effective, path: str, header: str, origin: str) -> str
     # This interpreter accepts no hyphens in names; the gateway's does.
     template = template.replace("Access-Control-Allow-Origin", "allowed_origin")
     headers: dict[str, str] = {}
-    body = airspeed.Template(template).merge({
-        "input": {"params": lambda asked: origin if asked == header else ""},
-        "context": {"responseOverride": {"header": headers}},
-    })
+    body = airspeed.Template(template).merge(
+        {
+            "input": {"params": lambda asked: origin if asked == header else ""},
+            "context": {"responseOverride": {"header": headers}},
+        }
+    )
     assert body.strip() == "", f"a preflight response with a body: {body}"
     return headers.get("allowed_origin")
 
@@ -55,17 +57,17 @@ class Gateway(unittest.TestCase):
             if function.streams:
                 self.assertEqual(route["responseTransferMode"], "STREAM")
                 self.assertEqual(route["timeoutInMillis"], 900_000)
-                uri = prefix + "2021-11-15/functions/${%sAliaslive}/response-streaming-invocations" % function.resource
+                uri = prefix + f"2021-11-15/functions/${{{function.resource}Aliaslive}}/response-streaming-invocations"
             else:
                 self.assertNotIn("responseTransferMode", route)
                 self.assertEqual(route["timeoutInMillis"], 29_000)
-                uri = prefix + "2015-03-31/functions/${%sAliaslive}/invocations" % function.resource
+                uri = prefix + f"2015-03-31/functions/${{{function.resource}Aliaslive}}/invocations"
             self.assertEqual(route["uri"], uri)
 
     def test_the_gateway_may_invoke_each_function_on_its_routes_only(self) -> None:
         expected = [
             {
-                "FunctionName": "${%sAliaslive}" % function.resource,
+                "FunctionName": f"${{{function.resource}Aliaslive}}",
                 "Action": "lambda:InvokeFunction",
                 "Principal": "apigateway.amazonaws.com",
                 "SourceArn": "arn:aws:execute-api:eu-west-1:111122223333:${Api}/*/" + method.upper() + path,
@@ -92,16 +94,29 @@ class Gateway(unittest.TestCase):
         self.assertEqual(
             {value.removeprefix("$context.") for value in line.values()},
             {
-                "requestId", "xrayTraceId", "requestTime", "httpMethod", "resourcePath", "status", "error.responseType",
-                "integration.status", "integration.latency", "responseLatency", "responseLength",
-                "integration.responseTransferMode", "integration.timeToAllHeaders", "integration.timeToFirstContent",
+                "requestId",
+                "xrayTraceId",
+                "requestTime",
+                "httpMethod",
+                "resourcePath",
+                "status",
+                "error.responseType",
+                "integration.status",
+                "integration.latency",
+                "responseLatency",
+                "responseLength",
+                "integration.responseTransferMode",
+                "integration.timeToAllHeaders",
+                "integration.timeToFirstContent",
             },
         )
 
     def test_a_user_pool_authorizes_every_route(self) -> None:
         pool = "arn:aws:cognito-idp:eu-west-1:111122223333:userpool/eu-west-1_a"
         for given, security, trust in (("", [], "false"), (pool, [{"caller": []}], "true")):
-            stack = Effective({"CognitoUserPoolArn": given, "JwtSecretSecretArn": "" if given else MINIMAL["JwtSecretSecretArn"]})
+            stack = Effective(
+                {"CognitoUserPoolArn": given, "JwtSecretSecretArn": "" if given else MINIMAL["JwtSecretSecretArn"]}
+            )
             self.assertEqual(stack.rejections(), [])
             for method, path, function in ROUTES:
                 self.assertEqual(definition(stack)["paths"][path][method]["security"], security)
@@ -109,7 +124,9 @@ class Gateway(unittest.TestCase):
             self.assertEqual("components" in definition(stack), bool(given))
 
     def test_a_guided_deployment_does_not_stop_at_routes_without_an_authorizer(self) -> None:
-        with contextlib.redirect_stderr(io.StringIO()):  # SAM prints a warning about itself here, whatever the filters are.
+        with contextlib.redirect_stderr(
+            io.StringIO()
+        ):  # SAM prints a warning about itself here, whatever the filters are.
             stacks, _ = SamLocalStackProvider.get_stacks(template_file=str(ROOT / "template.yaml"))
         self.assertEqual([authorized for _, authorized in auth_per_resource(stacks)], [True] * len(ROUTES))
 
@@ -122,7 +139,11 @@ class Cors(unittest.TestCase):
             self.assertEqual(preflight["type"], "mock")
             self.assertNotIn("security", methods["options"])
             answer = preflight["responses"]["default"]
-            allowed = answer["responseParameters"]["method.response.header.Access-Control-Allow-Methods"].strip("'").split(",")
+            allowed = (
+                answer["responseParameters"]["method.response.header.Access-Control-Allow-Methods"]
+                .strip("'")
+                .split(",")
+            )
             self.assertCountEqual(allowed, [method.upper() for method, of, _ in ROUTES if of == path])
             declared = {"method.response.header." + name for name in methods["options"]["responses"]["204"]["headers"]}
             self.assertLessEqual(set(answer["responseParameters"]), declared)
@@ -176,7 +197,9 @@ class Cors(unittest.TestCase):
             errors: dict[str, Any] = definition(stack).get("x-amazon-apigateway-gateway-responses", {})
             self.assertEqual(set(errors), {"DEFAULT_4XX", "DEFAULT_5XX"} if given else set())
             for error in errors.values():
-                self.assertEqual(error["responseParameters"]["gatewayresponse.header.Access-Control-Allow-Origin"], header)
+                self.assertEqual(
+                    error["responseParameters"]["gatewayresponse.header.Access-Control-Allow-Origin"], header
+                )
             for function in FUNCTIONS:
                 self.assertEqual(stack.environment(function.resource)["CORS_ALLOWED_ORIGINS"], given)
 

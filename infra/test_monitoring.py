@@ -9,6 +9,7 @@ import unittest
 
 from cloudwatch import Search, Series, dashboard, metrics_of, series
 from effective import ROOT, Effective
+
 from functions import FUNCTIONS, Function
 
 # Every value of a dimension of the service's own metrics that alarms and dashboard ask for.
@@ -31,7 +32,7 @@ CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "sh
 
 
 def of_function(metric: str, function: Function, **more: str) -> Series:
-    return series("AWS/Lambda", metric, {"FunctionName": "${%s}" % function.resource, **more})
+    return series("AWS/Lambda", metric, {"FunctionName": f"${{{function.resource}}}", **more})
 
 
 def of_stage(metric: str) -> Series:
@@ -48,9 +49,11 @@ class Alarms(unittest.TestCase):
         for alarm, metric in (("FunctionErrorsAlarm", "Errors"), ("ThrottlesAlarm", "Throttles")):
             expected[alarm] = {of_function(metric, function) for function in FUNCTIONS}
         for function in FUNCTIONS:
-            (version,) = (name for name in self.stack.of_type("AWS::Lambda::Version") if name.startswith(function.resource))
+            (version,) = (
+                name for name in self.stack.of_type("AWS::Lambda::Version") if name.startswith(function.resource)
+            )
             # Lambda counts per version only what arrives through an alias, so both dimensions are needed.
-            of_alias = {"Resource": "${%s}:live" % function.resource, "ExecutedVersion": "${%s.Version}" % version}
+            of_alias = {"Resource": f"${{{function.resource}}}:live", "ExecutedVersion": f"${{{version}.Version}}"}
             expected[function.new_version_alarm] = {of_function("Errors", function, **of_alias)}
         watched = {name: metrics_of(alarm).values() for name, alarm in self.alarms.items()}
         watched = {name: used for name, used in watched.items() if any(key[0].startswith("AWS/") for key, _ in used)}
@@ -92,7 +95,9 @@ class Dashboard(unittest.TestCase):
         return sum(isinstance(shown, Search) and shown.finds(one) for shown in self.shown)
 
     def test_every_series_with_dimensions_is_shown_once(self) -> None:
-        every = [of_function(metric, one) for metric in ("Errors", "Throttles", "ConcurrentExecutions") for one in FUNCTIONS]
+        every = [
+            of_function(metric, one) for metric in ("Errors", "Throttles", "ConcurrentExecutions") for one in FUNCTIONS
+        ]
         for metric, names in (
             ("short_memory_operations_total", ("operation", "status")),
             ("short_memory_latency_seconds", ("operation",)),
@@ -110,7 +115,11 @@ class Dashboard(unittest.TestCase):
         for other in (
             series("Space/two", "commits_total", {"result": "saved"}),
             series("AWS/Lambda", "Errors", {"FunctionName": "${ChatStreamFunction}2"}),
-            series("AWS/Lambda", "Errors", {"FunctionName": "${ChatStreamFunction}", "Resource": "${ChatStreamFunction}:live"}),
+            series(
+                "AWS/Lambda",
+                "Errors",
+                {"FunctionName": "${ChatStreamFunction}", "Resource": "${ChatStreamFunction}:live"},
+            ),
         ):
             self.assertEqual(self.searches_for(other), 0, other)
         spaces = {shown.namespace if isinstance(shown, Search) else shown[0] for shown in self.shown}
@@ -121,8 +130,10 @@ class Dashboard(unittest.TestCase):
             for entry in widget["properties"].get("metrics", []):
                 if isinstance(entry[0], dict):
                     search = Search.parse(entry[0]["expression"])
-                    label = " ".join("${PROP('Dim.%s')}" % name for name in sorted(search.dimensions))
-                    names = [value for condition in search.conditions for key, value in condition if key == "MetricName"]
+                    label = " ".join(f"${{PROP('Dim.{name}')}}" for name in sorted(search.dimensions))
+                    names = [
+                        value for condition in search.conditions for key, value in condition if key == "MetricName"
+                    ]
                     self.assertIn(entry[0]["label"], [label, label + " ${PROP('MetricName')}"])
                     self.assertTrue(len(names) == 1 or "MetricName" in entry[0]["label"])
 
@@ -130,12 +141,14 @@ class Dashboard(unittest.TestCase):
         for widget in self.body["widgets"]:
             if widget["type"] == "metric":
                 settings = widget["properties"]
-                self.assertEqual((settings["region"], settings["view"], settings["period"]), ("eu-west-1", "timeSeries", 60))
+                self.assertEqual(
+                    (settings["region"], settings["view"], settings["period"]), ("eu-west-1", "timeSeries", 60)
+                )
 
     def test_it_begins_with_all_alarms_that_do_not_belong_to_a_deployment(self) -> None:
         (alarms,) = (widget["properties"]["alarms"] for widget in self.body["widgets"] if widget["type"] == "alarm")
         names = self.stack.of_type("AWS::CloudWatch::Alarm")
-        self.assertCountEqual(alarms, ["${%s.Arn}" % name for name in names if "NewVersion" not in name])
+        self.assertCountEqual(alarms, [f"${{{name}.Arn}}" for name in names if "NewVersion" not in name])
 
 
 class Runbook(unittest.TestCase):

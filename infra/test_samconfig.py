@@ -13,9 +13,8 @@ from typing import Any
 from unittest import mock
 
 from click.testing import CliRunner
-from samcli.commands.deploy import command
-
 from effective import ROOT, SECRET, SOURCE, Effective
+from samcli.commands.deploy import command
 
 EXAMPLE = (ROOT / "samconfig.toml.example").read_text(encoding="utf-8")
 # What a reader puts in place of the words in capitals.

@@ -8,6 +8,7 @@ import re
 import unittest
 
 from effective import ROOT, SECRET, SOURCE, VPC, Effective, accepts
+
 from functions import FUNCTIONS
 
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "shared/src").rglob("*.rs")))
@@ -39,7 +40,9 @@ def number_settings() -> set[str]:
 
 class Settings(unittest.TestCase):
     def test_parameters_set_exactly_the_settings_that_the_code_reads(self) -> None:
-        read = set(re.findall(r'"((?:REDIS|MEMORY|CONTEXT|LLM|JWT|AUTH|CORS|LOG|METRICS)(?:_[A-Z]+)*)"', CODE)) - {"AUTH"}
+        read = set(re.findall(r'"((?:REDIS|MEMORY|CONTEXT|LLM|JWT|AUTH|CORS|LOG|METRICS)(?:_[A-Z]+)*)"', CODE)) - {
+            "AUTH"
+        }
         self.assertEqual(settings(), read - set(WITHOUT_PARAMETER) - {"AUTH_TRUST_AUTHORIZER"})
         for name in settings():
             self.assertIn(parameter_of(name), SOURCE["Parameters"])
@@ -66,10 +69,7 @@ class Settings(unittest.TestCase):
             "Metrics": "off",
             "MetricsNamespace": "Namespace",
         }
-        most = {
-            name: SOURCE["Parameters"][name]["MaxValue"]
-            for name in map(parameter_of, number_settings())
-        }
+        most = {name: SOURCE["Parameters"][name]["MaxValue"] for name in map(parameter_of, number_settings())}
         # Distinct numbers, the smallest for the parameter with the lowest maximum.
         both.update({name: count for count, name in enumerate(sorted(most, key=lambda name: (most[name], name)), 3)})
         secrets = {"RedisPasswordSecretArn": SECRET + "password-AbCdEf", "LlmApiKeySecretArn": SECRET + "key-AbCdEf"}
@@ -121,7 +121,7 @@ class Settings(unittest.TestCase):
             self.assertGreater(len(what["Description"]), 20, name)
             # The console shows it beside the field; reasons are in docs/deploy.md.
             self.assertLessEqual(len(what["Description"]), 150, name)
-            self.assertTrue(f'"Ref": "{name}"' in rest or "${%s}" % name in rest, f"{name} is not used")
+            self.assertTrue(f'"Ref": "{name}"' in rest or f"${{{name}}}" in rest, f"{name} is not used")
 
     def test_no_secret_is_a_default_or_in_an_environment(self) -> None:
         stack = Effective({"RedisPasswordSecretArn": SECRET + "redis-AbCdEf"})
@@ -181,7 +181,13 @@ class Settings(unittest.TestCase):
             (
                 "LlmBaseUrl",
                 ["https://model.example.com/api/v3", "http://10.0.0.1:8000", "http://[::1]:8000/v1"],
-                ["model.example.com", "https://", "https:///v1", "https://model.example.com/a b", "https://key@model.example.com"],
+                [
+                    "model.example.com",
+                    "https://",
+                    "https:///v1",
+                    "https://model.example.com/a b",
+                    "https://key@model.example.com",
+                ],
             ),
             (
                 "JwtJwksUrl",
@@ -196,7 +202,8 @@ class Settings(unittest.TestCase):
                     [SECRET + "a/b_+=.@-c-AbCdEf", SECRET + "a-AbCdEf#key"],
                     [SECRET + "a!b-AbCdEf", SECRET + "a-AbCdEf#", SECRET + "a b-AbCdEf"],
                 )
-                for name in SOURCE["Parameters"] if name.endswith("SecretArn")
+                for name in SOURCE["Parameters"]
+                if name.endswith("SecretArn")
             ),
         ):
             for value in good:

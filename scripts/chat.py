@@ -7,15 +7,14 @@ CHARACTER selects the character (default luna). CHAT_URL and CHAT_TOKEN select a
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import client
 from client import Chat, ChatError, NotReachable, StreamCut
 
-try:
+with suppress(ImportError):
     import readline  # noqa: F401 - importing it gives input() its line editing
-except ImportError:
-    pass
 
 HELP = """\
   /session   show the state of this conversation

@@ -65,7 +65,9 @@ class Stopped(BaseException):
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    parser = argparse.ArgumentParser(description="Run the service on this machine and hold a first conversation with it.")
+    parser = argparse.ArgumentParser(
+        description="Run the service on this machine and hold a first conversation with it."
+    )
     help_once = "exit after the conversation, with status 0 if it went as expected"
     parser.add_argument("--once", action="store_true", help=help_once)
     once = parser.parse_args(arguments).once or environ.get("RUN_ONCE", "") not in ("", "0")
@@ -155,7 +157,9 @@ def function_settings(environ: Mapping[str, str]) -> dict[str, str]:
         # functions require a key, so they get a placeholder, which such a server ignores.
         if not settings.get("LLM_API_KEY_SECRET_ARN"):
             if "LLM_API_KEY" not in settings:
-                raise Failure("LLM_API_KEY is missing; set it to the empty string (LLM_API_KEY=) if the server needs none")
+                raise Failure(
+                    "LLM_API_KEY is missing; set it to the empty string (LLM_API_KEY=) if the server needs none"
+                )
             settings["LLM_API_KEY"] = settings["LLM_API_KEY"] or "none"
     return settings
 
@@ -282,7 +286,7 @@ class Servers:
 
     def read_functions_log(self) -> None:
         """Makes `check` detect functions that die, too."""
-        self._functions_log = open(FUNCTIONS_LOG, "rb")
+        self._functions_log = open(FUNCTIONS_LOG, "rb")  # noqa: SIM115 - it stays open until the process ends
 
     def check(self) -> None:
         """Raises Failure if a server or a function has stopped."""
@@ -303,7 +307,7 @@ class Servers:
             time.sleep(0.5)
 
     def remember_descendants(self) -> None:
-        """Records the functions. They run in their own sessions, so signals to the group of `watch` do not reach them."""
+        """Records the functions: they have sessions of their own, so signals to the group of `watch` miss them."""
         pids = {server.process.pid for server in self._servers}
         self._descendants |= descendants(pids)
 
