@@ -34,31 +34,32 @@ chaos: ## run many clients under random faults (TOPOLOGY=standalone|sentinel|clu
 		cargo test -p acceptance --test chaos --locked under_faults -- --nocapture
 
 # The functions are measured as they are deployed: the same profile but for symbols, and their own features alone, which
-# is why they are never built together with the benchmark.
+# is why they are never built together with the benchmark. Linking each of them with LTO takes minutes.
 MEASURED := target/measured
 BUILD_MEASURED := cargo build --profile measured --locked --target-dir target
 BENCH := COMPANION_CHAT_BIN_DIR=$(CURDIR)/$(MEASURED)
-# A short run, and counting instructions, need no fast benchmark: the debug build shares its dependencies with the
-# tests.
-BENCH_BUILD = $(if $(BENCH_QUICK)$(filter instructions,$@),--workspace --profile dev,--package bench) --bench bench
+# This build of the benchmark shares its dependencies with the tests. It is fast enough to count instructions.
+DEBUG_BENCH := cargo bench --locked --target-dir target --profile dev --workspace --bench bench
 
-bench: ## measure what a turn costs (PEER=http://… or PEER_DIR=… measures another service too; BENCH_QUICK=1 for a short run)
+bench: ## measure what a turn costs (PEER=http://… or PEER_DIR=… measures another service too; BENCH_QUICK=1 for a trial run)
 	@scripts/setup.sh bench
-ifndef BENCH_QUICK
+ifdef BENCH_QUICK
+	@echo "A trial run of debug builds: it shows that the benchmark works, and its figures mean nothing."
+	PEER=$(PEER) PEER_DIR=$(PEER_DIR) $(DEBUG_BENCH)
+else
 	$(BUILD_MEASURED) --package testkit --example empty
 	$(BUILD_MEASURED) --package chat-stream --no-default-features
 	@mkdir -p $(MEASURED)/without-sdk
 	@cp $(MEASURED)/chat-stream $(MEASURED)/without-sdk
-endif
 	$(BUILD_MEASURED) --bins
-	$(BENCH) $(if $(BENCH_QUICK),,BENCH_WITHOUT_SDK=$(CURDIR)/$(MEASURED)/without-sdk/chat-stream) \
-		PEER=$(PEER) PEER_DIR=$(PEER_DIR) cargo bench --locked --target-dir target $(BENCH_BUILD)
+	$(BENCH) BENCH_WITHOUT_SDK=$(CURDIR)/$(MEASURED)/without-sdk/chat-stream PEER=$(PEER) PEER_DIR=$(PEER_DIR) \
+		cargo bench --locked --target-dir target --package bench
+endif
 
 instructions: ## check that a turn takes no more instructions than accepted (ACCEPT=1 accepts what it takes now)
 	@scripts/setup.sh bench
-	$(BUILD_MEASURED) --bins
-	$(BENCH) BENCH_INSTRUCTIONS=$(if $(ACCEPT),accept,check) \
-		cargo bench --locked --target-dir target $(BENCH_BUILD)
+	$(BUILD_MEASURED) --package chat-stream
+	$(BENCH) BENCH_INSTRUCTIONS=$(if $(ACCEPT),accept,check) $(DEBUG_BENCH)
 
 package: ## build a zip of each function for Lambda, in target/lambda (ARCH=arm64|x86_64)
 	@scripts/setup.sh

@@ -3,7 +3,7 @@
 //!
 //! Each figure is a median with the range of the middle 80%. Runs that are compared with each other are interleaved,
 //! and each comparison is a ratio within one run. `BENCH_QUICK=1` runs everything a few times, to check that it works;
-//! its figures mean little. `BENCH_ONLY=turn,cold` measures these groups only.
+//! its figures mean nothing. `BENCH_ONLY=turn,cold` measures these groups only.
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -134,10 +134,10 @@ async fn main() {
     }
     let path = match std::env::var("BENCH_JSON") {
         Ok(path) => path,
-        Err(_) if only.is_empty() => {
+        Err(_) if only.is_empty() && !quick => {
             concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench.json").into()
         }
-        // A part does not take the place of the whole.
+        // A part or a trial run does not replace the figures of a whole run.
         Err(_) => return,
     };
     std::fs::write(&path, report.json()).expect("the file can be written");
