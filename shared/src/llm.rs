@@ -174,7 +174,7 @@ pub enum Llm {
 }
 
 impl Llm {
-    /// Makes ready without touching the network.
+    /// Checks the settings and touches no network.
     ///
     /// # Errors
     /// TLS cannot be set up, or the file of a private authority cannot be used.
