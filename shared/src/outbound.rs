@@ -8,7 +8,7 @@ mod trust;
 
 use std::error::Error as StdError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use rustls::crypto::aws_lc_rs;
 
 use self::route::{Route, Use};
 pub(crate) use self::trust::Trust;
+use crate::clock::lock;
 use crate::config::ConfigError;
 
 /// What sending a request failed by.
@@ -137,7 +138,7 @@ impl HttpClient {
     }
 
     fn pool(&self, now: SystemTime) -> Pool {
-        let mut current = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.pool);
         let (in_use, used_at) = &mut *current;
         if now
             .duration_since(*used_at)
@@ -151,7 +152,7 @@ impl HttpClient {
 
     /// Returns a pool without connections: where one was closed in silence, the others were too.
     fn fresh_pool(&self) -> Pool {
-        let mut current = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.pool);
         current.0 = pool(&self.route);
         current.0.clone()
     }

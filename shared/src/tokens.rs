@@ -6,10 +6,11 @@
 //! approximation too: an upstream's own `usage` is better where it makes sense, which [`is_believable`] decides.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use lru::LruCache;
 
+use crate::clock::lock;
 use crate::message::PromptMessage;
 
 /// What the chat format adds to every message.
@@ -115,7 +116,7 @@ impl Counter {
         if text.len() > Self::LONGEST_KEPT_BYTES {
             return count(text);
         }
-        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = || lock(&self.recent);
         if let Some(known) = recent().get(text) {
             return *known;
         }

@@ -14,7 +14,7 @@ mod thought;
 mod usage;
 
 use std::borrow::Cow;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
@@ -31,6 +31,7 @@ use self::objection::Objection;
 use self::refusal::{Refusal, Retry};
 pub(super) use self::reply::Reply;
 use super::{Cause, Error, Prompt};
+use crate::clock::unix_micros;
 use crate::config::{LlmConfig, OpenAiConfig};
 use crate::message::PromptMessage;
 use crate::outbound::{self, HttpClient, TlsSetupError, Trust};
@@ -249,12 +250,9 @@ fn secret_header(scheme: &str, key: &SecretValue) -> Result<HeaderValue, Error> 
     Ok(value)
 }
 
-/// Up to a tenth of a second, so that many processes do not come back at the same moment.
+/// Returns up to 0.1 s, so that many processes do not retry at the same moment.
 fn jitter() -> Duration {
-    let nanos = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.subsec_nanos());
-    Duration::from_micros(u64::from(nanos / 1_000 % 100_000))
+    Duration::from_micros(unix_micros(SystemTime::now()) % 100_000)
 }
 
 /// Returns what came of an error's body within its limits.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::sleep;
 use tower::{BoxError, Service};
+
+use crate::clock::lock;
 
 /// The longest head start of one address over the next, as RFC 8305 recommends.
 const MAX_HEAD_START: Duration = Duration::from_millis(250);
@@ -98,7 +100,7 @@ impl Dial {
     }
 
     fn starts(&self) -> MutexGuard<'_, HashMap<String, Start>> {
-        self.starts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.starts)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::num::NonZero;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use lru::LruCache;
 use serde::Serialize;
 
 use super::objection::Objection;
+use crate::clock::lock;
 use crate::llm::Prompt;
 use crate::message::{PromptMessage, Role};
 
@@ -192,7 +193,7 @@ impl Dialects {
     }
 
     fn known(&self) -> MutexGuard<'_, LruCache<String, Dialect>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
