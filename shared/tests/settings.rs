@@ -18,6 +18,9 @@ use shared::config::{
 const PAGE: &str = include_str!("../../docs/settings.md");
 const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:chat-AbCdEf";
 
+/// What the page calls the form of a proxy's variable.
+const PROXY_FORM: &str = "URL of a proxy";
+
 type Environment = BTreeMap<String, String>;
 
 /// Environments with which a function starts. Together they satisfy every requirement that one setting has of others.
@@ -175,6 +178,17 @@ struct Row {
     range: Range,
 }
 
+impl Row {
+    /// The names under which the code looks the variable up. Those of proxies are common in both cases.
+    fn spellings(&self) -> Vec<String> {
+        let mut names = vec![self.variable.clone()];
+        if matches!(&self.range, Range::Form(form) if form == PROXY_FORM) {
+            names.push(self.variable.to_lowercase());
+        }
+        names
+    }
+}
+
 enum Default {
     Value(String),
     None,
@@ -255,7 +269,7 @@ fn the_page_lists_the_variables_that_the_sections_look_up() {
             }
         }
     }
-    let listed: BTreeSet<String> = rows().into_iter().map(|row| row.variable).collect();
+    let listed: BTreeSet<String> = rows().iter().flat_map(Row::spellings).collect();
     assert_eq!(listed, asked);
 }
 
@@ -328,7 +342,8 @@ fn is_absent(variable: &str) -> bool {
         "REDIS_PASSWORD" | "REDIS_PASSWORD_SECRET_ARN" => "login: Password(None)",
         "REDIS_SENTINEL_USERNAME" => "sentinel_username: None",
         "REDIS_SENTINEL_PASSWORD" => "sentinel_password: None",
-        "REDIS_TLS_CA_FILE" => "tls_ca_file: None",
+        "REDIS_TLS_CA_FILE" => "sentinel_password: None, tls_ca_file: None",
+        "LLM_TLS_CA_FILE" => "starts_thinking: false, tls_ca_file: None",
         "JWT_SECRET" | "JWT_SECRET_SECRET_ARN" => "secret: None",
         "JWT_JWKS_URL" => "jwks_url: None",
         "JWT_ISSUER" => "issuer: None",
@@ -336,6 +351,8 @@ fn is_absent(variable: &str) -> bool {
         "CORS_ALLOWED_ORIGINS" => "Silent",
         // Nothing can stand in its place: there is no key then, and that is an error unless the other variable has it.
         "LLM_API_KEY_SECRET_ARN" => return true,
+        // The HTTP client reads proxies from the environment; a section only refuses one that cannot be used.
+        "HTTPS_PROXY" | "HTTP_PROXY" | "ALL_PROXY" => return true,
         other => panic!("say here how a section shows that {other} is not set"),
     };
     contexts().iter().any(|context| {
@@ -348,11 +365,11 @@ fn is_absent(variable: &str) -> bool {
 
 #[test]
 fn a_documented_range_ends_where_the_code_ends_it() {
-    for Row {
-        variable, range, ..
-    } in rows()
-    {
-        let (accepted, refused): (Vec<String>, Vec<String>) = match &range {
+    for row in rows() {
+        let Row {
+            variable, range, ..
+        } = &row;
+        let (accepted, refused): (Vec<String>, Vec<String>) = match range {
             Range::Numbers(min, max) => {
                 let below = min
                     .checked_sub(1)
@@ -363,14 +380,18 @@ fn a_documented_range_ends_where_the_code_ends_it() {
                 (ends, vec![below, above, fraction])
             }
             Range::Choices(choices) => {
-                assert_eq!(choices, &choices_of(&variable), "{variable}");
+                assert_eq!(choices, &choices_of(variable), "{variable}");
                 (choices.iter().cloned().collect(), vec!["other".to_owned()])
             }
             Range::Form(form) => {
                 let (accepted, refused): (&[&str], &[&str]) = match form.as_str() {
                     "text" | "path of a file" | "secret" => (&["words"], &[]),
                     "secret for a header" => (&["words"], &["line\nbreak"]),
-                    "http or https URL" => (&["http://a", "https://a/b"], &["a", "ftp://a"]),
+                    "http or https URL" => (&["http://a", "https://a/b?c=d"], &["a", "ftp://a"]),
+                    PROXY_FORM => (
+                        &["http://a:3128", "https://user:word@a", "a:3128"],
+                        &["socks5://a:1080", "ftp://a", "/a", "http://", "a b"],
+                    ),
                     "ARN of a secret" => (&[ARN], &["words", "arn:aws:s3:::bucket"]),
                     "Redis URLs" => (
                         &[
@@ -393,11 +414,13 @@ fn a_documented_range_ends_where_the_code_ends_it() {
                 (owned(accepted), owned(refused))
             }
         };
-        for value in accepted {
-            assert!(is_accepted(&variable, &value), "{variable} = {value:?}");
-        }
-        for value in refused {
-            assert!(is_refused(&variable, &value), "{variable} = {value:?}");
+        for name in row.spellings() {
+            for value in &accepted {
+                assert!(is_accepted(&name, value), "{name} = {value:?}");
+            }
+            for value in &refused {
+                assert!(is_refused(&name, value), "{name} = {value:?}");
+            }
         }
     }
 }
