@@ -1,8 +1,6 @@
 //! What a function prints: what happened, and nothing that anybody said, no prompt, no token and no secret, at any
 //! level.
 
-use std::time::Duration;
-
 use serde_json::json;
 use testkit::events::Event;
 use testkit::redis::Server;
@@ -43,21 +41,6 @@ fn function(name: &str, redis: &Server, format: &str) -> FunctionBuilder {
         ("RUST_BACKTRACE", "1".to_owned()),
     ];
     Function::builder(name).envs(settings.map(|(name, value)| (name.to_owned(), value)))
-}
-
-/// Waits until a line that is printed last is there, so that all lines before it are.
-async fn printed(function: &Function, needle: &str) -> String {
-    let waited = tokio::time::timeout(Duration::from_secs(10), async {
-        while !function.output().contains(needle) {
-            tokio::task::yield_now().await;
-        }
-    });
-    assert!(
-        waited.await.is_ok(),
-        "no {needle:?} in\n{}",
-        function.output()
-    );
-    function.output()
 }
 
 fn assert_quiet(output: &str, tokens: &[String]) {
@@ -165,7 +148,7 @@ async fn a_chat_is_logged_without_what_was_said_in_it() {
         assert_eq!(last.last()["saved"], true);
 
         let turn = last.start()["turn_id"].as_str().expect("text").to_owned();
-        let output = printed(&chat, &turn).await;
+        let output = chat.printed(&turn).await;
         // It does say what happened.
         for happened in [
             "upstream_rejected",
@@ -219,7 +202,7 @@ async fn clearing_and_sessions_are_logged_without_who_and_by_which_token() {
     for (name, good, locked_out) in &functions {
         assert_eq!(good.invoke(&requests(name, &alice)).await.status, 503);
         for function in [good, locked_out] {
-            let output = printed(function, "memory is unavailable").await;
+            let output = function.printed("memory is unavailable").await;
             assert_quiet(&output, &[alice.clone(), refused.clone()]);
         }
     }

@@ -323,10 +323,27 @@ impl Function {
         );
     }
 
-    /// Returns all that the function has printed so far.
+    /// Returns all that the function has printed and that has been read so far: a line may lag behind the response that
+    /// follows it.
     #[must_use]
     pub fn output(&self) -> String {
         self.process.output()
+    }
+
+    /// Waits until the function has printed `text`, and returns all that it has printed so far.
+    ///
+    /// # Panics
+    /// If the text is not there within 10 s.
+    pub async fn printed(&self, text: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let output = self.output();
+            if output.contains(text) {
+                return output;
+            }
+            assert!(Instant::now() < deadline, "no {text:?} in\n{output}");
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Stops reading the output (`true`), so that the function blocks once the pipe is full, or reads on (`false`).
