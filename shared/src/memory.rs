@@ -26,13 +26,13 @@ const CLOCK_SKEW: Duration = Duration::from_secs(2);
 pub struct Began {
     /// The moment on Redis's clock, in Unix microseconds.
     redis_micros: u64,
-    /// The same moment on the local clock, from which elapsed time is measured.
+    /// The moment on the local clock, from which elapsed time is measured.
     local: SystemTime,
 }
 
 impl Began {
     /// Returns the beginning of a turn whose history could not be read, so that its time on Redis's clock is unknown.
-    /// It is set early by the largest allowed clock difference, so that a clear still wins over the turn.
+    /// The time is set early by the largest allowed clock difference, so that a clear still wins over the turn.
     #[must_use]
     pub fn on_local_clock(now: SystemTime) -> Self {
         let early = now.checked_sub(CLOCK_SKEW).unwrap_or(UNIX_EPOCH);

@@ -25,7 +25,7 @@ impl Script {
 pub(super) struct Replicas {
     /// Number of replicas that must have the write.
     pub(super) count: u32,
-    /// Longest wait for them, in milliseconds.
+    /// Longest wait for the acknowledgements, in milliseconds.
     pub(super) wait_milliseconds: u64,
 }
 

@@ -22,7 +22,7 @@ use crate::clock::{lock, unix_millis};
 use crate::config::{ConfigError, MemoryConfig, RedisConfig, RedisMode};
 use crate::secrets::Secrets;
 
-/// Number of attempts after the first.
+/// Number of retries of an operation, in addition to its first attempt.
 const RETRIES: u32 = 2;
 /// Pause before each retry.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);

@@ -123,7 +123,7 @@ impl StreamingCredentialsProvider for NodeLogin {
     }
 }
 
-/// Reported as an I/O error: without credentials the server is effectively unreachable.
+/// Returns `error` as an I/O error: without credentials the server is effectively unreachable.
 fn unavailable(error: crate::secrets::Error) -> RedisError {
     RedisError::from(io::Error::other(error))
 }

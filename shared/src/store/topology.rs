@@ -31,7 +31,7 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Number of retries of the cluster client within one attempt. It follows redirections and reconnects to single
 /// nodes; the `connection` module decides when to wait and when to give up.
 const CLUSTER_RETRIES: u32 = 6;
-/// Shortest and longest pause between these retries, in milliseconds.
+/// Shortest and longest pause between retries of the cluster client, in milliseconds.
 const CLUSTER_RETRY_WAIT_MS: (u64, u64) = (10, 50);
 
 /// An open connection. Cheap to clone; clones share the sockets.
