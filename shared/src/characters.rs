@@ -1,7 +1,7 @@
-//! Who the user talks to: a system prompt and the settings of a voice.
+//! Characters: the personas that users talk to, each with a system prompt and model settings.
 //!
-//! A character is looked up in Redis and kept for a minute. While Redis is down, an older copy serves, and so do the samples
-//! that are compiled in: an outage stops no conversation whose character is known.
+//! A character is read from Redis and cached for a minute. While Redis is down, an older copy or a built-in sample is
+//! used, so an outage interrupts no conversation with a known character.
 
 mod form;
 
@@ -16,10 +16,10 @@ use crate::keys;
 use crate::store::{self, Call, Store};
 use crate::telemetry::{Invocation, Operation};
 
-/// How long a copy serves without a look at Redis.
+/// Age up to which a cached copy is used without asking Redis.
 const FRESH: Duration = Duration::from_secs(60);
-/// Copies kept. Past this the oldest goes.
-const MOST_KEPT: usize = 1_000;
+/// Limit of cached characters. Beyond it the oldest copy is dropped.
+const MAX_COPIES: usize = 1_000;
 
 const SAMPLES: [(&str, &str); 3] = [
     ("luna", include_str!("characters/luna.json")),
@@ -27,19 +27,19 @@ const SAMPLES: [(&str, &str); 3] = [
     ("mei", include_str!("characters/mei.json")),
 ];
 
-/// A character that could not be had.
+/// Why a character could not be found.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody knows it.
+    /// The character does not exist.
     #[error("there is no such character")]
     NotFound,
-    /// Redis could not be asked, and no copy is at hand.
+    /// Redis is unavailable, and there is no copy of the character.
     #[error("the character could not be looked up")]
     Unavailable(#[source] store::Error),
-    /// The character's key holds no string. Redis did answer, so asking again changes nothing.
+    /// The character's key does not hold a string. Redis did reply, so a retry has the same result.
     #[error("the key holds a value of another type than a string")]
     WrongType,
-    /// The stored value is not a valid character. The source names a place or a field, not the prompt.
+    /// The stored value is not a valid character. The source names a position or a field, never the prompt.
     #[error("the stored character cannot be read")]
     Malformed(#[source] Malformed),
 }
@@ -49,16 +49,16 @@ struct Kept {
     fetched_at: SystemTime,
 }
 
-/// Looks characters up.
+/// Finds characters, in the cache and in Redis.
 pub struct Characters {
     store: Store,
     clock: fn() -> SystemTime,
-    /// Held for a look-up or an insertion, never across an await.
+    /// Locked for a lookup or an insertion, never across an await.
     copies: Mutex<HashMap<CharacterId, Kept>>,
 }
 
 impl Characters {
-    /// Looks them up in `store`. `clock` returns wall-clock time.
+    /// Returns an empty cache over `store`. `clock` returns the time of the wall clock.
     #[must_use]
     pub fn new(store: Store, clock: fn() -> SystemTime) -> Self {
         Self {
@@ -68,10 +68,10 @@ impl Characters {
         }
     }
 
-    /// Finds a character, for the invocation of `invocation`.
+    /// Returns a character, from the cache or from Redis. A read from Redis is recorded in `invocation`.
     ///
     /// # Errors
-    /// It does not exist, or could not be looked up and is not known here.
+    /// The character does not exist, its stored value is invalid, or Redis is unavailable and there is no copy.
     pub async fn find(
         &self,
         id: &CharacterId,
@@ -95,13 +95,14 @@ impl Characters {
         match found {
             Ok(character) => Ok(self.keep(id, character, now)),
             Err(error) => {
-                // Deleted or damaged: what was kept is no longer true.
+                // The character was deleted or damaged, so the cached copy is outdated.
                 lock(&self.copies).remove(id);
                 Err(error)
             }
         }
     }
 
+    /// Returns a copy of any age or a sample, while Redis is unavailable.
     fn without_redis(
         &self,
         id: &CharacterId,
@@ -121,7 +122,7 @@ impl Characters {
     fn keep(&self, id: &CharacterId, character: Character, now: SystemTime) -> Arc<Character> {
         let character = Arc::new(character);
         let mut copies = lock(&self.copies);
-        if copies.len() >= MOST_KEPT
+        if copies.len() >= MAX_COPIES
             && !copies.contains_key(id)
             && let Some(oldest) = copies
                 .iter()
@@ -139,7 +140,7 @@ impl Characters {
     }
 }
 
-/// A copy from the future is not fresh: the clock was set back.
+/// Returns whether a copy may be used without asking Redis. A copy from the future may not: the clock was set back.
 fn is_fresh(copy: &Kept, now: SystemTime) -> bool {
     age(copy.fetched_at, now).is_some_and(|age| age < FRESH)
 }
@@ -148,7 +149,7 @@ fn sample(id: &CharacterId) -> Option<Character> {
     let (_, json) = SAMPLES
         .into_iter()
         .find(|(sample, _)| *sample == id.as_str())?;
-    // A test reads every sample.
+    // A test parses every sample.
     Character::from_json(json.as_bytes()).ok()
 }
 

@@ -1,56 +1,56 @@
-//! The context window: what of the past fits beside a new message. Pure functions.
+//! The context window: selects the part of a conversation's history that fits beside a new message. Pure functions.
 //!
-//! Counts here come from what is stored, where that can be a count of the text, or from the estimate, because this stands between
-//! the user and the first byte.
+//! Token counts are the stored ones, where they are plausible for the text, or estimates. Nothing is counted exactly
+//! here, because this runs before the first byte of the response.
 
 use crate::message::{Message, PromptMessage, Role, is_blank};
 use crate::tokens::{PER_MESSAGE, PER_REPLY, estimate, is_believable};
 
-/// What may be sent upstream.
+/// Limits of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Remembered messages.
+    /// Limit of messages from the history.
     pub max_messages: usize,
-    /// Tokens of everything: system prompt, history, new message, overhead.
+    /// Limit of tokens in total: system prompt, history, new message, and the overhead of the chat format.
     pub max_tokens: u64,
 }
 
-/// What is sent upstream.
+/// The messages of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Context {
-    /// The system prompt, whole turns oldest first, the new message.
+    /// The system prompt, then whole turns oldest first, then the new message.
     pub messages: Vec<PromptMessage>,
-    /// How many of them are remembered.
+    /// Number of messages that come from the history.
     pub history_messages: usize,
-    /// There is room for older turns: the history ended before a limit was reached.
+    /// Whether older turns would still fit: the history ended before a limit was reached.
     pub has_room: bool,
 }
 
-/// What is over the token limit before any history is.
+/// The text that exceeds the token limit even without any history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooLong {
-    /// The system prompt alone. No message would fit beside it.
+    /// The system prompt alone exceeds the limit. No message would fit beside it.
     #[error(
         "the character's prompt of about {prompt_tokens} tokens does not fit into the context window"
     )]
     Character {
-        /// The estimate of it.
+        /// The estimated number of tokens of the system prompt.
         prompt_tokens: u64,
     },
-    /// The new message beside the system prompt.
+    /// The new message does not fit beside the system prompt.
     #[error("the new message does not fit into the context window")]
     Message,
 }
 
-/// Chooses the newest whole turns that fit within both limits.
+/// Returns the prompt with the newest whole turns that fit within both limits.
 ///
-/// A whole turn is a user's message and the reply right behind it. Whatever else another writer left, a reply without its
-/// question, a question without its reply, a note, a turn with a blank message, is passed over: endpoints exist that refuse a
-/// conversation whose roles do not alternate, or a blank message. A turn that does not fit ends the choice: with it left out and an older one kept, the model would answer a
-/// conversation that never happened.
+/// A whole turn is a user's message and the reply directly behind it. Unpaired messages, messages written by other
+/// services, and turns with a blank message are skipped, because some endpoints reject a conversation whose roles do
+/// not alternate, or a blank message. The selection ends at the first turn that does not fit: with that turn left out
+/// and an older one kept, the model would answer a conversation that never happened.
 ///
 /// # Errors
-/// [`TooLong`] if not even the new message fits, and because of which text.
+/// [`TooLong`] if not even the new message fits. It names the text that is too long.
 pub fn fit(
     system_prompt: &str,
     history: Vec<Message>,
@@ -61,7 +61,7 @@ pub fn fit(
     let beside_prompt = limits
         .max_tokens
         .checked_sub(prompt_tokens.saturating_add(2 * PER_MESSAGE + PER_REPLY))
-        // A message has a token at least.
+        // A message has at least one token.
         .filter(|left| *left > 0)
         .ok_or(TooLong::Character { prompt_tokens })?;
     let budget = beside_prompt
@@ -104,7 +104,7 @@ pub fn fit(
     })
 }
 
-/// Returns the stored count; where it cannot be one of this text, the estimate.
+/// Returns the stored token count of a message, or an estimate if the stored count is not plausible for the text.
 fn tokens_of(message: &Message) -> u64 {
     u64::try_from(message.token_count)
         .ok()
@@ -129,7 +129,7 @@ mod tests {
         Message::new(role, content.into(), 0, token_count)
     }
 
-    /// Turns whose messages have so many tokens, and bytes enough for them.
+    /// Returns `count` turns whose messages have `tokens` tokens each, and at least as many bytes.
     fn turns(count: usize, tokens: usize) -> Vec<Message> {
         let long = |text: String| format!("{text:.<tokens$}");
         let counted = i64::try_from(tokens).expect("small");
@@ -168,7 +168,8 @@ mod tests {
 
     #[test]
     fn the_token_limit_counts_everything() {
-        // 10 is what the format adds to the system prompt, the new message and the reply; a turn of 2 × (6 + 4) is 20.
+        // The format adds 10 tokens for the system prompt, the new message and the reply. A turn has 2 × (6 + 4) =
+        // 20.
         for (max_tokens, kept) in [(30, 2), (29, 0), (50, 4), (49, 2)] {
             let context = fit("", turns(2, 6), "", limits(50, max_tokens)).expect("fits");
             assert_eq!(context.history_messages, kept, "{max_tokens}");
@@ -304,7 +305,7 @@ mod tests {
                 .flat_map(|_| [said(Role::User, &text, 0), said(Role::Assistant, &text, 0)])
                 .collect();
             let context = fit("s", history, "new", limits(50, 20_000)).expect("fits");
-            // At half a token a character, which is the least of these, 20 messages fit.
+            // At half a token per character, the lowest figure here, 20 messages fit.
             assert!(
                 context.history_messages <= 20,
                 "{script}: {}",
@@ -363,7 +364,7 @@ mod tests {
             for turn in kept.chunks(2) {
                 prop_assert_eq!(turn.iter().map(|message| message.role).collect::<Vec<_>>(), [Role::User, Role::Assistant]);
             }
-            // Every kept turn was said like that, in this order; and together they are within the limit.
+            // Every kept turn is in the history, in this order, and together they are within the limit.
             let mut said = history.windows(2).filter(|pair| pair[0].role == Role::User && pair[1].role == Role::Assistant);
             let mut tokens = estimate(&system) + estimate(&message) + 10;
             for turn in kept.chunks(2) {

@@ -1,5 +1,5 @@
-//! What other writers of the stored format left, read as well as it can be: JSON as Python writes it, numbers as text, times
-//! as text. Pure functions; what this service stored itself does not come here.
+//! Lenient parsing of values that other writers of the stored format left: JSON in Python's dialect, numbers as text,
+//! times as text. Pure functions. Values that this service stored do not need them.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -7,12 +7,12 @@ use std::str::FromStr;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// The length of an escape such as `\ud83d`.
+/// Length in bytes of an escape such as `\ud83d`.
 const ESCAPE_BYTES: usize = 6;
 
-/// Returns JSON that says the same and that every parser takes: `NaN`, `Infinity` and `-Infinity`, which Python writes as they
-/// are, become null, half of a surrogate pair becomes U+FFFD, and control characters in strings are escaped. What is not JSON for
-/// another reason stays what it is.
+/// Returns equivalent JSON that every parser accepts. `NaN`, `Infinity` and `-Infinity`, which Python writes
+/// literally, become null; half of a surrogate pair becomes U+FFFD; control characters in strings are escaped. JSON
+/// that is invalid for another reason stays invalid.
 pub(crate) fn mended(json: &str) -> String {
     let mut mended = String::with_capacity(json.len());
     let mut rest = json;
@@ -29,7 +29,7 @@ pub(crate) fn mended(json: &str) -> String {
             mended.push('"');
             mend_string(string, &mut mended)
         } else {
-            // One byte of ASCII, by the search above.
+            // The match is one ASCII byte, by the search above.
             let (one, after) = found.split_at(1);
             mended.push_str(one);
             after
@@ -39,7 +39,7 @@ pub(crate) fn mended(json: &str) -> String {
     mended
 }
 
-/// Copies a string with its closing quote, and returns what follows it.
+/// Appends a string and its closing quote to `mended`, and returns the rest of the input.
 fn mend_string<'a>(string: &'a str, mended: &mut String) -> &'a str {
     let mut rest = string;
     while let Some(at) = rest.find(|char: char| matches!(char, '"' | '\\' | '\0'..='\x1f')) {
@@ -63,7 +63,7 @@ fn mend_string<'a>(string: &'a str, mended: &mut String) -> &'a str {
     ""
 }
 
-/// Copies one escape, or both of a surrogate pair, and returns what follows.
+/// Appends one escape, or both escapes of a surrogate pair, to `mended`, and returns the rest of the input.
 fn mend_escape<'a>(escape: &'a str, mended: &mut String) -> &'a str {
     let next = escape.get(ESCAPE_BYTES..).and_then(unit);
     let copied = match (unit(escape), next) {
@@ -72,7 +72,7 @@ fn mend_escape<'a>(escape: &'a str, mended: &mut String) -> &'a str {
             mended.push('\u{FFFD}');
             return escape.get(ESCAPE_BYTES..).unwrap_or_default();
         }
-        // The backslash and what it escapes.
+        // The backslash and the character that it escapes.
         _ => escape.chars().take(2).map(char::len_utf8).sum(),
     };
     let (copy, after) = escape.split_at(copied);
@@ -80,14 +80,14 @@ fn mend_escape<'a>(escape: &'a str, mended: &mut String) -> &'a str {
     after
 }
 
-/// Returns the UTF-16 unit of an escape such as `\ud83d`.
+/// Returns the UTF-16 code unit of an escape such as `\ud83d`.
 fn unit(escape: &str) -> Option<u16> {
     let digits = escape.strip_prefix("\\u")?.get(..4)?;
     let are_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     are_hex.then(|| u16::from_str_radix(digits, 16).ok())?
 }
 
-/// Returns the same value, or one that every parser takes: see [`mended`].
+/// Returns the same value, or an equivalent one that every parser accepts: see [`mended`].
 pub(crate) fn readable(value: Box<RawValue>) -> Box<RawValue> {
     if !value.get().contains("\\u") {
         return value;
@@ -95,7 +95,7 @@ pub(crate) fn readable(value: Box<RawValue>) -> Box<RawValue> {
     RawValue::from_string(mended(value.get())).unwrap_or(value)
 }
 
-/// Reads a number, or a number as text, as an integer: fractions are cut off, and what is too large saturates.
+/// Returns the integer in a number or in its text. Fractions are cut off, and values that are too large saturate.
 pub(crate) fn integer(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64().or_else(|| integer_of(&number.to_string())),
@@ -104,12 +104,12 @@ pub(crate) fn integer(value: &Value) -> Option<i64> {
     }
 }
 
-/// Reads Unix seconds: as [`integer`], or a date and time of ISO 8601 as text.
+/// Returns the Unix seconds in a number, in its text, or in an ISO 8601 date and time.
 pub(crate) fn seconds(value: &Value) -> Option<i64> {
     integer(value).or_else(|| value.as_str().and_then(seconds_of_date))
 }
 
-/// Reads a number that is text: `4`, `4.0`, `1e3`; neither infinity nor NaN.
+/// Returns the integer in text such as `4`, `4.0` or `1e3`; `None` for infinity, NaN and other text.
 pub(crate) fn integer_of(text: &str) -> Option<i64> {
     let text = text.trim();
     let float = || f64::from_str(text).ok().filter(|float| float.is_finite());
@@ -122,12 +122,13 @@ pub(crate) fn integer_of(text: &str) -> Option<i64> {
         .or_else(|| float().map(|float| float as i64))
 }
 
-/// Reads Unix seconds that are text: a number, or a date and time of ISO 8601.
+/// Returns the Unix seconds in text: a number, or an ISO 8601 date and time.
 pub(crate) fn seconds_of(text: &str) -> Option<i64> {
     integer_of(text).or_else(|| seconds_of_date(text))
 }
 
-/// Reads what Python's `isoformat` writes, `2024-11-24T06:33:20.5+08:00`; a time without an offset is taken to be in UTC.
+/// Returns the Unix seconds of a time in the format of Python's `isoformat`: `2024-11-24T06:33:20.5+08:00`. A time
+/// without an offset is in UTC.
 fn seconds_of_date(text: &str) -> Option<i64> {
     let (date, time) = text.trim().split_at_checked(10)?;
     let time = time.strip_prefix(['T', 't', ' '])?;
@@ -144,7 +145,7 @@ fn seconds_of_date(text: &str) -> Option<i64> {
     (is_date && is_time).then_some(seconds - east(offset)?)
 }
 
-/// Returns how many seconds an offset such as `+08:00`, `-0530` or `Z` is ahead of UTC.
+/// Returns the offset from UTC in seconds, positive to the east, of text such as `+08:00`, `-0530` or `Z`.
 fn east(offset: &str) -> Option<i64> {
     let Some((sign, by)) = offset.split_at_checked(1) else {
         return Some(0);
@@ -161,6 +162,7 @@ fn east(offset: &str) -> Option<i64> {
     Some(if sign == "-" { -seconds } else { seconds })
 }
 
+/// Returns the three non-negative numbers of `text`, such as `06:33:20`.
 fn numbers(text: &str, separator: char) -> Option<[i64; 3]> {
     let parts: Option<Vec<i64>> = text
         .split(separator)
@@ -169,8 +171,8 @@ fn numbers(text: &str, separator: char) -> Option<[i64; 3]> {
     parts?.try_into().ok()
 }
 
-/// Returns the days from 1970 to a date of the Gregorian calendar. The year is counted from March, so that a leap day is its
-/// last.
+/// Returns the number of days from 1970-01-01 to a date of the Gregorian calendar. Years are counted from March, so
+/// that a leap day is the last day of its year.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
@@ -178,7 +180,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
         - 719_468
 }
 
-/// Returns the text of bytes that should be UTF-8, with U+FFFD for what is not, and without a byte order mark.
+/// Returns bytes as text: invalid UTF-8 becomes U+FFFD, and a byte order mark is removed.
 pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes))
 }

@@ -1,8 +1,8 @@
-//! HTTP in, HTTP out: what handlers share. The only room that knows `lambda_http`.
+//! HTTP requests and responses: what the handlers share. The only module that uses `lambda_http`.
 //!
-//! A function is its route: [`run_buffered`] or [`run`] does the rest. A request is parsed once, here, into types that cannot be
-//! wrong; an error becomes a [`Problem`] that names what is wrong. The checks come in this order: method, caller, then the body
-//! or the query. What is learned about a request is recorded in its invocation.
+//! A function consists of its route; [`run_buffered`] and [`run`] do the rest. A request is parsed once, into types
+//! that cannot hold invalid values. An error becomes a [`Problem`] that names the cause. Checks run in this order:
+//! method, caller, then body or query. Facts about a request are recorded in its invocation.
 
 mod base;
 mod cors;
@@ -39,7 +39,7 @@ struct Cleared {
     message: &'static str,
 }
 
-/// Returns the response to a clear.
+/// Returns the response to a successful clear.
 #[must_use]
 pub fn cleared() -> Answer {
     ok(&Cleared {
@@ -54,7 +54,7 @@ struct SessionOf<'a> {
     session: &'a Session,
 }
 
-/// Returns the response that shows a session.
+/// Returns the response with a session's state and figures.
 #[must_use]
 pub fn session(character: &CharacterId, session: &Session) -> Answer {
     ok(&SessionOf {
@@ -72,7 +72,7 @@ fn json_answer(
     content_type: &'static str,
     body: &impl Serialize,
 ) -> Answer {
-    // The bodies of this service are text and numbers, which always serialize.
+    // Bodies consist of text and numbers, which always serialize.
     let text = serde_json::to_string(body).unwrap_or_default();
     let mut response = Response::new(Body::Text(text));
     *response.status_mut() = status;

@@ -1,12 +1,12 @@
-//! How keys are spelled, and nothing else is spelled here.
+//! The names of Redis keys. No other module builds one.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::config::KeyLayout;
 use crate::ids::{CharacterId, UserId};
 
-/// Bytes of an id that stay as they are. `:` separates parts, `{` and `}` mark a cluster's hash tag and `%` begins an
-/// encoded byte, so none of them may come from an id: that is what keeps two pairs of ids from sharing a key.
+/// The bytes of an id that are percent-encoded in a key. `:` separates parts, `{` and `}` delimit a cluster's hash
+/// tag and `%` begins an encoded byte. All of them are encoded, so no two pairs of ids share a key.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -17,15 +17,16 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
 /// The keys of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SessionKeys {
-    /// List: the messages, newest at the head.
+    /// Key of the list of messages, newest at the head.
     pub(crate) messages: String,
-    /// Hash: the session.
+    /// Key of the hash with the session's state and figures.
     pub(crate) meta: String,
-    /// String: when the session was last cleared.
+    /// Key of the string with the time of the last clear, in Unix microseconds on Redis's clock.
     pub(crate) cleared: String,
 }
 
 impl SessionKeys {
+    /// Returns the keys of the session of `user` with `character`.
     pub(crate) fn new(layout: KeyLayout, user: &UserId, character: &CharacterId) -> Self {
         let user = utf8_percent_encode(user.as_str(), ENCODED);
         let character = utf8_percent_encode(character.as_str(), ENCODED);
@@ -41,7 +42,7 @@ impl SessionKeys {
     }
 }
 
-/// The key of a character: the same in both layouts.
+/// Returns the key of a character. It is the same in both layouts.
 pub(crate) fn character(id: &CharacterId) -> String {
     format!("character:{}", utf8_percent_encode(id.as_str(), ENCODED))
 }

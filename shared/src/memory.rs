@@ -1,7 +1,7 @@
-//! Short-term memory: the sessions of users with characters, kept in Redis.
+//! Short-term memory: the sessions of users with characters, stored in Redis.
 //!
-//! Every operation is one round trip within a budget, and is recorded in the invocation that asks for it. An error means that
-//! memory is unavailable, which is never the same as memory that is empty.
+//! Every operation is one round trip within a time budget and is recorded in the invocation that calls it. An error
+//! means that memory is unavailable. It never stands for an empty memory.
 
 mod scripts;
 
@@ -17,21 +17,22 @@ pub use crate::store::Error;
 use crate::store::{Call, Pipeline, Store};
 use crate::telemetry::{CommitResult, Invocation, Operation};
 
-/// The largest difference between a local clock and Redis's that is allowed for. It only matters for a turn that began while
-/// Redis could not be asked for the time.
+/// Largest allowed difference between the local clock and Redis's clock. It only matters for a turn that began while
+/// Redis could not report its time.
 const CLOCK_SKEW: Duration = Duration::from_secs(2);
 
-/// When a turn began, so that a clear that came later wins over it.
+/// When a turn began. A clear at a later time wins over the turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Began {
+    /// The moment on Redis's clock, in Unix microseconds.
     redis_micros: u64,
-    /// The same moment on the local clock, from which the elapsed time is measured.
+    /// The moment on the local clock, from which elapsed time is measured.
     local: SystemTime,
 }
 
 impl Began {
-    /// Returns the beginning of a turn whose history could not be read, which Redis has therefore not seen. It is dated early
-    /// by the largest clock difference that is allowed for, so that a clear still wins over it.
+    /// Returns the beginning of a turn whose history could not be read, so that its time on Redis's clock is unknown.
+    /// The time is set early by the largest allowed clock difference, so that a clear still wins over the turn.
     #[must_use]
     pub fn on_local_clock(now: SystemTime) -> Self {
         let early = now.checked_sub(CLOCK_SKEW).unwrap_or(UNIX_EPOCH);
@@ -41,7 +42,7 @@ impl Began {
         }
     }
 
-    /// Returns an estimate of the present on Redis's clock, in Unix microseconds.
+    /// Returns an estimate of `now` on Redis's clock, in Unix microseconds.
     fn redis_now(self, now: SystemTime) -> u64 {
         let elapsed = now.duration_since(self.local).unwrap_or_default();
         self.redis_micros.saturating_add(micros(elapsed))
@@ -53,26 +54,26 @@ impl Began {
 pub struct History {
     /// The newest messages, oldest first.
     pub messages: Vec<Message>,
-    /// The number of elements that could not be read as messages and were left out.
+    /// The number of elements that were read but are not valid messages, and were left out.
     pub skipped: usize,
-    /// The number of stored elements, those that were not asked for included.
+    /// The number of elements in the stored list, including those that were not read.
     pub stored: usize,
-    /// When the history was read.
+    /// When the history was read. This is when the turn that reads it began.
     pub read_at: Began,
 }
 
 impl History {
-    /// How many elements were read, those that were left out included.
+    /// Returns the number of elements that were read, including those that were left out.
     #[must_use]
     pub fn read(&self) -> usize {
         self.messages.len() + self.skipped
     }
 }
 
-/// A message and its reply, to be stored together or not at all.
+/// A user's message and its reply, stored together or not at all.
 #[derive(Debug)]
 pub struct NewTurn {
-    /// The turn's id. A commit is idempotent by it.
+    /// The turn's id. Committing it again stores nothing, for 10 minutes or until 127 later turns are stored.
     pub id: TurnId,
     /// When the turn began.
     pub began: Began,
@@ -82,12 +83,12 @@ pub struct NewTurn {
     pub assistant: Message,
 }
 
-/// The outcome of a commit that Redis answered.
+/// The outcome of a commit to which Redis replied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {
-    /// The turn is stored now.
+    /// This commit stored the turn.
     Saved,
-    /// An earlier attempt, whose answer was lost, has stored the turn.
+    /// An earlier attempt, whose reply was lost, stored the turn.
     Duplicate,
     /// The turn is not stored: the session was cleared after the turn began.
     Fenced,
@@ -114,7 +115,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Returns the memory behind `store`. Touches no network.
+    /// Returns the memory that is stored in `store`. Connects to nothing.
     #[must_use]
     pub fn new(store: Store, layout: KeyLayout, config: &MemoryConfig) -> Self {
         Self {
@@ -125,7 +126,8 @@ impl Memory {
         }
     }
 
-    /// Reads the newest `most` messages.
+    /// Returns the newest messages of a session, at most `most` of them. A session that does not exist has an empty
+    /// history.
     ///
     /// # Errors
     /// Memory is unavailable.
@@ -161,7 +163,7 @@ impl Memory {
     /// Stores a turn, unless it is stored already or the session was cleared after the turn began.
     ///
     /// # Errors
-    /// Memory is unavailable. The turn is then stored at most once: not at all, or by an attempt whose answer was lost.
+    /// Memory is unavailable. The turn is then either not stored, or stored once by an attempt whose reply was lost.
     pub async fn commit_turn(
         &self,
         invocation: &Invocation,
@@ -211,10 +213,10 @@ impl Memory {
         commit
     }
 
-    /// Deletes a session. Turns that began before are not stored after it.
+    /// Deletes a session. A turn that began before the deletion is never stored after it.
     ///
     /// # Errors
-    /// Memory is unavailable, and the session may or may not be deleted.
+    /// Memory is unavailable. The session may have been deleted nevertheless.
     pub async fn clear(
         &self,
         invocation: &Invocation,
@@ -238,7 +240,7 @@ impl Memory {
         }
     }
 
-    /// Reads a session; `None` where there is none.
+    /// Returns a session, or `None` if it does not exist.
     ///
     /// # Errors
     /// Memory is unavailable.
@@ -256,8 +258,8 @@ impl Memory {
         Ok(read_session(invocation, fields))
     }
 
-    /// Sets a session's state and reads the session; `None` where there is none. Never creates one and never changes when one
-    /// expires.
+    /// Sets a session's state and returns the session, or `None` if it does not exist. Never creates a session and
+    /// never changes its expiry.
     ///
     /// # Errors
     /// Memory is unavailable.
@@ -286,8 +288,8 @@ impl Memory {
     }
 }
 
-/// Returns the request for the newest `most` messages. The time comes first: a clear between the commands is then one that
-/// came after the turn began, and the turn is not stored after it.
+/// Returns the request for the newest `most` messages. It reads the time first: a clear between the commands then
+/// counts as later than the beginning of the turn, and the turn is not stored.
 fn load(messages: &str, most: usize) -> Call {
     let (first, last) = match most.checked_sub(1) {
         Some(last) => (0, last),
@@ -308,7 +310,7 @@ fn load(messages: &str, most: usize) -> Call {
         .or_plain(commands)
 }
 
-/// Returns the session in the answer of the session script, and records its length.
+/// Returns the session from the reply of the session script, and records the length of its list.
 fn read_session(invocation: &Invocation, fields: Option<Vec<Option<String>>>) -> Option<Session> {
     let fields = fields?;
     let field = |index: usize| fields.get(index).and_then(Option::as_deref);

@@ -1,8 +1,8 @@
-//! One message, as Redis stores it and as an upstream is sent it.
+//! A message, as Redis stores it and as an upstream receives it.
 //!
-//! The stored form is shared with other writers (the Python service that this one replaces), so reading is lenient: each field is
-//! read as well as it can be, and one that is missing or makes no sense gets a default. Only a message without a role or without
-//! content is not a message. What this service wrote is read at once; the rest takes a second, slower reading.
+//! Other writers share the stored form (the Python service that this one replaces), so reading is lenient: a field
+//! that is missing or invalid gets a default. Only an element without a role or without content is not a message.
+//! Messages that this service wrote parse at once; others take a second, slower parser.
 
 mod blank;
 
@@ -16,20 +16,20 @@ use uuid::Uuid;
 pub use self::blank::is_blank;
 use crate::foreign;
 
-/// Who speaks.
+/// The author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// The person.
+    /// The user.
     User,
     /// The character.
     Assistant,
-    /// Neither: instructions.
+    /// Instructions, from neither of the two.
     System,
 }
 
 impl Role {
-    /// Reads a role in any case.
+    /// Returns the role that `word` names, in any case.
     fn parse(word: &str) -> Option<Self> {
         match word.trim().to_ascii_lowercase().as_str() {
             "user" => Some(Self::User),
@@ -43,26 +43,27 @@ impl Role {
 /// A stored message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Message {
-    /// Unique among messages; empty where another writer gave none.
+    /// The message's unique id; empty if another writer stored none.
     #[serde(default, deserialize_with = "null_is_default")]
     pub msg_id: String,
-    /// Who said it.
+    /// The author of the message.
     pub role: Role,
-    /// What was said.
+    /// The text of the message.
     pub content: String,
-    /// When, in Unix seconds; 0 where another writer gave none.
+    /// When the message was written, in Unix seconds; 0 if another writer stored no valid time.
     #[serde(default, deserialize_with = "seconds")]
     pub timestamp: i64,
-    /// Its length in tokens. Other writers leave 0 or nonsense, so readers ask [`crate::tokens::is_believable`].
+    /// The number of tokens of the text. Other writers store 0 or invalid counts, so readers check it with
+    /// [`crate::tokens::is_believable`].
     #[serde(default, deserialize_with = "integer")]
     pub token_count: i64,
-    /// An object or null, kept to the letter: numbers that no Rust type holds survive.
+    /// A JSON object, stored verbatim, so that numbers too large for Rust types survive; `None` for null.
     #[serde(default, deserialize_with = "raw")]
     pub metadata: Option<Box<RawValue>>,
 }
 
 impl Message {
-    /// A message with a new id and no metadata.
+    /// Returns a message with a new id and no metadata. `timestamp` is in Unix seconds.
     #[must_use]
     pub fn new(role: Role, content: String, timestamp: i64, token_count: i64) -> Self {
         Self {
@@ -75,24 +76,24 @@ impl Message {
         }
     }
 
-    /// The element as the list stores it.
+    /// Returns the message as the JSON element that the list stores.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // Strings, integers and raw JSON cannot fail to serialize; an empty element would be skipped by every reader.
+        // Strings, integers and raw JSON cannot fail to serialize. Readers would skip an empty element.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads an element of the list.
+    /// Returns the message in an element of the list.
     ///
     /// # Errors
-    /// When it is not JSON even after mending, or has no role or no content. The error names a place and a type, never the
-    /// content.
+    /// The element is not valid JSON even after repair, or has no role or no content. The error names a position and
+    /// a type, never the content.
     pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(json).or_else(|_| Self::from_foreign_json(json))
     }
 
-    /// Reads what another writer spelled in its own way: JSON that is none for `serde`, fields twice (the last one holds, as
-    /// in Python), and fields of another type.
+    /// Returns the message in an element that another writer stored: JSON that `serde` rejects, fields that appear
+    /// twice (the last one wins, as in Python), and fields of another type.
     fn from_foreign_json(json: &[u8]) -> Result<Self, serde_json::Error> {
         let json = foreign::mended(&foreign::text(json));
         let mut fields: HashMap<String, Box<RawValue>> = serde_json::from_str(&json)?;
@@ -121,20 +122,20 @@ impl Message {
     }
 }
 
-/// A message as an upstream is sent it.
+/// A message as an upstream receives it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PromptMessage {
-    /// Who speaks.
+    /// The author of a message.
     pub role: Role,
-    /// What was said.
+    /// The text of the message.
     pub content: String,
-    /// The speaker's name, where one is sent.
+    /// The author's name, if one is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
 
 impl PromptMessage {
-    /// A message without a name.
+    /// Returns a message without a name.
     #[must_use]
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         Self {
@@ -157,22 +158,23 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// What cannot be read as an integer becomes 0.
+/// Reads an integer; a value that cannot be read as one becomes 0.
 fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     Ok(foreign::integer(&Value::deserialize(deserializer)?).unwrap_or(0))
 }
 
-/// What cannot be read as Unix seconds becomes 0.
+/// Reads Unix seconds; a value that cannot be read as a time becomes 0.
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     Ok(foreign::seconds(&Value::deserialize(deserializer)?).unwrap_or(0))
 }
 
-/// Takes a value raw, so that other parsers can read it as well: half of a surrogate pair is valid by its grammar.
+/// Reads a value as raw JSON that other parsers can read too. Half of a surrogate pair is valid in the JSON grammar,
+/// but many parsers reject it.
 fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Ok(Option::<Box<RawValue>>::deserialize(deserializer)?.map(foreign::readable))
 }
 
-/// Text as it is, nothing for null, and a number as its digits.
+/// Returns a string as it is, an empty string for null, and a number as its digits; `None` for other types.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::Null => Some(String::new()),
@@ -186,7 +188,7 @@ fn text(value: &Value) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Elements that the Python service wrote, to the letter.
+    /// Elements as the Python service wrote them, verbatim.
     const FROM_PYTHON: [&str; 2] = [
         r#"{"msg_id":"3f8e1c9a-52b7-4d0e-9a63-0c6f3b7d21ab","role":"user","content":"你好，<|endoftext|> \"小雨\"\n","timestamp":1732430000,"token_count":12,"metadata":null}"#,
         r#"{"msg_id":"b0c4a9de-1f6e-4b8e-8a35-6f0f35a4d7c2","role":"assistant","content":"你好呀！","timestamp":1732430003,"token_count":5,"metadata":{"mood":"calm","score":0.75}}"#,

@@ -1,8 +1,8 @@
-//! The way to Redis: topologies, login, budgets, the circuit breaker, and how scripts travel. The only room that knows the
-//! `redis` crate.
+//! Access to Redis: topologies, login, time budgets, the circuit breaker, and how scripts are sent. The only module
+//! that uses the `redis` crate.
 //!
-//! An operation runs within a whole budget, connecting and retries included, and records in its invocation how long it took
-//! and how it ended. An error means that Redis is unavailable, which is never the same as a key that is not there.
+//! Every operation has one time budget, which includes connecting and retries, and records its duration and outcome
+//! in its invocation. An error means that Redis is unavailable. It never stands for a missing key.
 
 mod breaker;
 mod call;
@@ -24,34 +24,34 @@ use crate::config::{ConfigError, MemoryConfig, RedisConfig};
 use crate::secrets::Secrets;
 use crate::telemetry::{Invocation, Operation, Status};
 
-/// Redis could not be read or written.
+/// Why Redis could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No answer came within the operation's budget.
+    /// Redis did not reply within the operation's budget.
     #[error("redis did not answer within the budget")]
     Timeout,
-    /// The circuit breaker is open, so Redis was not asked.
+    /// The circuit breaker is open, so no request was sent.
     #[error("redis is known to be down")]
     BreakerOpen,
-    /// Redis could not be reached, or refused the request.
+    /// Redis could not be reached, or it rejected the request.
     #[error("redis failed")]
     Redis(#[source] RedisError),
-    /// Fewer replicas than `REDIS_WAIT_REPLICAS` asks for have the write. A failover may lose it.
+    /// The write reached fewer replicas than `REDIS_WAIT_REPLICAS` requires. A failover may lose it.
     #[error("too few replicas have the write")]
     NotReplicated,
-    /// The answer has a form that this operation does not have.
+    /// The reply has a form that this operation does not define.
     #[error("redis answered in an unexpected form")]
     Unexpected,
 }
 
 impl Error {
-    /// Returns whether the key holds a value of another type. That says something about the data, not about Redis.
+    /// Returns whether the key holds a value of another type. This is a defect of the data, not of Redis.
     #[must_use]
     pub fn is_wrong_type(&self) -> bool {
         matches!(self, Self::Redis(error) if error.code() == Some("WRONGTYPE"))
     }
 
-    /// Returns a word for logs and metrics.
+    /// Returns the reason as a fixed word for logs and metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -75,21 +75,21 @@ impl Error {
     }
 }
 
-/// The way to Redis. Cheap to clone; clones share the connection and the breakers.
+/// Client for all Redis operations. Cheap to clone; clones share the connection and the breakers.
 #[derive(Clone)]
 pub struct Store {
     redis: Redis,
     read_timeout: Duration,
     write_timeout: Duration,
-    /// The replicas that must have a write before it counts.
+    /// How many replicas must acknowledge a write, from `REDIS_WAIT_REPLICAS`; `None` if it is 0.
     replicas: Option<Replicas>,
 }
 
 impl Store {
-    /// Checks the settings and touches no network: an outage is not a crash at start.
+    /// Returns a client for the configured servers. Connects to nothing, so an outage does not prevent a start.
     ///
     /// # Errors
-    /// A `REDIS_…` setting that cannot be used.
+    /// A `REDIS_…` setting is invalid.
     pub fn new(
         redis: &RedisConfig,
         memory: &MemoryConfig,
@@ -101,7 +101,7 @@ impl Store {
             write_timeout: memory.write_timeout,
             replicas: (redis.wait_replicas > 0).then(|| Replicas {
                 count: redis.wait_replicas,
-                // The other half of the budget is for the write itself.
+                // The write itself uses the other half of the budget.
                 wait_milliseconds: u64::try_from(memory.write_timeout.as_millis() / 2)
                     .unwrap_or(u64::MAX)
                     .max(1),
@@ -109,7 +109,7 @@ impl Store {
         })
     }
 
-    /// Reads, within the read budget.
+    /// Returns the reply to a read, within the read budget.
     pub(crate) async fn read<T: FromRedisValue>(
         &self,
         invocation: &Invocation,
@@ -120,7 +120,7 @@ impl Store {
         self.record(invocation, operation, call.key(), run).await
     }
 
-    /// Changes something that may also be changed late, within the write budget.
+    /// Returns the reply to a change that may also take effect late, within the write budget.
     pub(crate) async fn change<T: FromRedisValue>(
         &self,
         invocation: &Invocation,
@@ -133,8 +133,8 @@ impl Store {
 
     /// Runs a script that must not take effect after the caller has given up, within the write budget.
     ///
-    /// `call` builds the request for a deadline in Unix microseconds on Redis's clock, which `redis_now` estimates. An answer
-    /// `late:<now>` corrects the estimate, and the script is retried once.
+    /// `call` builds the request for a deadline in Unix microseconds on Redis's clock, which `redis_now` estimates. A
+    /// `late:<now>` reply corrects the estimate, and the script is retried once.
     pub(crate) async fn write(
         &self,
         invocation: &Invocation,
@@ -163,8 +163,8 @@ impl Store {
         redis::from_redis_value(answer).map_err(|_| Error::Unexpected)
     }
 
-    /// Records an operation and the state of the breaker that it met. The operation is boxed so that nested futures do not
-    /// grow with every layer.
+    /// Records an operation and the state of its breaker. The operation is boxed so that nested futures do not grow
+    /// with every layer.
     async fn record<T>(
         &self,
         invocation: &Invocation,
@@ -175,7 +175,7 @@ impl Store {
         let outcome = invocation
             .timed(operation, Error::status, Box::pin(run))
             .await;
-        // In a cluster a character has a breaker of its own, which says nothing about the session's.
+        // In a cluster a character key has a breaker of its own, which is unrelated to the session's breaker.
         if operation != Operation::Character {
             let open = self.redis.is_known_down(key);
             invocation.note(|figures| figures.breaker_open = Some(open));

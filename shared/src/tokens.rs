@@ -1,9 +1,10 @@
-//! Counting tokens: fast where a client waits, exact where a count is stored.
+//! Counts tokens: fast while a client waits, exactly for counts that are stored.
 //!
-//! [`estimate`] reads text once and touches no table; it is all that the way to the first byte uses. [`Counter`] counts
-//! exactly for `cl100k_base`, whose tables cost tens of milliseconds to build and are built once in a process, at the first
-//! count, so it belongs behind the last delta and on a thread that may block. For doubao and other families it is an
-//! approximation too: an upstream's own `usage` is better where it makes sense, which [`is_believable`] decides.
+//! [`estimate`] reads the text once and needs no tables. Nothing else runs before the first byte of a response.
+//! [`Counter`] counts exactly for `cl100k_base`. Its tables cost tens of milliseconds and are built once per process,
+//! at the first count, so it must run after the last delta and on a thread that may block. For doubao and other model
+//! families its counts are approximate too; an upstream's own `usage` is better where it is plausible, which
+//! [`is_believable`] decides.
 
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
@@ -13,45 +14,46 @@ use lru::LruCache;
 use crate::clock::lock;
 use crate::message::PromptMessage;
 
-/// What the chat format adds to every message.
+/// Tokens that the chat format adds to every message.
 pub const PER_MESSAGE: u64 = 4;
-/// What it adds to start the reply.
+/// Tokens that the chat format adds to start the reply.
 pub const PER_REPLY: u64 = 2;
-/// What it adds to a message with a name.
+/// Tokens that the chat format adds to a message with a name.
 pub const PER_NAME: u64 = 1;
 
-/// No tokenizer in use makes tokens that are longer than this on average, in bytes, except of one character repeated.
-const MOST_BYTES_PER_TOKEN: u64 = 32;
+/// Highest plausible average length of a token, in bytes. Only a single repeated character has longer tokens.
+const MAX_MEAN_BYTES_PER_TOKEN: u64 = 32;
 
-/// Whether `count` can be the number of tokens of `text`: at least one, at most one a byte, and none longer than
-/// [`MOST_BYTES_PER_TOKEN`] on average. Upstreams and other writers of the stored format send zeros, counts of hidden
-/// thought, and nonsense.
+/// Returns whether `count` is plausible as the number of tokens of `text`: at least one, at most one per byte, and on
+/// average no more than [`MAX_MEAN_BYTES_PER_TOKEN`] bytes per token. Upstreams and other writers of the stored
+/// format send zeros, counts that include hidden reasoning, and arbitrary values.
 #[must_use]
 pub fn is_believable(count: u64, text: &str) -> bool {
     let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
-    (1..=bytes).contains(&count) && count.saturating_mul(MOST_BYTES_PER_TOKEN) >= bytes
+    (1..=bytes).contains(&count) && count.saturating_mul(MAX_MEAN_BYTES_PER_TOKEN) >= bytes
 }
 
-/// Returns a quick guess, rounded down: 1.5 tokens for a CJK ideograph (U+4E00 to U+9FFF), 0.3 for a character of Latin text,
-/// and for other scripts what `cl100k_base` takes of them on average.
+/// Returns a quick estimate of the number of tokens, rounded down: 1.5 per CJK ideograph (U+4E00 to U+9FFF), 0.3 per
+/// character of Latin text, and for other scripts the average of `cl100k_base`.
 #[must_use]
 pub fn estimate(text: &str) -> u64 {
     text.chars().map(hundredths).sum::<u64>() / 100
 }
 
-/// Returns the weight of a character in hundredths of a token, never more than its bytes in UTF-8. The figures outside Chinese
-/// and Latin were measured over short conversations; a test compares them with exact counts.
+/// Returns the weight of a character in hundredths of a token, at most 100 per byte of UTF-8. The figures outside
+/// Chinese and Latin were measured on short conversations; a test compares them with exact counts.
 fn hundredths(char: char) -> u64 {
     match u32::from(char) {
-        // ASCII and Latin-1; the punctuation of Latin and Chinese text.
+        // ASCII and Latin-1; punctuation of Latin and Chinese text.
         0..=0xFF | 0x2010..=0x2027 | 0x3000..=0x303F => 30,
         0xFF01 | 0xFF08 | 0xFF09 | 0xFF0C | 0xFF0E | 0xFF1A | 0xFF1B | 0xFF1F => 30,
         0x4E00..=0x9FFF => 150,
-        // Latin letters of Poland, Turkey, Vietnam and others; phonetics; marks that stand on other letters.
+        // Latin letters of Polish, Turkish, Vietnamese and others; phonetic letters; combining marks.
         0x100..=0x24F => 100,
         0x1E00..=0x1EFF => 140,
         0x250..=0x36F => 190,
-        // Greek, with its accents of old; Cyrillic, and the letters of it beyond the Slavic ones; Armenian, Hebrew, Arabic.
+        // Greek, including polytonic accents; Cyrillic, and its letters outside the Slavic languages; Armenian;
+        // Hebrew; Arabic.
         0x370..=0x3FF => 105,
         0x400..=0x45F => 60,
         0x460..=0x52F => 190,
@@ -59,7 +61,7 @@ fn hundredths(char: char) -> u64 {
         0x590..=0x5FF => 115,
         0x600..=0x77F => 95,
         0x780..=0x8FF => 200,
-        // India: Devanagari, Bengali, Gurmukhi and Gujarati, Oriya, Tamil, and those from Telugu to Sinhala.
+        // Scripts of India: Devanagari; Bengali; Gurmukhi and Gujarati; Oriya; Tamil; Telugu to Sinhala.
         0x900..=0x97F => 125,
         0x980..=0x9FF => 145,
         0xA00..=0xAFF => 195,
@@ -70,18 +72,18 @@ fn hundredths(char: char) -> u64 {
         0xE00..=0xE7F => 100,
         0xE80..=0x10FF => 215,
         0x1780..=0x17FF => 175,
-        // Joiners and other marks of format; symbols; lines, blocks and shapes.
+        // Joiners and other format characters; symbols; box drawing, blocks and shapes.
         0x2000..=0x206F => 150,
         0x2500..=0x25FF => 120,
         0x2070..=0x2BFF => 200,
-        // Kana; the letters of Hangul by themselves; its syllables.
+        // Kana; single letters of Hangul; Hangul syllables.
         0x3040..=0x30FF => 105,
         0x3130..=0x318F => 230,
         0xAC00..=0xD7A3 => 150,
-        // The selectors of an emoji's form; full width letters and half width kana.
+        // Variation selectors of emoji; full-width letters and half-width kana.
         0xFE00..=0xFE0F => 150,
         0xFF00..=0xFFEF => 200,
-        // Emoji; letters as mathematics draws them; scripts and ideographs that are rare.
+        // Emoji; mathematical letters; rare scripts and ideographs.
         0x1F000..=0x1FAFF => 260,
         0x1D400..=0x1D7FF => 295,
         0x1_0000.. => 375,
@@ -89,31 +91,32 @@ fn hundredths(char: char) -> u64 {
     }
 }
 
-/// Exact counts, with those of recent texts kept.
+/// Counts tokens exactly, and caches the counts of recent texts.
 #[derive(Debug)]
 pub struct Counter {
-    /// Held for a look-up or an insertion, never while counting.
+    /// Locked for a lookup or an insertion, never while counting.
     recent: Mutex<LruCache<Box<str>, u64>>,
 }
 
 impl Counter {
-    /// Texts whose counts are kept. The system prompt and the history come back every turn.
-    const RECENT_TEXTS: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
-    /// Longer texts are counted anew, so that what is kept stays below 2 MiB.
-    const LONGEST_KEPT_BYTES: usize = 4_096;
+    /// Number of texts whose counts are cached. The system prompt and the history recur every turn.
+    const CACHED_TEXTS: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
+    /// Longest text whose count is cached, in bytes. It bounds the cache to about 2 MiB.
+    const MAX_CACHED_BYTES: usize = 4_096;
 
-    /// A counter that has counted nothing; its tables are not built yet.
+    /// Returns a counter with an empty cache. Builds no tables.
     #[must_use]
     pub fn new() -> Self {
         Self {
-            recent: Mutex::new(LruCache::new(Self::RECENT_TEXTS)),
+            recent: Mutex::new(LruCache::new(Self::CACHED_TEXTS)),
         }
     }
 
-    /// The tokens of `text`. Special tokens spelled out by a user (`<|endoftext|>`) count as the plain text that they are.
+    /// Returns the number of tokens of `text`. Special tokens spelled out by a user (`<|endoftext|>`) count as plain
+    /// text.
     #[must_use]
     pub fn count(&self, text: &str) -> u64 {
-        if text.len() > Self::LONGEST_KEPT_BYTES {
+        if text.len() > Self::MAX_CACHED_BYTES {
             return count(text);
         }
         let recent = || lock(&self.recent);
@@ -125,7 +128,7 @@ impl Counter {
         counted
     }
 
-    /// The tokens of a whole prompt, with what the chat format adds to it.
+    /// Returns the number of tokens of a whole prompt, including the overhead of the chat format.
     #[must_use]
     pub fn count_prompt(&self, messages: &[PromptMessage]) -> u64 {
         let each = messages.iter().map(|message| {
@@ -145,8 +148,10 @@ impl Default for Counter {
     }
 }
 
-/// The tables are built by the first caller in the process; others wait for them. They are never built twice, and a build that
-/// nobody waits for any longer goes on, because the thread that it blocks is no request's. Only those of `cl100k_base` are.
+/// Returns the number of tokens of `text`, without the cache.
+///
+/// The first call in the process builds the tables of `cl100k_base`; concurrent calls wait for it. The tables are
+/// never built twice: a build whose caller has given up continues, because it blocks no thread that serves requests.
 fn count(text: &str) -> u64 {
     let counted = tiktoken_rs::cl100k_base_singleton().count_ordinary(text);
     u64::try_from(counted).unwrap_or(u64::MAX)
@@ -169,15 +174,15 @@ mod tests {
         assert_eq!(estimate("你好 hi"), 3);
         assert_eq!(estimate("你好，世界！（“嗯……”）"), 9);
         assert_eq!(estimate("très bientôt"), 3);
-        // The block's ends.
+        // The first and the last ideograph of the block.
         assert_eq!(estimate("\u{4E00}\u{9FFF}"), 3);
     }
 
-    /// The least and the most that an estimate may be of the exact count.
-    const LEAST: f64 = 0.75;
-    const MOST: f64 = 1.4;
+    /// Lowest and highest ratio of an estimate to the exact count that is accepted.
+    const MIN_RATIO: f64 = 0.75;
+    const MAX_RATIO: f64 = 1.4;
 
-    /// A sentence or two of each script, as a user might write it.
+    /// One or two sentences of each script, as a user might write them.
     const SCRIPTS: [(&str, &str); 43] = [
         (
             "english",
@@ -331,7 +336,7 @@ mod tests {
         for (script, text) in SCRIPTS {
             let factor = estimate(text) as f64 / count(text) as f64;
             assert!(
-                (LEAST..=MOST).contains(&factor),
+                (MIN_RATIO..=MAX_RATIO).contains(&factor),
                 "{script}: {factor:.2} of {} tokens",
                 count(text)
             );
@@ -381,7 +386,7 @@ mod tests {
         for special in ["<|endoftext|>", "<|im_start|>"] {
             let counted = counter.count(special);
             assert!(counted > 1, "{special}");
-            // The text between the brackets, and at least one token for each pair of them.
+            // The text between the brackets, and at least one token for each pair of brackets.
             let word = special.trim_matches(['<', '|', '>']);
             assert!(counted >= count(word) + 2, "{special}");
         }
@@ -409,7 +414,7 @@ mod tests {
         let long = "word ".repeat(2_000);
         assert_eq!(counter.count(&long), count(&long));
         let recent = counter.recent.lock().expect("not poisoned");
-        assert_eq!(recent.len(), Counter::RECENT_TEXTS.get());
+        assert_eq!(recent.len(), Counter::CACHED_TEXTS.get());
         assert!(!recent.contains(long.as_str()));
     }
 

@@ -245,7 +245,7 @@ async fn a_chat_is_posted() {
     let refusal = Problem::new(
         405,
         "method_not_allowed",
-        "this path does not take that method",
+        "this path does not support this method",
     );
     for method in ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "BREW"] {
         for gateway in GATEWAYS {

@@ -221,7 +221,7 @@ async fn a_history_is_deleted() {
                 .token(&token("alice"))
                 .query("character_id", "luna");
             let answer = clear.invoke(&event.build(gateway)).await;
-            let detail = "this path does not take that method";
+            let detail = "this path does not support this method";
             assert_eq!(
                 answer.problem(),
                 Problem::new(405, "method_not_allowed", detail),

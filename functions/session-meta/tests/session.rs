@@ -358,7 +358,7 @@ async fn what_is_not_a_state_is_refused_and_changes_nothing() {
         let answer = session
             .invoke(&Event::new(method, "/api/v1/chat/session").rest())
             .await;
-        let detail = "this path does not take that method";
+        let detail = "this path does not support this method";
         assert_eq!(
             answer.problem(),
             Problem::new(405, "method_not_allowed", detail),

@@ -1,4 +1,4 @@
-//! A character as it is stored, read: each setting within its range, and refused by its name.
+//! Parses stored characters. An error names the field that is missing or out of range.
 
 use std::ops::RangeInclusive;
 
@@ -6,48 +6,48 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// What upstreams take as a temperature.
+/// Temperatures that upstreams accept.
 const TEMPERATURES: RangeInclusive<f64> = 0.0..=2.0;
 
-/// Who the user talks to.
+/// A persona that users talk to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Character {
-    /// What the user calls it.
+    /// The character's name, as the user sees it.
     pub name: String,
-    /// Who it is, in the words that begin every prompt.
+    /// The text that describes the character and begins every prompt.
     pub system_prompt: String,
-    /// Sampling temperature from 0 to 2, if it has one of its own.
+    /// Sampling temperature from 0 to 2; `None` for the upstream's default.
     pub temperature: Option<f64>,
-    /// Nucleus sampling above 0 and up to 1, if it has one of its own.
+    /// Nucleus sampling, above 0 and up to 1; `None` for the upstream's default.
     pub top_p: Option<f64>,
-    /// The longest reply in tokens, at least 1.
+    /// Limit of the reply in tokens, at least 1; `None` for the upstream's default.
     pub max_tokens: Option<u32>,
-    /// A model of its own.
+    /// The model to use; `None` for the configured one.
     pub model: Option<String>,
 }
 
-/// Why stored bytes are no character. Names a place or a field, never what is there.
+/// Why stored bytes are not a valid character. Names a position or a field, never the stored content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// They are not a JSON object, or have a field twice.
+    /// The bytes are not a JSON object, or a field appears twice.
     #[error("it is not a JSON object with each field once (line {line}, column {column})")]
     Json {
         /// The line of the first problem, from 1.
         line: usize,
-        /// The column of it, from 1.
+        /// The column of the first problem, from 1.
         column: usize,
     },
-    /// A field is missing, or has a value that it cannot have.
+    /// A field is missing, or its value is invalid.
     #[error("{field} {expected}")]
     Field {
-        /// Its name.
+        /// The name of the field.
         field: &'static str,
-        /// What it must be.
+        /// The values that the field accepts.
         expected: &'static str,
     },
 }
 
-/// Fields are taken raw, so that each can be refused by its name.
+/// The fields as raw JSON, so that an error can name the field.
 #[derive(Deserialize)]
 struct Form<'a> {
     #[serde(borrow)]
@@ -65,16 +65,16 @@ struct Form<'a> {
 }
 
 impl Character {
-    /// Reads a stored character. Fields that are not known here are ignored; a setting that is null is not set.
+    /// Returns the character in stored bytes. Unknown fields are ignored; a setting that is null counts as not set.
     ///
     /// # Errors
-    /// The bytes are no JSON object, a field is missing, or a value is out of its range.
+    /// The bytes are not a JSON object, a field is missing, or a value is out of range.
     pub fn from_json(json: &[u8]) -> Result<Self, Malformed> {
         let form: Form<'_> = serde_json::from_slice(json).map_err(|error| Malformed::Json {
             line: error.line(),
             column: error.column(),
         })?;
-        // The form would also take a list, as its fields in order.
+        // Serde also accepts a list, as the fields in order.
         if !json.trim_ascii_start().starts_with(b"{") {
             return Err(Malformed::Json { line: 1, column: 1 });
         }
@@ -128,7 +128,7 @@ fn setting<T>(
     let Some(raw) = raw else {
         return Ok(None);
     };
-    // A number that is too large for any type, and half of a surrogate pair, are no value.
+    // A number that is too large for any type, and half of a surrogate pair, are not valid values.
     let value = serde_json::from_str::<Value>(raw.get()).ok();
     value
         .as_ref()
@@ -141,7 +141,7 @@ fn text(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
 
-/// Python and JavaScript write `256.0` where their number is no integer by type.
+/// Returns the whole number in `value`, from 1. Python and JavaScript may write it as `256.0`.
 fn whole(value: &Value) -> Option<u32> {
     let number = value.as_f64()?;
     let is_whole = number.fract() == 0.0 && (1.0..=f64::from(u32::MAX)).contains(&number);

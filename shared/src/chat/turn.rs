@@ -1,5 +1,5 @@
-//! A running turn: it generates, counts, commits and reports how it ended, in this order. Its figures are recorded before the
-//! last frame is sent.
+//! A running turn: generates, counts, commits, and reports the outcome, in this order. Its figures are recorded
+//! before the last frame is sent.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,16 +16,17 @@ use crate::message::{Message, PromptMessage, Role, is_blank};
 use crate::telemetry::{Invocation, UpstreamTokens};
 use crate::tokens;
 
-/// The longest reply that is kept, in bytes. A longer one ends there, as if it had reached its token limit.
+/// Limit of a reply in bytes. A longer reply ends there, as if it had reached its token limit.
 const MAX_REPLY_BYTES: usize = 256 * 1024;
-/// How long exact counts may take. On the smallest Lambda function the tokenizer's tables take most of it.
-const COUNT_WITHIN: Duration = Duration::from_millis(1_500);
-/// Time reserved, on top of the write budget, to finish a turn before the platform ends the invocation.
+/// Longest time that exact counting may take. On the smallest Lambda function most of it is spent on the tokenizer's
+/// tables.
+const COUNT_BUDGET: Duration = Duration::from_millis(1_500);
+/// Time reserved, on top of the write budget, to finish a turn before Lambda's deadline.
 const FINISH_MARGIN: Duration = Duration::from_millis(500);
-/// The part of [`FINISH_MARGIN`] that must be left after counting, to send the last frame.
+/// The part of [`FINISH_MARGIN`] that must remain after counting, to send the last frame.
 const LAST_FRAME_MARGIN: Duration = Duration::from_millis(200);
 
-/// The running turn.
+/// A running turn, with everything it needs until its last frame.
 pub(super) struct Task {
     pub(super) service: Arc<Inner>,
     pub(super) id: TurnId,
@@ -45,18 +46,18 @@ enum Ending {
         usage: Option<llm::Usage>,
     },
     Failed(llm::Error),
-    /// The platform is about to end the invocation.
+    /// Lambda's deadline is near.
     OutOfTime,
 }
 
-/// What the user was shown, and how it ended.
+/// The text that the user has seen, and how the generation ended.
 struct Generated {
     text: String,
     first_delta: Option<Duration>,
     ending: Ending,
 }
 
-/// Tokens of each part of the turn.
+/// Token counts of the parts of a turn.
 struct Counts {
     user: u64,
     assistant: u64,
@@ -64,6 +65,7 @@ struct Counts {
 }
 
 impl Task {
+    /// Runs the turn to its last frame.
     pub(super) async fn run(mut self) {
         let generated = self.generate().await;
         let counts = self.count(&generated).await;
@@ -113,7 +115,7 @@ impl Task {
             .and_then(|deadline| deadline.checked_sub(margin))
         {
             Some(deadline) => {
-                // Out of time, what was generated so far stays in `generated`, with its ending as it was set above.
+                // At a timeout, `generated` keeps the text so far, and its ending as set above.
                 let _ = timeout_at(deadline, steps).await;
             }
             None => steps.await,
@@ -121,7 +123,7 @@ impl Task {
         generated
     }
 
-    /// Passes deltas on as they come and collects them.
+    /// Sends deltas to the client as they arrive, and collects them in `generated`.
     async fn follow(
         llm: &Llm,
         prompt: &Prompt,
@@ -175,9 +177,9 @@ impl Task {
         }
     }
 
-    /// Counts the turn. What the client is told as usage is the upstream's where it sent one. What is stored is of the visible
-    /// text: the upstream's count where that can be one, else an exact count, which must not hold up other turns on this thread;
-    /// else, where that would take too long, an estimate.
+    /// Returns the turn's token counts. The usage in the response is the upstream's where it sent one. The stored
+    /// counts are of the visible text: the upstream's count where it is plausible, otherwise an exact count, and an
+    /// estimate if exact counting would take too long. Exact counting must not delay other turns on this thread.
     async fn count(&mut self, generated: &Generated) -> Counts {
         let prompt = std::mem::take(&mut self.prompt.messages);
         let (usage, has_time) = match &generated.ending {
@@ -208,9 +210,10 @@ impl Task {
         counts
     }
 
-    /// Counts on a thread that may block. One turn at a time is counted: a count that was given up runs on to its end, so that the
-    /// tables it builds serve later turns, and others must not pile up behind it. A sandbox that freezes meanwhile goes on with
-    /// the next invocation.
+    /// Returns exact counts, made on a thread that may block; `None` if that thread fails. One turn is counted at a
+    /// time. A count that was given up continues to its end, so that the tables it builds serve later turns, and
+    /// further counts must not queue up behind it on more threads. If the sandbox freezes meanwhile, it continues
+    /// with the next invocation.
     async fn count_exactly(&self, prompt: Vec<PromptMessage>, reply: String) -> Option<Counts> {
         let counting = Arc::clone(&self.service.counting);
         let permit = counting.acquire_owned().await.ok()?;
@@ -231,8 +234,9 @@ impl Task {
         exact.await.ok()
     }
 
+    /// Returns when exact counting must end, so that the turn can still be stored and reported.
     fn count_until(&self) -> Instant {
-        let end = Instant::now() + COUNT_WITHIN;
+        let end = Instant::now() + COUNT_BUDGET;
         let left = self.service.write_timeout + LAST_FRAME_MARGIN;
         self.ask
             .deadline
@@ -240,7 +244,8 @@ impl Task {
             .map_or(end, |latest| latest.min(end))
     }
 
-    /// Stores what was said, if anything was. Returns why it is not stored, `None` if it is, and the reply's id.
+    /// Stores the turn, unless the reply is blank. Returns the reason why it is not stored, `None` if it is, and the
+    /// reply's id.
     async fn commit(
         &mut self,
         generated: &Generated,
@@ -295,7 +300,7 @@ impl Task {
             Err(error) => {
                 tracing::warn!(reason = error.reason(), "the turn could not be stored");
                 self.invocation.note(|figures| {
-                    // A turn counts once, by what came first.
+                    // A turn counts as degraded once, for the first reason.
                     figures.degradation.get_or_insert(error.reason());
                 });
                 Some(Unsaved::Memory)
@@ -304,7 +309,7 @@ impl Task {
         (unsaved, msg_id)
     }
 
-    /// Records numbers and service-defined words only; never user or model text.
+    /// Records the turn's figures: numbers and service-defined words only; never user or model text.
     fn note(&self, generated: &Generated, counts: &Counts) {
         let (outcome, upstream_error) = match &generated.ending {
             Ending::Complete { finish_reason, .. } => (finish_reason.as_str(), None),
@@ -334,8 +339,8 @@ impl Task {
     }
 }
 
-/// Returns the upstream's count of the visible text, where that can be one. A model that thought without splitting the thought
-/// out of its count has not counted the text.
+/// Returns the upstream's count of the visible text, if it is plausible. The count of a model that sent its reasoning
+/// without reporting its tokens separately is not one of the visible text.
 fn believed(usage: &llm::Usage, text: &str) -> Option<u64> {
     let reasoning = usage.reasoning_tokens.unwrap_or(0);
     let is_of_text = !usage.thought_seen || reasoning > 0;
@@ -382,7 +387,7 @@ mod tests {
         for (completion, reasoning, thought_seen, expected) in [
             (Some(3), None, false, Some(3)),
             (Some(503), Some(500), true, Some(3)),
-            // Split out, although nothing of it was sent.
+            // Reasoning tokens are reported separately, although no reasoning was sent.
             (Some(503), Some(500), false, Some(3)),
             (Some(9), None, true, None),
             (Some(9), Some(0), true, None),

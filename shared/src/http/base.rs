@@ -1,4 +1,4 @@
-//! What every function has, read from the environment once: logs and metrics, secrets, authentication, memory, CORS.
+//! The parts that all functions share, built from the environment: telemetry, secrets, authentication, memory, CORS.
 
 use std::error::Error;
 
@@ -9,15 +9,15 @@ use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 
-/// The parts that functions share. Building them touches no network, so an outage is not a crash at start.
+/// The parts that all functions share. Building them connects to nothing, so an outage does not prevent a start.
 pub struct Base {
-    /// Where secret values come from.
+    /// Reads and caches secret values.
     pub secrets: Secrets,
-    /// The way to Redis.
+    /// Client for all Redis operations.
     pub store: Store,
-    /// The sessions.
+    /// Short-term memory: the sessions.
     pub memory: Memory,
-    /// The settings of `memory`.
+    /// The settings of short-term memory.
     pub memory_config: MemoryConfig,
     pub(super) telemetry: Telemetry,
     pub(super) authenticator: Authenticator,
@@ -25,12 +25,13 @@ pub struct Base {
 }
 
 impl Base {
-    /// Reads the settings that every function has. `function` is the function's name in logs and metrics.
+    /// Returns the parts that all functions share, configured from the environment. `function` is the function's name
+    /// in logs and metrics.
     ///
     /// # Errors
-    /// The first setting that is missing or cannot be used.
+    /// A setting is missing or invalid. Only the first one is reported.
     pub fn from_env(function: &'static str) -> Result<Self, Box<dyn Error>> {
-        // First, so that whatever fails after it can be logged.
+        // Created first, so that later failures can be logged.
         let telemetry = Telemetry::from_env(function)?;
         let secrets = Secrets::new();
         let redis = RedisConfig::from_env()?;

@@ -1,22 +1,22 @@
-//! What an answer tells browsers about the pages that may read it (the Fetch standard's CORS protocol).
+//! The response headers that allow web pages to read a response (the CORS protocol of the Fetch standard).
 //!
-//! Every answer tells it, those that refuse included: a page could not see why it was refused otherwise. Preflight
-//! requests are the gateway's to answer, so `OPTIONS` is a method like any other that a route does not have.
+//! Error responses carry the headers too; otherwise a page could not read why its request failed. The gateway answers
+//! preflight requests, so a route treats `OPTIONS` like any other method that it does not support.
 
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ORIGIN, VARY};
 use http::{HeaderMap, HeaderValue, Response};
 
 use crate::config::CorsConfig;
 
-/// What is added to one answer.
+/// The CORS headers of one response.
 pub(super) struct Grant {
     allow_origin: Option<HeaderValue>,
-    /// Another origin would be answered differently, which caches must know.
+    /// Whether the response depends on the request's origin, which `Vary` reports to caches.
     varies: bool,
 }
 
 impl Grant {
-    /// What the request's answer will tell.
+    /// Returns the headers for the response to a request with these headers.
     pub(super) fn of(config: &CorsConfig, request: &HeaderMap) -> Self {
         let (allow_origin, varies) = match config {
             CorsConfig::Silent => (None, false),
@@ -33,7 +33,7 @@ impl Grant {
         }
     }
 
-    /// Adds it. Nothing is repeated: whatever had these names before is replaced.
+    /// Sets the CORS headers, replacing any that are already present.
     pub(super) fn add_to<T>(self, mut response: Response<T>) -> Response<T> {
         let headers = response.headers_mut();
         if let Some(origin) = self.allow_origin {

@@ -1,4 +1,4 @@
-//! Errors as HTTP tells them: RFC 9457 problem details. This file alone owns status, code and public text.
+//! Errors as HTTP reports them: RFC 9457 problem details. Only this file defines their status, code and public text.
 
 use http::header::{ALLOW, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
@@ -11,34 +11,34 @@ use crate::chat::Refusal;
 use crate::context::TooLong;
 use crate::memory;
 
-/// Seconds after which a client may try again while memory is down.
+/// Value of `Retry-After`, in seconds, while memory is unavailable.
 const MEMORY_RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
-/// Everything that can be wrong before a stream begins. Public texts are fixed or name a field; none quotes a request or
-/// an inner error.
+/// An error before a stream begins. Public texts are fixed or name a field. None quotes a request or an internal
+/// error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
-    /// No caller that is known here.
+    /// The caller could not be authenticated. Holds the reason.
     Unauthorized(&'static str),
-    /// The body is not valid JSON.
+    /// The body is not valid JSON. Holds the position or the field.
     InvalidJson(String),
-    /// The body or the query is not what this route takes. The text names the field.
+    /// The body or the query does not match what this route expects. Holds a text that names the field.
     InvalidRequest(String),
-    /// The body is over the limit.
+    /// The body exceeds the limit of 64 KiB.
     PayloadTooLarge,
-    /// The body is not declared as JSON.
+    /// The body's content type is not `application/json`.
     UnsupportedMediaType,
-    /// Nobody knows the character.
+    /// The character does not exist.
     CharacterNotFound,
-    /// There is no such session.
+    /// The session does not exist.
     SessionNotFound,
-    /// This route has other methods; the text lists them.
+    /// The route does not support the method. Holds the value of `Allow`, the methods that it supports.
     MethodNotAllowed(&'static str),
-    /// Redis is down, and this request cannot be answered without it.
+    /// Redis is unavailable, and this request needs it. Holds the public text.
     MemoryUnavailable(&'static str),
-    /// The character's prompt alone is over the context limit, so that no message can be answered.
+    /// The character's prompt alone exceeds the context limit, so that no message can be answered.
     CharacterTooLarge,
-    /// A defect of this service or of its data.
+    /// A defect of this service, of its configuration or of its data.
     Internal,
 }
 
@@ -90,7 +90,7 @@ impl Problem {
             Self::UnsupportedMediaType => "the body must be sent as application/json",
             Self::CharacterNotFound => "there is no such character",
             Self::SessionNotFound => "there is no such session",
-            Self::MethodNotAllowed(_) => "this path does not take that method",
+            Self::MethodNotAllowed(_) => "this path does not support this method",
             Self::CharacterTooLarge => {
                 "this character's prompt does not fit into the context window"
             }
@@ -114,7 +114,7 @@ impl Problem {
         }
     }
 
-    /// The answer that tells it.
+    /// Returns the response that reports the problem.
     #[must_use]
     pub fn into_answer(self) -> Answer {
         let status = self.status();
@@ -133,15 +133,15 @@ impl Problem {
     }
 }
 
-/// Memory failed an operation that needs it. What exactly failed is for the log.
+/// Problems of an operation that needs memory. The cause is logged and not part of the response.
 impl Problem {
-    /// A clear that could not be done.
+    /// Returns the problem for a session that could not be cleared.
     #[must_use]
     pub fn clear_failed(error: memory::Error) -> Self {
         Self::of_memory(&error, "清空历史失败")
     }
 
-    /// A session that could not be read or changed.
+    /// Returns the problem for a session that could not be read or changed.
     #[must_use]
     pub fn session_unavailable(error: memory::Error) -> Self {
         Self::of_memory(&error, "会话暂时不可用，请稍后重试")

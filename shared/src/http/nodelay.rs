@@ -1,14 +1,21 @@
-//! Frames leave at once: TCP_NODELAY on the connections to the runtime API.
+//! Sets TCP_NODELAY on the connections to the Runtime API, so that frames are sent without delay.
 //!
-//! The runtime's HTTP client leaves Nagle's algorithm on, so that a small frame waits for the acknowledgement of the one
-//! before it, 40 ms on a peer that delays its acknowledgements. The client takes no connector, so the option is set on the
-//! live sockets, through duplicates of their descriptors: safe code, and Linux only. Where the platform refuses any of it,
-//! nothing happens and nothing breaks. To be deleted when the runtime sets the option itself.
+//! The runtime's HTTP client leaves Nagle's algorithm on: a small frame then waits for the acknowledgement of the one
+//! before it, 40 ms on a peer that delays its acknowledgements. `lambda_runtime_api_client` accepts a connector
+//! (`PooledClient::builder().with_connector`), but `lambda_runtime::Runtime::new` builds its client itself, without
+//! one and without TCP_NODELAY. The option is therefore set on the open sockets, through duplicates of their
+//! descriptors: safe code, and Linux only. If the platform denies any of it, frames are late and nothing else
+//! changes.
+//!
+//! Either of two changes of the runtime makes this file unnecessary: `connector.set_nodelay(true)` on the
+//! `HttpConnector` in the builders of `lambda_runtime_api_client` (one line), or a `Runtime::with_client` that
+//! accepts a client. Then delete this file, `nodelay_elsewhere.rs`, `sent_at_once` in `serve.rs`, and `rustix` in
+//! this crate's `Cargo.toml`. The expectation in `acceptance/tests/sockets.rs` stays.
 
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::mem::MaybeUninit;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, RawDir, open, readlinkat};
@@ -16,63 +23,65 @@ use rustix::net::sockopt::set_tcp_nodelay;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tokio::time::sleep;
 
-/// The runtime opens a connection now and then, whenever its last one is not idle again in time. With few descriptors, looking
-/// at all of them costs microseconds and is done for every answer; with many, where many answers begin at once, at most so
-/// often, and the last of them is not forgotten.
-const FEW: usize = 64;
-const BETWEEN_LOOKS_AT_MANY: Duration = Duration::from_millis(50);
+use crate::clock::lock;
 
-/// Remembers which sockets have been seen to.
+/// Number of known sockets below which every response triggers a scan. The runtime opens a new connection whenever
+/// its last one is still busy. With few sockets a scan costs microseconds.
+const SCAN_EVERY_TIME_BELOW: usize = 65;
+/// Shortest time between two scans of many sockets. A scan that would come earlier is postponed, never dropped.
+const SCAN_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The sockets that already have the option.
 #[derive(Debug, Default)]
 pub(super) struct NoDelay {
-    /// Held while looking: whoever comes meanwhile has a socket that the look may have passed, and looks again.
+    /// Locked during a scan. A caller that arrives meanwhile may own a socket the scan has already passed, so it
+    /// scans again.
     seen: Mutex<Seen>,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// By descriptor, what it was: the kernel names a socket by its inode, so a descriptor that was used again is told apart.
+    /// The link target of each socket, by descriptor. It contains the socket's inode, so a reused descriptor is
+    /// recognized as a new socket.
     sockets: HashMap<i32, CString>,
-    looked_at: Option<Instant>,
-    /// Somebody will look when it is time again.
-    promised: bool,
+    /// When the last scan ended.
+    scanned_at: Option<Instant>,
+    /// Whether a postponed scan is scheduled.
+    is_scheduled: bool,
 }
 
 impl NoDelay {
-    /// Sees to the sockets that are new, at once or, where it has just been done for many, in a moment.
+    /// Sets the option on new sockets: at once, or after [`SCAN_INTERVAL`] if many sockets have just been scanned.
     pub(super) fn ensure(self: &Arc<Self>) {
-        let mut seen = self.seen();
-        let since = seen.looked_at.map_or(Duration::MAX, |at| at.elapsed());
-        if seen.sockets.len() <= FEW || since >= BETWEEN_LOOKS_AT_MANY {
-            seen.look();
-        } else if !std::mem::replace(&mut seen.promised, true) {
+        let mut seen = lock(&self.seen);
+        let since = seen.scanned_at.map_or(Duration::MAX, |at| at.elapsed());
+        if seen.sockets.len() < SCAN_EVERY_TIME_BELOW || since >= SCAN_INTERVAL {
+            seen.scan();
+        } else if !std::mem::replace(&mut seen.is_scheduled, true) {
             let later = Arc::clone(self);
-            // Not awaited: it ends by itself, and no answer depends on it.
+            // Not awaited: it ends on its own, and no response depends on it.
             tokio::spawn(async move {
-                sleep(BETWEEN_LOOKS_AT_MANY).await;
-                let mut seen = later.seen();
-                seen.promised = false;
-                seen.look();
+                sleep(SCAN_INTERVAL).await;
+                let mut seen = lock(&later.seen);
+                seen.is_scheduled = false;
+                seen.scan();
             });
         }
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Seen {
-    fn look(&mut self) {
-        // Without it frames are late and nothing is wrong.
+    fn scan(&mut self) {
+        // A failure only delays frames.
         if let Ok(sockets) = set_on_new_sockets(&self.sockets) {
             self.sockets = sockets;
         }
-        self.looked_at = Some(Instant::now());
+        self.scanned_at = Some(Instant::now());
     }
 }
 
-/// On all that are new, because every other TCP socket of this process has the option already.
+/// Sets the option on every socket that is not in `before`, and returns all sockets. Other TCP sockets of this
+/// process set the option themselves, so they need no distinction.
 fn set_on_new_sockets(before: &HashMap<i32, CString>) -> rustix::io::Result<HashMap<i32, CString>> {
     let directory = open(
         c"/proc/self/fd",
@@ -101,7 +110,7 @@ fn set_on_new_sockets(before: &HashMap<i32, CString>) -> rustix::io::Result<Hash
                 None => own.insert(pidfd_open(getpid(), PidfdFlags::empty())?),
             };
             let socket = pidfd_getfd(own, number, PidfdGetfdFlags::empty())?;
-            // A socket that is not TCP refuses.
+            // Fails on sockets other than TCP.
             let _ = set_tcp_nodelay(&socket, true);
         }
         sockets.insert(number, target);

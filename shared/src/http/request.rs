@@ -1,4 +1,4 @@
-//! Requests, parsed.
+//! Parsing and validation of requests.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -21,22 +21,28 @@ use crate::telemetry::{Invocation, Telemetry};
 
 const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_MESSAGE_CHARACTERS: usize = 2_000;
+/// Limit of the raw JSON text of `metadata`, in bytes.
 const MAX_METADATA_BYTES: usize = 2 * 1024;
-/// Objects and lists within each other, as deep as parsers commonly go.
+/// Limit of nested objects and lists in `metadata`; a common limit of JSON parsers.
 const MAX_METADATA_DEPTH: usize = 127;
 
-/// A request of a known caller, with a method that the route has.
+/// A request of an authenticated caller, with a method that the route supports.
 #[derive(Debug)]
 pub struct UserRequest {
-    /// The caller, from the token alone.
+    /// The authenticated caller, from the token or the gateway's authorizer; never from the body or the query.
     pub user: UserId,
-    /// The record of the invocation that brought the request.
+    /// The record of the invocation that carries the request.
     pub invocation: Invocation,
     request: Request,
 }
 
 impl UserRequest {
-    /// Checks the method and authenticates the caller. `allow` lists the methods of the route as the `Allow` header does.
+    /// Checks the method and authenticates the caller. `allow` lists the methods of the route in the format of the
+    /// `Allow` header.
+    ///
+    /// # Errors
+    /// [`Problem::MethodNotAllowed`], [`Problem::Unauthorized`], or [`Problem::Internal`] if the keys cannot be
+    /// fetched.
     pub(super) async fn accept(
         request: Request,
         allow: &'static str,
@@ -61,13 +67,14 @@ impl UserRequest {
         })
     }
 
-    /// Returns the method.
+    /// Returns the request's method.
     #[must_use]
     pub fn method(&self) -> &Method {
         self.request.method()
     }
 
-    /// Returns when the platform ends this invocation; `None` if that is unknown. `cargo lambda watch` sends a moment of 1970.
+    /// Returns when the platform ends this invocation, or `None` if that is unknown or lies in the past, as under
+    /// `cargo lambda watch`, which sends a time in 1970.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let deadline = self.request.lambda_context_ref()?.deadline();
@@ -75,10 +82,10 @@ impl UserRequest {
         Instant::now().checked_add(left)
     }
 
-    /// Returns the `character_id` of the query, and records it.
+    /// Returns the `character_id` of the query, and records it in the invocation.
     ///
     /// # Errors
-    /// [`Problem::InvalidRequest`] if the parameter is missing, given more than once, or not an id.
+    /// [`Problem::InvalidRequest`] if the parameter is missing, appears more than once, or is not a valid id.
     pub fn character(&self) -> Result<CharacterId, Problem> {
         let parameters = self.request.query_string_parameters_ref();
         let values = parameters
@@ -94,7 +101,7 @@ impl UserRequest {
     }
 }
 
-/// Opens the record of the invocation that brought a request.
+/// Starts the record of the invocation that carries `request`.
 pub(super) fn begin(telemetry: &Telemetry, request: &Request) -> Invocation {
     let context = request.lambda_context_ref();
     let request_id = context.map(|context| context.request_id.clone());
@@ -112,13 +119,14 @@ pub(super) fn begin(telemetry: &Telemetry, request: &Request) -> Invocation {
     telemetry.begin(method, request_id.unwrap_or_default(), trace_id)
 }
 
-/// Returns the trace id of a tracing header: `Root=1-…;Parent=…;Sampled=1`.
+/// Returns the trace id from a tracing header, such as `Root=1-…;Parent=…;Sampled=1`.
 fn root(header: &str) -> Option<&str> {
     header
         .split(';')
         .find_map(|part| part.trim().strip_prefix("Root="))
 }
 
+/// Returns the bearer token of the `Authorization` header. The scheme may be in any case (RFC 9110).
 fn bearer(request: &Request) -> Option<&str> {
     let (scheme, token) = request
         .headers()
@@ -132,8 +140,8 @@ fn bearer(request: &Request) -> Option<&str> {
         .then(|| token.trim_start())
 }
 
-/// Returns the subject that an authorizer put into the event: REST with Cognito in `claims.sub`, HTTP APIs in
-/// `jwt.claims.sub`, Lambda authorizers in `principalId`.
+/// Returns the subject that an API Gateway authorizer put into the event: REST APIs with Cognito in `claims.sub`,
+/// HTTP APIs in `jwt.claims.sub`, Lambda authorizers in `principalId`.
 fn authorizer_subject(context: &RequestContext) -> Option<&str> {
     let authorizer = context.authorizer()?;
     if let Some(jwt) = &authorizer.jwt {
@@ -151,11 +159,11 @@ pub struct ChatBody {
     pub character: CharacterId,
     /// The message text: 1 to 2,000 characters (Unicode scalar values), at least one of them visible.
     pub message: String,
-    /// A JSON object of at most 2 KiB, which is stored with the message as it was sent.
+    /// A JSON object of at most 2 KiB, stored verbatim with the message.
     pub metadata: Option<Box<RawValue>>,
 }
 
-/// Fields are taken raw, so that each can be refused by name.
+/// The fields as raw JSON, so that an error can name the field.
 #[derive(Deserialize)]
 struct ChatForm<'a> {
     #[serde(borrow)]
@@ -167,10 +175,10 @@ struct ChatForm<'a> {
 }
 
 impl ChatBody {
-    /// Parses the body of `request`.
+    /// Parses the body of `request`, and records its character in the invocation.
     ///
     /// # Errors
-    /// A [`Problem`] that names the field at fault.
+    /// A [`Problem`] that names the invalid field.
     pub fn parse(request: &UserRequest) -> Result<Self, Problem> {
         let form: ChatForm<'_> = json(&request.request)?;
         let character = character(&text("character_id", form.character_id)?)?;
@@ -191,7 +199,7 @@ impl ChatBody {
     }
 }
 
-/// The body of a change of state.
+/// The body of a request that sets a session's state.
 #[derive(Debug)]
 pub struct StateBody {
     /// The character of the session.
@@ -209,10 +217,10 @@ struct StateForm<'a> {
 }
 
 impl StateBody {
-    /// Parses the body of `request`.
+    /// Parses the body of `request`, and records its character in the invocation.
     ///
     /// # Errors
-    /// A [`Problem`] that names the field at fault.
+    /// A [`Problem`] that names the invalid field.
     pub fn parse(request: &UserRequest) -> Result<Self, Problem> {
         let form: StateForm<'_> = json(&request.request)?;
         let character = character(&text("character_id", form.character_id)?)?;
@@ -239,7 +247,7 @@ fn json<'a, T: Deserialize<'a>>(request: &'a Request) -> Result<T, Problem> {
     }
     let text = std::str::from_utf8(bytes)
         .map_err(|_| Problem::InvalidJson("the body is not UTF-8".to_owned()))?;
-    // The forms would also take an array, as their fields in order.
+    // Serde also accepts an array, as the fields in order.
     let is_object = text.trim_start().starts_with('{');
     match serde_json::from_str(text) {
         Ok(form) if is_object => Ok(form),
@@ -248,7 +256,7 @@ fn json<'a, T: Deserialize<'a>>(request: &'a Request) -> Result<T, Problem> {
             error.line(),
             error.column()
         ))),
-        // Which of the two was meant cannot be known.
+        // A field that appears twice is rejected, because either value may be the intended one.
         Err(_) if is_object => Err(Problem::InvalidRequest(
             "the body has a field twice".to_owned(),
         )),
@@ -299,8 +307,8 @@ fn metadata(value: &RawValue) -> Result<Box<RawValue>, Problem> {
     Ok(value.to_owned())
 }
 
-/// Whether JSON that is stored raw can be read by others: no half surrogates, at most `depth` objects and lists within each
-/// other. Numbers may be of any size.
+/// Returns whether other parsers can read JSON that is stored raw: no half surrogate pairs, and at most `depth`
+/// nested objects and lists. Numbers may have any size.
 fn is_readable(value: &RawValue, depth: usize) -> bool {
     let json = value.get();
     let below = depth.checked_sub(1);

@@ -1,10 +1,10 @@
-//! A function from start to end: the runtime's loop, and what each invocation has in common.
+//! Runs a function: the runtime's loop, and the parts that all invocations share.
 //!
-//! When the connection to the Runtime API breaks while a response is sent, the runtime would end: the process, or one of its
-//! workers for good, with every turn that still runs in it. Here a failed response is logged and the loop goes on; it ends
-//! only when the Runtime API can no longer be polled.
+//! If the connection to the Runtime API breaks while a response is sent, the runtime would end the process, or
+//! permanently one of its workers, with every turn that still runs there. Here a failed response is logged and the
+//! loop goes on; it ends only when the Runtime API can no longer be polled.
 //!
-//! Every invocation has a span of the runtime's, which puts the request id on every line that is logged in it.
+//! Every invocation has a span of the runtime, which adds the request id to every log line.
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -28,8 +28,10 @@ use super::sse::{self, StreamingAnswer, StreamingBody};
 use super::{Answer, Base, Problem};
 use crate::telemetry;
 
-/// Runs a function whose answers are buffered, from start to end. `function` is its name; `allow` lists its methods as the
-/// `Allow` header does; `build` returns what `route` needs, which each invocation gets a clone of.
+/// Runs a function with buffered responses, from start to end.
+///
+/// `function` is its name in logs and metrics. `allow` lists its methods in the format of the `Allow` header. `build`
+/// returns the state that `route` needs; every invocation receives a clone of it.
 pub fn run_buffered<S, F>(
     function: &'static str,
     allow: &'static str,
@@ -45,11 +47,11 @@ where
     })
 }
 
-/// Runs a function from start to end: `build` returns what it needs besides the [`Base`], and `serve` ends when the platform is
-/// gone.
+/// Runs a function from start to end, and returns the exit code of the process. `build` returns the state that it
+/// needs besides the [`Base`]; `serve` ends when the Runtime API can no longer be polled.
 ///
-/// One thread serves while one invocation runs at a time, because handing a delta from thread to thread costs more than
-/// everything else that is done with it; one thread a CPU serves where the platform sends many invocations at once.
+/// If one invocation runs at a time, one thread serves it, because passing a delta between threads costs more than
+/// all other work on it. If the platform sends several invocations at once, one thread per CPU serves them.
 pub fn run<S>(
     function: &'static str,
     build: impl FnOnce(&Base) -> Result<S, Box<dyn StdError>>,
@@ -60,7 +62,7 @@ pub fn run<S>(
         Ok(started) => started,
         Err(error) => return telemetry::start_failed(&*error),
     };
-    // The runtime reads the variable in the same way, to decide between one loop and many.
+    // The runtime reads this variable in the same way, to choose between one worker and several.
     let one_at_a_time = std::env::var("AWS_LAMBDA_MAX_CONCURRENCY")
         .ok()
         .and_then(|most| most.parse::<u32>().ok())
@@ -80,7 +82,11 @@ pub fn run<S>(
     }
 }
 
-/// Serves buffered answers, many at once where the platform allows it: `run_concurrent`, with the layer that keeps it running.
+/// Serves buffered responses, concurrently where the platform allows it. Ends when the Runtime API can no longer be
+/// polled.
+///
+/// # Errors
+/// The Runtime API can no longer be polled.
 async fn serve_buffered<S, F>(
     base: Base,
     allow: &'static str,
@@ -104,11 +110,11 @@ where
         .await
 }
 
-/// Serves streamed answers, many at once where the platform allows it: `run_with_streaming_response_concurrent`, with the same
-/// layer.
+/// Serves streamed responses, concurrently where the platform allows it. A response that cannot be sent is logged and
+/// does not end the loop.
 ///
 /// # Errors
-/// The platform is gone.
+/// The Runtime API can no longer be polled.
 pub async fn serve_streaming<S, F>(
     base: Base,
     allow: &'static str,
@@ -138,8 +144,8 @@ where
         .await
 }
 
-/// Answers one request, whatever its route does: the runtime must never see an error or a panic, because it would answer with an
-/// empty 502.
+/// Returns the response to one request, even if its route fails or panics. The runtime would turn an error or a panic
+/// into a 502 without a body.
 async fn answer<T, F>(
     base: &Base,
     allow: &'static str,
@@ -154,7 +160,7 @@ where
     let invocation = super::request::begin(&base.telemetry, &request);
     let accepted = UserRequest::accept(request, allow, &base.authenticator, invocation.clone());
     let outcome = async { route(accepted.await?).await };
-    // A route shares nothing with this function that a panic could leave half done.
+    // A panic cannot leave half-done changes here: a route shares no state with this function.
     let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
     let response = match outcome.unwrap_or(Err(Problem::Internal)) {
         Ok(response) => response,
@@ -164,9 +170,9 @@ where
     Ok(grant.add_to(response))
 }
 
-/// Sets TCP_NODELAY on the connection that carries a response. The runtime may open it after the handler was called. By the
-/// first frame it is there: the runtime sends the head of the response first, and asks for a frame once the connection has
-/// taken that.
+/// Sets TCP_NODELAY on the connection that carries the response, before its first frame is sent. The runtime may open
+/// that connection after the handler was called. It is open at the first frame, because the runtime sends the head of
+/// the response before it polls for a frame.
 fn sent_at_once(body: StreamingBody, no_delay: Arc<NoDelay>) -> StreamingBody {
     let mut is_first = true;
     body.map_frame(move |frame| {
@@ -178,6 +184,7 @@ fn sent_at_once(body: StreamingBody, no_delay: Arc<NoDelay>) -> StreamingBody {
     .boxed_unsync()
 }
 
+/// Logs a response that could not be sent, and returns success so that the runtime goes on.
 fn survive_failed_response(outcome: Result<(), Error>) -> Result<(), Error> {
     if outcome.is_err() {
         tracing::warn!("failed to send a response to the Runtime API; continuing");

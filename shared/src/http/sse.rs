@@ -1,4 +1,4 @@
-//! Server-sent events: a turn's frames as bytes, with a heartbeat.
+//! Server-sent events: encodes a turn's frames, and sends heartbeats.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -21,27 +21,27 @@ use super::Answer;
 use crate::chat::{Frame, Turn, Unsaved};
 use crate::ids::TurnId;
 
-/// Time without a frame after which a comment is sent, because gateways cut streams that seem idle.
+/// Time without a frame after which a comment is sent, because gateways close streams that seem idle.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 const PING: &[u8] = b": ping\n\n";
 
-/// The body of a response that may stream. It cannot fail: the runtime would write an error into the body as if it were
-/// data, so failures are events.
+/// The body of a response that may stream. It cannot fail: the runtime would write an error into the body like data,
+/// so errors are sent as events.
 pub type StreamingBody = UnsyncBoxBody<Bytes, Infallible>;
 /// A response that may stream.
 pub type StreamingAnswer = Response<StreamingBody>;
 
 /// Initial capacity of a chunk; fits a typical delta event.
 const FRAME_CAPACITY_BYTES: usize = 128;
-/// A chunk that merges frames is sent once it has this many bytes.
+/// Size, in bytes, at which a chunk of merged frames is sent.
 const MAX_CHUNK_BYTES: usize = 8 * 1024;
 /// Frames closer together than this form a burst.
 const BURST_GAP: Duration = Duration::from_micros(500);
-/// Times to let other tasks run before a burst counts as over. A delta passes two tasks on its way here: the upstream's
-/// connection and the turn.
+/// Number of times that other tasks may run before a burst counts as over. A delta passes through two tasks on its
+/// way here: the upstream's connection and the turn.
 const COALESCE_ROUNDS: usize = 2;
 
-/// Returns the response that follows a turn.
+/// Returns the response that streams a turn.
 #[must_use]
 pub fn stream(turn: Turn) -> StreamingAnswer {
     let following = Following {
@@ -63,7 +63,7 @@ pub fn stream(turn: Turn) -> StreamingAnswer {
     response
 }
 
-/// A turn, as the body of a response follows it.
+/// The state of a response body that streams a turn.
 struct Following {
     turn: Turn,
     /// When the last chunk was sent; `None` before the first delta.
@@ -73,8 +73,9 @@ struct Following {
 }
 
 impl Following {
-    /// Returns the next chunk of the body. In a burst, frames that are ready are merged, because each chunk costs the runtime a
-    /// wake-up and a system call. The first delta is never merged, and merging never waits for I/O.
+    /// Returns the next chunk of the body, or `None` at its end. In a burst, frames that are ready are merged,
+    /// because each chunk costs the runtime a wake-up and a system call. The first delta is never merged, and merging
+    /// never waits for I/O.
     async fn next_chunk(&mut self) -> Option<Bytes> {
         let Ok(frame) = timeout(HEARTBEAT_INTERVAL, self.turn.next()).await else {
             return Some(Bytes::from_static(PING));
@@ -104,7 +105,8 @@ impl Following {
     }
 }
 
-/// Lets every ready task run once. Unlike tokio's yield it does not poll the system for events, which costs more than a frame.
+/// Lets every ready task run once. Tokio's `yield_now` would also poll the system for I/O events, which costs more
+/// than a frame.
 async fn run_ready_tasks() {
     let mut has_yielded = false;
     poll_fn(|context| {
@@ -170,6 +172,7 @@ struct Failed<'a> {
     saved: bool,
 }
 
+/// Appends the event of `frame` to `into`.
 fn encode(turn: TurnId, frame: &Frame, into: &mut Vec<u8>) {
     match frame {
         Frame::Start {
@@ -227,7 +230,7 @@ fn encode(turn: TurnId, frame: &Frame, into: &mut Vec<u8>) {
     }
 }
 
-/// JSON has no line breaks outside its strings and escapes those inside, so one `data` line holds it.
+/// Appends one event to `into`. Serialized JSON contains no line breaks, so one `data` line holds it.
 fn event(into: &mut Vec<u8>, name: &str, data: &impl Serialize) {
     for part in ["event: ", name, "\ndata: "] {
         into.extend_from_slice(part.as_bytes());

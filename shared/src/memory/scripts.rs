@@ -1,32 +1,33 @@
-//! The scripts that run in Redis. Each is one round trip and all or nothing.
+//! The Lua scripts of short-term memory. Each is one round trip and runs atomically.
 //!
-//! They use commands that Redis 6.0 has. They are sent by digest, and whole when the server does
-//! not know them, after a restart for example.
+//! They use only commands of Redis 6.0. They are sent by digest; if the server does not know the digest, for example
+//! after a restart, the source is sent.
 
 use std::sync::LazyLock;
 
 use crate::store::Script;
 
-/// How long the mark of a clear lives, in seconds. The commit script keeps turns out that began longer ago than this,
-/// so it is longer than the longest turn (15 minutes on Lambda).
+/// Time to live of the mark of a clear, in seconds. The commit script rejects turns that began more than an hour ago;
+/// the mark lives longer than that, and an hour is longer than the longest turn (15 minutes on Lambda).
 pub(super) const CLEARED_TTL_SECONDS: u64 = 3_660;
 
-/// Reads the newest messages.
+/// Reads the newest messages and the time on Redis's clock.
 pub(super) static LOAD: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/load.lua")));
 
-/// Appends, trims, expires and counts.
+/// Stores a turn: appends the messages, trims the list, updates the session's figures and its expiry.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(commit_source()));
 
-/// Forgets a session.
+/// Deletes a session and marks the time of the deletion.
 pub(super) static CLEAR: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/clear.lua")));
 
-/// Reads a session and can set its state.
+/// Reads a session, after setting its state if one is passed.
 pub(super) static SESSION: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/session.lua")));
 
-/// With `test-hooks` a test can replace the script by a broken one, to show that the tests notice it.
+/// Returns the source of the commit script. With the feature `test-hooks`, `BROKEN_COMMIT_SCRIPT` names a file that
+/// replaces it, so that tests can show that they detect a broken script.
 fn commit_source() -> &'static str {
     #[cfg(feature = "test-hooks")]
     if let Some(path) = std::env::var_os("BROKEN_COMMIT_SCRIPT")

@@ -1,19 +1,20 @@
-//! The circuit breaker: while Redis is known to be down, nobody waits for it again.
+//! The circuit breaker: while Redis is known to be down, requests fail at once instead of waiting for it.
 //!
-//! It opens on consecutive failed operations. From then on one probe at a time asks whether Redis is back; the first
-//! probe may start at once, so a single slow command costs next to nothing, and each failed probe puts the next one off.
+//! Consecutive failed operations open the breaker. From then on, one probe at a time checks whether Redis is back.
+//! The first probe may start at once, so a single slow command costs almost nothing. Every failed probe delays the
+//! next one by the cooldown.
 
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use crate::clock::lock;
 
-/// When to open, and how long to leave a server in peace.
+/// When the breaker opens, and how long it waits between probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rules {
-    /// Consecutive failed operations that open it.
+    /// Number of consecutive failed operations that open the breaker, from `REDIS_BREAKER_FAILURES`.
     pub(super) failures: u32,
-    /// Time between a failed probe and the next one.
+    /// Time between a failed probe and the next one, from `REDIS_BREAKER_COOLDOWN_MS`.
     pub(super) cooldown: Duration,
 }
 
@@ -23,25 +24,27 @@ enum State {
     Open { probe_at: SystemTime, probing: bool },
 }
 
-/// What a caller may do now.
+/// How the caller must proceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// Go ahead.
+    /// The breaker is closed: the caller may send its request.
     Admitted,
-    /// Nobody is asking whether Redis is back: the caller starts a probe.
+    /// The breaker is open and no probe is running: the caller must start one.
     StartProbe,
-    /// Somebody is asking.
+    /// The breaker is open and a probe is running: the caller may wait for its result.
     Probing,
-    /// Too early to ask again.
+    /// The breaker is open and the next probe is not due yet.
     Refused,
 }
 
-/// Times are wall-clock: a monotonic clock may stand still while the process is frozen, and a frozen cooldown would cost
-/// the first turn after a thaw its memory.
+/// The breaker of one server, or of one range of cluster slots.
+///
+/// Times are on the wall clock: a monotonic clock may stand still while the process is frozen, and a frozen cooldown
+/// would cost the first turn after a thaw its memory.
 #[derive(Debug)]
 pub(super) struct Breaker {
     rules: Rules,
-    /// Held for a few instructions and never across an await.
+    /// Locked for a few instructions and never across an await.
     state: Mutex<State>,
 }
 
@@ -53,6 +56,8 @@ impl Breaker {
         }
     }
 
+    /// Returns how a caller must proceed at `now`. After [`Admission::StartProbe`] no other caller starts a probe until
+    /// this one has ended.
     pub(super) fn admit(&self, now: SystemTime) -> Admission {
         let mut state = lock(&self.state);
         match *state {
@@ -69,7 +74,8 @@ impl Breaker {
         }
     }
 
-    /// Due when its time has come, and also when it lies further ahead than a cooldown: then the clock was set back.
+    /// Returns whether a probe may start. It may also start if `probe_at` lies further ahead than a cooldown, which
+    /// means that the clock was set back.
     fn is_due(&self, probe_at: SystemTime, now: SystemTime) -> bool {
         probe_at
             .duration_since(now)
@@ -80,12 +86,12 @@ impl Breaker {
         matches!(*lock(&self.state), State::Closed { .. })
     }
 
-    /// Redis answered.
+    /// Closes the breaker after a reply from Redis.
     pub(super) fn succeeded(&self) {
         *lock(&self.state) = State::Closed { failures: 0 };
     }
 
-    /// An operation failed for good.
+    /// Counts an operation that failed after all its retries, and opens the breaker at the limit.
     pub(super) fn failed(&self, now: SystemTime) {
         let mut state = lock(&self.state);
         if let State::Closed { failures } = *state {
@@ -101,7 +107,7 @@ impl Breaker {
         }
     }
 
-    /// A probe failed, or ended without an answer.
+    /// Delays the next probe by the cooldown, after a probe that failed or ended without a reply.
     pub(super) fn probe_failed(&self, now: SystemTime) {
         let mut state = lock(&self.state);
         if matches!(*state, State::Open { .. }) {

@@ -1,11 +1,11 @@
-//! One request to Redis: what goes there in one round trip.
+//! A request to Redis, sent in one round trip.
 
 pub(crate) use redis::Pipeline;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 
 use super::topology::Connection;
 
-/// A script, and the digest by which the server knows it.
+/// A Lua script with its SHA-1 digest, which EVALSHA sends in place of the source.
 pub(crate) struct Script {
     code: &'static str,
     digest: redis::Script,
@@ -20,16 +20,18 @@ impl Script {
     }
 }
 
-/// How many replicas must have a write before it counts, and how long to wait for them.
+/// The acknowledgements that a write waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Replicas {
+    /// Number of replicas that must have the write.
     pub(super) count: u32,
+    /// Longest wait for the acknowledgements, in milliseconds.
     pub(super) wait_milliseconds: u64,
 }
 
-/// A request about one key, or about several in the same cluster slot.
+/// A request for one key, or for several keys in the same cluster slot.
 pub(crate) struct Call {
-    /// Decides which server of a cluster is asked.
+    /// The key that selects the server in a cluster.
     key: String,
     kind: Kind,
 }
@@ -41,15 +43,16 @@ enum Kind {
         keys: Vec<String>,
         arguments: Vec<Vec<u8>>,
         replicas: Option<Replicas>,
-        /// The same in commands, for a connection to one server.
+        /// Equivalent commands, used instead of the script on a connection to one server.
         plain: Option<Pipeline>,
     },
 }
 
-/// Why a call failed on a connection that works.
+/// Why a call failed on a working connection.
 pub(super) enum CallError {
+    /// The connection broke, or the server returned an error.
     Redis(RedisError),
-    /// It was done, but on fewer replicas than asked for.
+    /// The write took effect, but too few replicas acknowledged it.
     NotReplicated,
 }
 
@@ -60,7 +63,7 @@ impl From<RedisError> for CallError {
 }
 
 impl Call {
-    /// One command.
+    /// Returns a call of one command with `key` as its first argument.
     pub(crate) fn command(name: &str, key: String) -> Self {
         let mut command = redis::cmd(name);
         command.arg(&key);
@@ -70,7 +73,7 @@ impl Call {
         }
     }
 
-    /// A script. The first key decides which server of a cluster is asked.
+    /// Returns a call of `script`. The first key selects the server in a cluster.
     pub(crate) fn script<const KEYS: usize>(script: &'static Script, keys: [&str; KEYS]) -> Self {
         let keys: Vec<String> = keys.into_iter().map(str::to_owned).collect();
         Self {
@@ -85,15 +88,17 @@ impl Call {
         }
     }
 
-    /// The cheapest question that needs the server of `key` to be well.
+    /// Returns the cheapest request that succeeds only if the server of `key` is healthy.
     pub(super) fn probe(key: String) -> Self {
         Self::command("EXISTS", key)
     }
 
+    /// Returns the key that selects the server in a cluster.
     pub(super) fn key(&self) -> &str {
         &self.key
     }
 
+    /// Appends an argument.
     pub(crate) fn arg(mut self, argument: impl redis::ToRedisArgs) -> Self {
         match &mut self.kind {
             Kind::Command(command) => {
@@ -104,8 +109,8 @@ impl Call {
         self
     }
 
-    /// Where one server has all keys, sends these commands in one packet instead: for reads that need not be atomic, and cheaper
-    /// than a script. Their answers in a list must be what the script answers.
+    /// Sets commands that replace the script where one server has all keys. They are sent in one packet and cost less
+    /// than a script, but are not atomic. The list of their replies must equal the script's reply.
     pub(crate) fn or_plain(mut self, commands: Pipeline) -> Self {
         if let Kind::Script { plain, .. } = &mut self.kind {
             *plain = Some(commands);
@@ -113,7 +118,7 @@ impl Call {
         self
     }
 
-    /// Counts as done only when so many replicas have it.
+    /// Requires `wanted` replicas to acknowledge the write. Has no effect on a single command.
     pub(super) fn on_replicas(mut self, wanted: Option<Replicas>) -> Self {
         if let Kind::Script { replicas, .. } = &mut self.kind {
             *replicas = wanted;
@@ -121,6 +126,7 @@ impl Call {
         self
     }
 
+    /// Sends the call and returns the server's reply. Sets no time limit.
     pub(super) async fn send(&self, connection: &mut Connection) -> Result<Value, CallError> {
         let (script, keys, arguments, replicas) = match &self.kind {
             Kind::Command(command) => return Ok(command.query_async(connection).await?),
@@ -140,8 +146,8 @@ impl Call {
         };
         let by_digest = invocation("EVALSHA", script.digest.get_hash(), keys, arguments);
         match execute(by_digest, *replicas, connection).await {
-            // The server was restarted, or its scripts were flushed. EVAL goes to the right server of a cluster and loads the
-            // script on the way, where SCRIPT LOAD would ask all of them, those that are down included.
+            // The server has restarted, or its script cache was flushed. EVAL reaches the right server of a cluster
+            // and also caches the script. SCRIPT LOAD would need all servers, including those that are down.
             Err(CallError::Redis(error))
                 if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) =>
             {
@@ -163,7 +169,8 @@ fn invocation(name: &str, script: &str, keys: &[String], arguments: &[Vec<u8>]) 
     command
 }
 
-/// WAIT goes in the same packet: on a connection that was replaced in between it would speak of nothing.
+/// Sends `command` and, if replicas are required, WAIT in the same packet. On a connection that was replaced in
+/// between, WAIT would refer to no write.
 async fn execute(
     command: Cmd,
     replicas: Option<Replicas>,

@@ -1,9 +1,9 @@
-//! The connection to Redis: made at first use, reused by every invocation, replaced when it fails.
+//! The connection to Redis: opened at first use, reused by every invocation, replaced when it fails.
 //!
-//! An operation has one budget, in which connecting, retries and the pauses between them must fit. A connection that was
-//! idle may be dead without this process knowing (closed by the server, dropped by a gateway on the way, or the process
-//! was frozen), so the first failure on one is answered by a new connection at once; and because a half-open socket
-//! never answers at all, the first answer on an idle connection is given only a part of the budget.
+//! An operation has one budget for connecting, retries and the pauses between them. An idle connection may be dead
+//! without a sign of it: closed by the server, dropped by a network gateway, or lost while the process was frozen.
+//! The first failure on a reused connection therefore opens a new one at once. A half-open socket never replies at
+//! all, so the first reply on an idle connection may take only a part of the budget.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,37 +22,43 @@ use crate::clock::{lock, unix_millis};
 use crate::config::{ConfigError, MemoryConfig, RedisConfig, RedisMode};
 use crate::secrets::Secrets;
 
-/// Attempts after the first, and the pause before each.
+/// Number of retries of an operation, in addition to its first attempt.
 const RETRIES: u32 = 2;
+/// Pause before each retry.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a turn waits, at most, to learn whether a Redis that was down is back.
+/// Longest time that an operation waits for a probe of a Redis that was down.
 const PROBE_WAIT: Duration = Duration::from_millis(50);
 
-/// A connection that was silent for longer is not trusted to be alive.
+/// Idle time after which a connection may be dead.
 const IDLE_SUSPECT: Duration = Duration::from_secs(5);
 
-/// In a cluster one shard can be down while the others are well, so it has a breaker for each of so many ranges of slots:
-/// shards own ranges, and who shares a range with a dead shard finds out by a probe of its own key.
+/// Number of breakers in a cluster, each for one range of slots. One shard can be down while the others are healthy,
+/// and shards own ranges of slots. An operation on a healthy shard whose range also touches a dead shard gets its
+/// answer from a probe of its own key.
 const CLUSTER_BREAKERS: usize = 64;
 
-/// The connection in use.
+/// The connection in use, shared by all operations.
 struct Live {
     connection: Connection,
+    /// Identifies this connection, so that a late failure does not drop its successor.
     generation: u64,
-    /// When Redis last answered on it, in Unix milliseconds: a monotonic clock may stand still during a freeze.
+    /// Time of the last reply on this connection, in Unix milliseconds. On the wall clock, because a monotonic clock
+    /// may stand still while the process is frozen.
     answered_at: Arc<AtomicU64>,
 }
 
-/// A connection as one attempt uses it.
+/// The connection as one attempt uses it.
 struct Link {
     connection: Connection,
     generation: u64,
     answered_at: Arc<AtomicU64>,
+    /// Whether an earlier operation opened the connection.
     reused: bool,
 }
 
 impl Link {
+    /// Returns the time since the last reply on this connection.
     fn idle(&self) -> Duration {
         Duration::from_millis(
             unix_millis(SystemTime::now()).saturating_sub(self.answered_at.load(Ordering::Relaxed)),
@@ -60,13 +66,13 @@ impl Link {
     }
 }
 
-/// A breaker, and those who wait for its probe.
+/// A breaker, and the signal for the operations that wait for its probe.
 struct Gate {
     breaker: Breaker,
     probed: Notify,
 }
 
-/// The way to Redis. Cheap to clone; clones share the connection and the breakers.
+/// A connection to Redis that is replaced when it fails. Cheap to clone; clones share it and the breakers.
 #[derive(Clone)]
 pub(super) struct Redis {
     inner: Arc<Inner>,
@@ -74,18 +80,21 @@ pub(super) struct Redis {
 
 struct Inner {
     topology: Topology,
-    /// Held for a few instructions and never across an await: giving a connection up must not wait for anything.
+    /// Locked for a few instructions and never across an await, so that dropping a connection never waits.
     live: Mutex<Option<Live>>,
-    /// Held while connecting, so that many turns at once make one connection.
+    /// Locked while connecting, so that concurrent turns open one connection.
     connecting: tokio::sync::Mutex<()>,
     generations: AtomicU64,
-    /// Never empty.
+    /// One breaker for one server, [`CLUSTER_BREAKERS`] for a cluster; never empty.
     gates: Vec<Gate>,
     probe_budget: Duration,
 }
 
 impl Redis {
-    /// Touches no network: an outage is not a crash at start.
+    /// Returns a client that connects at the first operation, so an outage does not prevent a start.
+    ///
+    /// # Errors
+    /// A `REDIS_…` setting is invalid.
     pub(super) fn new(
         redis: &RedisConfig,
         memory: &MemoryConfig,
@@ -115,7 +124,7 @@ impl Redis {
         })
     }
 
-    /// Sends `call` and gives the answer, within `budget`.
+    /// Sends `call` and returns the reply, within `budget`. Retries failures that may pass.
     pub(super) async fn run(&self, budget: Duration, call: &Call) -> Result<Value, Error> {
         let deadline = Instant::now() + budget;
         let breaker = &self.inner.gate(call.key()).breaker;
@@ -146,13 +155,13 @@ impl Redis {
         }
     }
 
-    /// Whether nobody waits for the server of `key`.
+    /// Returns whether the breaker for the server of `key` is open.
     pub(super) fn is_known_down(&self, key: &str) -> bool {
         !self.inner.gate(key).breaker.is_closed()
     }
 
-    /// Passes at once while Redis is thought to be up. Otherwise sees to it that somebody asks, and waits a moment for the
-    /// answer, so that the first turn after an outage has its memory.
+    /// Returns at once while the breaker is closed. Otherwise makes sure that a probe runs and waits briefly for its
+    /// result, so that the first turn after an outage has its memory.
     async fn admit(&self, key: &str) -> Result<(), Error> {
         let gate = self.inner.gate(key);
         let probed = gate.probed.notified();
@@ -167,7 +176,7 @@ impl Redis {
                     inner: Arc::clone(&self.inner),
                     call: Call::probe(key.to_owned()),
                 };
-                // Not awaited: it ends within its budget, and the turn must not wait that long.
+                // Not awaited: it ends within its own budget, which is longer than a turn may wait.
                 tokio::spawn(probe.run());
             }
         }
@@ -214,14 +223,14 @@ impl Inner {
             }
             Ok(Err(CallError::NotReplicated)) => Err(Failure::NotReplicated),
             Ok(Err(CallError::Redis(error))) => {
-                // A cluster's connection mends itself: it knows which of its sockets broke and who has the slot now.
+                // A cluster connection repairs itself: it replaces broken sockets and follows moved slots.
                 if (error.is_unrecoverable_error() || is_wrong_server(&error))
                     && !link.connection.is_many()
                 {
                     self.discard(link.generation);
                 }
                 if link.connection.is_many() && is_outage(&error) {
-                    // A node that no longer takes the password looks like one that is gone.
+                    // A node that no longer accepts the password looks like a node that is down.
                     let _ = timeout_at(deadline, self.topology.renew_login()).await;
                 }
                 Err(Failure::Command {
@@ -231,7 +240,8 @@ impl Inner {
             }
             Err(_) => {
                 if link.connection.is_many() && !suspect {
-                    // One server does not answer; the others serve on over this connection while a new one is made.
+                    // One server does not reply. The others stay reachable on this connection while a new one is
+                    // opened.
                     tokio::spawn(Arc::clone(self).replace(link.generation));
                 } else {
                     self.discard(link.generation);
@@ -241,13 +251,13 @@ impl Inner {
         }
     }
 
-    /// The connection in use, or a new one.
+    /// Returns the connection in use, or opens one.
     async fn link(&self) -> RedisResult<Link> {
         if let Some(link) = self.link_in_use() {
             return Ok(link);
         }
         let _one_at_a_time = self.connecting.lock().await;
-        // Somebody may have been faster.
+        // Another operation may have connected while this one waited for the lock.
         if let Some(link) = self.link_in_use() {
             return Ok(link);
         }
@@ -280,7 +290,7 @@ impl Inner {
         }
     }
 
-    /// Drops the connection, unless somebody has replaced it already.
+    /// Drops the connection, unless it has been replaced already.
     fn discard(&self, generation: u64) {
         let mut live = lock(&self.live);
         if live
@@ -291,7 +301,7 @@ impl Inner {
         }
     }
 
-    /// Makes a new connection beside the one in use and changes to it, unless somebody has been faster.
+    /// Opens a new connection beside the one in use and switches to it, unless that one has been replaced already.
     async fn replace(self: Arc<Self>, generation: u64) {
         let Ok(Ok(connection)) = timeout(self.probe_budget, self.topology.connect()).await else {
             return;
@@ -306,7 +316,8 @@ impl Inner {
     }
 }
 
-/// The one question whether Redis is back. However it ends, the breaker and those who wait learn of it.
+/// The request that checks whether Redis is back. Dropping it updates the breaker and wakes the waiting operations,
+/// so this happens however the probe ends.
 struct Probe {
     inner: Arc<Inner>,
     call: Call,
@@ -319,7 +330,7 @@ impl Probe {
         if outcome.as_ref().is_err_and(Failure::was_found_dead) {
             outcome = self.inner.attempt(&self.call, deadline).await;
         }
-        // An error that tells of the request, and not of the server, is an answer too.
+        // An error about the request, as opposed to the server, also shows that the server replies.
         if outcome
             .as_ref()
             .err()
@@ -336,16 +347,17 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        // After a success the breaker is closed and this changes nothing.
+        // After a success the breaker is closed, and this has no effect.
         self.gate().breaker.probe_failed(SystemTime::now());
         self.gate().probed.notify_waiters();
     }
 }
 
-/// Slots of a cluster.
+/// Number of hash slots in a Redis cluster.
 const SLOTS: u16 = 16_384;
 
-/// The slot of a key, after the cluster specification: CRC-16 of the hash tag, or of all of a key without one.
+/// Returns the slot of a key according to the cluster specification: CRC-16 of the hash tag, or of the whole key if
+/// it has no tag.
 fn slot(key: &str) -> u16 {
     let tag = key
         .split_once('{')

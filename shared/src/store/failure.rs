@@ -1,4 +1,5 @@
-//! Why an attempt to reach Redis failed, and what follows from it: another attempt, another connection, the breaker.
+//! Why an attempt to reach Redis failed, which decides whether to retry, reconnect, or count a failure in the
+//! breaker.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
@@ -6,19 +7,20 @@ use super::Error;
 
 /// Why an attempt failed.
 pub(super) enum Failure {
-    /// No answer in time, on a connection that was reused or not.
+    /// No reply arrived in time. `reused` is true if an earlier operation opened the connection.
     Timeout { reused: bool },
-    /// The connection could not be made.
+    /// No connection could be opened.
     Connect(RedisError),
-    /// The connection broke, or the server answered with an error. What a cluster's connection could not mend by itself is
-    /// not mended by a new one, so there `reused` is false.
+    /// The connection broke, or the server returned an error. `reused` is false for clusters: a failure that their
+    /// connection could not repair is not repaired by a new one.
     Command { error: RedisError, reused: bool },
-    /// It was done, but on fewer replicas than asked for.
+    /// The write took effect, but too few replicas acknowledged it.
     NotReplicated,
 }
 
 impl Failure {
-    /// Whether the connection was dead before this attempt, which then cost nothing but the discovery.
+    /// Returns whether the connection was dead before this attempt. A new connection is then tried at once, and this
+    /// does not count as a retry.
     pub(super) fn was_found_dead(&self) -> bool {
         match self {
             Self::Timeout { reused } => *reused,
@@ -27,7 +29,7 @@ impl Failure {
         }
     }
 
-    /// Whether the server may answer differently in a moment.
+    /// Returns whether a retry a moment later may succeed.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Timeout { .. } => true,
@@ -37,7 +39,7 @@ impl Failure {
         }
     }
 
-    /// Whether it tells of the server rather than of this request.
+    /// Returns whether the failure concerns the server rather than this request.
     pub(super) fn is_outage(&self) -> bool {
         match self {
             Self::Timeout { .. } | Self::Connect(_) => true,
@@ -47,7 +49,7 @@ impl Failure {
     }
 }
 
-/// Whether the server is in no state to serve, as opposed to refusing this request.
+/// Returns whether the server cannot serve any request, as opposed to rejecting this one.
 pub(super) fn is_outage(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Io
@@ -67,8 +69,8 @@ pub(super) fn is_outage(error: &RedisError) -> bool {
     }
 }
 
-/// Whether another server is master now, or this one is cut off from its replicas and must not take writes. The sentinels
-/// know better.
+/// Returns whether this server must not take writes: another one is master now, or it is cut off from its replicas. A
+/// new connection asks the sentinels for the current master.
 pub(super) fn is_wrong_server(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
         || error.code() == Some("NOREPLICAS")

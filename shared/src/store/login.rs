@@ -1,5 +1,5 @@
-//! How the data nodes let this process in: by the URL, by a password that may be rotated, or by a token that each connection
-//! has made for it.
+//! Login to the data nodes: the credentials of the URL, a password that may be rotated, or an IAM token created for
+//! each connection.
 
 use std::io;
 use std::pin::Pin;
@@ -12,14 +12,14 @@ use secrecy::ExposeSecret;
 use crate::config::{ConfigError, RedisConfig, RedisLogin};
 use crate::secrets::{Secret, Secrets, Value};
 
-/// Who a user without a name is, since there are users.
+/// The name of Redis's default user (ACLs, Redis 6).
 const DEFAULT_USER: &str = "default";
 
-/// The login of the data nodes. Cheap to clone.
+/// Credentials for the data nodes. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Login {
     username: Option<String>,
-    /// `None`: what the URL says, or nothing.
+    /// The password or token; `None` to use the password of the URL, if it has one.
     password: Option<Secret>,
 }
 
@@ -43,19 +43,22 @@ impl Login {
         })
     }
 
-    /// The password, if it can never be another.
+    /// Returns the password if it can never change.
     pub(super) fn fixed(&self) -> Option<&Value> {
         self.password.as_ref()?.fixed()
     }
 
-    /// Whether two connections can need different passwords.
+    /// Returns whether two connections can need different passwords.
     pub(super) fn changes(&self) -> bool {
         self.password
             .as_ref()
             .is_some_and(|password| password.fixed().is_none())
     }
 
-    /// The password for a connection that is made now; `None` where the URL decides.
+    /// Returns the password for a connection that is opened now; `None` to use the one of the URL.
+    ///
+    /// # Errors
+    /// The secret cannot be fetched.
     pub(super) async fn password(&self) -> RedisResult<Option<Value>> {
         match &self.password {
             None => Ok(None),
@@ -63,12 +66,12 @@ impl Login {
         }
     }
 
-    /// Says that `value` may have been refused. Gives another if there is one.
+    /// Reports that the server may have rejected `value`. Returns a different password if there is one by now.
     pub(super) async fn refused(&self, value: &Value) -> Option<Value> {
         self.password.as_ref()?.refused(value).await
     }
 
-    /// The login of one connection: the settings go before the URL.
+    /// Returns the login of one connection. The settings take precedence over the URL.
     pub(super) fn over(
         &self,
         from_url: &RedisConnectionInfo,
@@ -84,7 +87,7 @@ impl Login {
         login
     }
 
-    /// The same for a cluster's connection, which makes connections to single nodes by itself.
+    /// Returns the credentials provider of a cluster connection, which connects to single nodes on its own.
     pub(super) fn provider(&self, from_url: &RedisConnectionInfo) -> NodeLogin {
         NodeLogin {
             username: self
@@ -98,9 +101,11 @@ impl Login {
     }
 }
 
-/// Gives each connection to a node the password of its moment. The client asks twice for each: for the login itself, and for
-/// what comes after it, and says AUTH again with that. Once more does no harm, and nothing follows: a connection that is let
-/// in stays so until the server ends it.
+/// Provides every connection to a cluster node with the password that is valid at that moment.
+///
+/// The client subscribes twice per connection: once for the login, and once for later changes, whose first value it
+/// sends as another AUTH. That AUTH is harmless. No value follows it, because a connection stays authenticated until
+/// the server closes it.
 pub(super) struct NodeLogin {
     username: String,
     login: Login,
@@ -118,7 +123,7 @@ impl StreamingCredentialsProvider for NodeLogin {
     }
 }
 
-/// As if the server could not be reached: that is what it comes to.
+/// Returns `error` as an I/O error: without credentials the server is effectively unreachable.
 fn unavailable(error: crate::secrets::Error) -> RedisError {
     RedisError::from(io::Error::other(error))
 }

@@ -1,6 +1,6 @@
-//! How the Redis servers are arranged, and how a connection to them is made.
+//! The arrangement of the Redis servers, and how to connect to them.
 //!
-//! Making one touches the network; everything before that does not. Certificates are read and settings are checked at start.
+//! Only connecting uses the network. Certificates and settings are read and checked at start.
 
 use std::time::Duration;
 
@@ -21,27 +21,31 @@ use super::login::Login;
 use crate::config::{ConfigError, MemoryConfig, RedisConfig, RedisMode};
 use crate::secrets::{Secrets, Value as Password};
 
-/// The operating system gives up a peer that has not acknowledged for so long, so that no dead socket lingers.
+/// Time without an acknowledgement after which the operating system closes a connection, so that no dead socket
+/// lingers.
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle time after which the operating system probes a connection.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// What the cluster client does by itself, inside the budget of one attempt: it follows redirections and reconnects to
-/// single nodes. Waiting and giving up are the connection room's.
+/// Number of retries of the cluster client within one attempt. It follows redirections and reconnects to single
+/// nodes; the `connection` module decides when to wait and when to give up.
 const CLUSTER_RETRIES: u32 = 6;
+/// Shortest and longest pause between retries of the cluster client, in milliseconds.
 const CLUSTER_RETRY_WAIT_MS: (u64, u64) = (10, 50);
 
-/// A connection that is ready to use. Cheap to clone; clones share the sockets.
+/// An open connection. Cheap to clone; clones share the sockets.
 #[derive(Clone)]
 pub(super) enum Connection {
-    /// To one server.
+    /// A connection to one server: a standalone one, or the master that the sentinels name.
     Server(MultiplexedConnection),
-    /// To every server of a cluster.
+    /// Connections to all servers of a cluster.
     Cluster(ClusterConnection),
 }
 
 impl Connection {
-    /// Whether other requests on this connection may go to servers that are well, although one does not answer.
+    /// Returns whether the connection reaches several servers, so that requests to the others may succeed while one
+    /// is down.
     pub(super) fn is_many(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
@@ -75,7 +79,7 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// Where connections go, and how they are let in there.
+/// The servers to connect to, and the login they require.
 pub(super) struct Topology {
     arrangement: Arrangement,
     login: Login,
@@ -87,19 +91,24 @@ enum Arrangement {
     Cluster(Box<ClusterClient>),
 }
 
-/// The sentinels, and what is needed to log in where they point.
+/// The sentinels, and the credentials for them and for the servers that they name.
 struct Sentinels {
     addresses: Vec<ConnectionAddr>,
+    /// The name of the monitored master, from `REDIS_SENTINEL_MASTER`.
     master: String,
-    /// What the URL says of the data nodes.
+    /// The settings for the data nodes from the first URL: database, user and password.
     node: RedisConnectionInfo,
-    /// Login for the sentinels.
+    /// The credentials for the sentinels themselves.
     sentinel: RedisConnectionInfo,
     tls: bool,
     certificates: Option<TlsCertificates>,
 }
 
 impl Topology {
+    /// Returns the configured topology. Reads the CA file and opens no connection.
+    ///
+    /// # Errors
+    /// A `REDIS_…` setting is invalid, or the CA file cannot be used.
     pub(super) fn new(
         redis: &RedisConfig,
         memory: &MemoryConfig,
@@ -117,7 +126,7 @@ impl Topology {
             .iter()
             .any(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }));
         if tls {
-            // An error means that somebody has done it already.
+            // It fails only if a provider is installed already.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         } else if certificates.is_some() {
             return Err(ConfigError::new(
@@ -134,7 +143,8 @@ impl Topology {
         Ok(Self { arrangement, login })
     }
 
-    /// Makes a connection. If the password may have been refused and there is another by now, that is tried too.
+    /// Opens a connection. If the server may have rejected the password and there is a different one by now, tries
+    /// again with that.
     pub(super) async fn connect(&self) -> RedisResult<Connection> {
         let password = self.login.password().await?;
         let error = match self.connect_by(password.as_ref()).await {
@@ -150,8 +160,8 @@ impl Topology {
         }
     }
 
-    /// For a connection that makes others by itself and says nothing of why it cannot: sees to it that the next of them uses
-    /// the password that is valid now.
+    /// Makes sure that the next connection to a node uses the current password. For the cluster connection, which
+    /// reconnects on its own and does not report why a node refused it.
     pub(super) async fn renew_login(&self) {
         if self.login.changes()
             && let Ok(Some(password)) = self.login.password().await
@@ -165,7 +175,7 @@ impl Topology {
             Arrangement::Standalone(client) => {
                 let info = client.get_connection_info();
                 let login = self.login.over(info.redis_settings(), password);
-                // The certificates are in the address.
+                // The address includes the certificates.
                 Client::open(info.clone().set_redis_settings(login))?
                     .get_multiplexed_async_connection_with_config(&no_time_limits())
                     .await
@@ -175,14 +185,15 @@ impl Topology {
                 let login = self.login.over(&sentinels.node, password);
                 sentinels.connect(&login).await.map(Connection::Server)
             }
-            // It asks for the password itself, each time that it connects to a node.
+            // The cluster client gets the password from its credentials provider for every connection to a node.
             Arrangement::Cluster(client) => {
                 client.get_async_connection().await.map(Connection::Cluster)
             }
         }
     }
 
-    /// With many servers, of many errors one is given, and what it was is lost.
+    /// Returns whether the server may have rejected the password. The sentinel and cluster clients return one of
+    /// several node errors, with its kind erased, so any of their errors may be a rejection.
     fn may_be_refusal(&self, error: &RedisError) -> bool {
         match &self.arrangement {
             Arrangement::Standalone(_) => error.kind() == ErrorKind::AuthenticationFailed,
@@ -192,8 +203,8 @@ impl Topology {
 }
 
 impl Sentinels {
-    /// Asks all sentinels at the same time, so that those that are down or hang cost nothing, and connects to the master
-    /// that the first of them names and that itself confirms to be one.
+    /// Connects to the master that the fastest sentinel names, once the server confirms that it is a master. All
+    /// sentinels are queried at once, so that those that are down cost no time.
     async fn connect(&self, login: &RedisConnectionInfo) -> RedisResult<MultiplexedConnection> {
         let attempts = self.addresses.iter().map(|address| {
             Box::pin(async move {
@@ -283,7 +294,7 @@ fn sentinels(
         tls,
         certificates,
     };
-    // What is wrong with the settings shows here, before anything is connected.
+    // Reports invalid settings at start, before anything is connected.
     for address in &sentinels.addresses {
         sentinels.client(address, &login.over(&sentinels.node, None))?;
     }
@@ -304,7 +315,7 @@ fn cluster(
     let budget = memory.read_timeout.min(memory.write_timeout);
     let mut builder = ClusterClientBuilder::new(infos)
         .tcp_settings(tcp_settings())
-        // A node that hangs must not use up what the others need.
+        // A node that hangs must not use up the budget that the others need.
         .connection_timeout(budget / 4)
         .response_timeout(memory.read_timeout.max(memory.write_timeout))
         .overall_response_timeout(None)
@@ -350,7 +361,8 @@ fn certificates(redis: &RedisConfig) -> Result<Option<TlsCertificates>, ConfigEr
 
 const BEGIN_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// The client's words about a URL, without the URL: it may hold a password.
+/// Returns the error for an invalid URL. It holds the client's category and not the URL, which may contain a
+/// password.
 fn bad_url(error: &RedisError) -> ConfigError {
     ConfigError::new(
         "REDIS_URL",
@@ -367,7 +379,8 @@ fn tcp_settings() -> TcpSettings {
     settings
 }
 
-/// Time limits are by operation and in one place: the client's own would cut into them.
+/// Returns a configuration without time limits: every operation sets its own, and the client's limits would
+/// interfere.
 fn no_time_limits() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(None)

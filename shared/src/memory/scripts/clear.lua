@@ -1,18 +1,18 @@
--- Forgets a session and leaves a mark, so that a turn which began before this moment is not stored after it.
+-- Deletes a session and marks the time, so that a turn that began before it is not stored afterwards.
 --
 -- KEYS  messages, meta, cleared
--- ARGV  seconds that the mark lives, until when this may be done in Redis microseconds
--- Gives 'cleared', or 'late:' and the time.
+-- ARGV  time to live of the mark in seconds, deadline of this request in Unix microseconds on Redis's clock
+-- Returns 'cleared', or 'late:' and the time in Unix microseconds if the deadline has passed.
 
 local time = redis.call('TIME')
 local micros = string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2]))
--- A request that was held up on its way must not take turns with it that came after its sender gave it up.
+-- A request that was delayed on its way must not delete turns that began after its sender gave up.
 if tonumber(micros) > tonumber(ARGV[2]) then
   return 'late:' .. micros
 end
--- Deleting comes first: a full server refuses a first write that stores something.
+-- DEL comes first: a server without free memory rejects a script whose first write stores data.
 redis.call('DEL', KEYS[1], KEYS[2])
--- After a failover to a server whose clock is behind, the later of the two marks holds.
+-- The later mark wins, because the clock of a new master may be behind after a failover.
 local earlier = redis.pcall('GET', KEYS[3])
 if type(earlier) == 'string' and tonumber(earlier) and tonumber(earlier) > tonumber(micros) then
   micros = earlier

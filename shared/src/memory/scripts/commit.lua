@@ -1,18 +1,18 @@
--- Stores messages at the head of a session's list, trims it to whole turns, and keeps the session's figures, all or
--- nothing and once for an id.
+-- Stores messages at the head of a session's list, trims the list to whole turns, and updates the session's figures:
+-- all or nothing, and once per turn id.
 --
 -- KEYS  messages, meta, cleared
--- ARGV  id (36 bytes), when the turn began in microseconds on Redis's clock, most messages to keep, seconds to live,
---       tokens to add, until when this may be done in microseconds on Redis's clock, then the messages as JSON,
---       oldest first
--- Gives 'saved', 'duplicate', 'fenced', or 'late:' and the time.
+-- ARGV  turn id (36 bytes), beginning of the turn in Unix microseconds on Redis's clock, most messages to keep, time
+--       to live in seconds, tokens to add, deadline of this request in Unix microseconds on Redis's clock, then the
+--       messages as JSON, oldest first
+-- Returns 'saved', 'duplicate', 'fenced', or 'late:' and the time in Unix microseconds if the deadline has passed.
 --
--- A script that fails half way is not rolled back, so everything that can fail comes before the first write, or is it: a key
--- that holds something of another type fails the read of it, or the LPUSH, which is the first write.
+-- Redis does not roll back a script that fails halfway. Everything that can fail therefore comes before the first
+-- write, or is that write: a key of another type fails when it is read, or in LPUSH, which is the first write.
 
 local ENTRY_BYTES = 48        -- id, ':', Unix seconds (10 digits until 2286), ';'
-local MOST_ENTRIES = 128
-local REMEMBERED_SECONDS = 600
+local MAX_ENTRIES = 128       -- turn ids kept, to detect a repeated commit
+local ENTRY_TTL_SECONDS = 600
 local FENCE_MICROSECONDS = 3600 * 1000000
 
 local messages, meta, cleared = KEYS[1], KEYS[2], KEYS[3]
@@ -22,14 +22,14 @@ local time = redis.call('TIME')
 local now = tonumber(time[1])
 local now_micros = now * 1000000 + tonumber(time[2])
 
--- A request that was held up on its way must not do anything once its sender has given it up: it would put a turn behind
+-- A request that was delayed on its way must not take effect after its sender gave up: it would store a turn behind
 -- later ones.
 if now_micros > tonumber(ARGV[6]) then
   return string.format('late:%.0f', now_micros)
 end
 
--- What began before a clear stays out. The mark of a clear lives as long as the fence, so what began earlier than that
--- cannot be told from what was cleared, and stays out as well.
+-- A turn that began before a clear is not stored. The mark of a clear outlives the fence, so for a turn that began
+-- before the fence a clear may have left no mark; such a turn is not stored either.
 local cleared_at = tonumber(redis.call('GET', cleared) or '')
 if (cleared_at and cleared_at >= began) or now_micros - began > FENCE_MICROSECONDS then
   return 'fenced'
@@ -44,18 +44,19 @@ if string.find(recent, id, 1, true) then
   return 'duplicate'
 end
 
--- Newest first, so those that are too old are at the end.
-local kept = math.min(#recent / ENTRY_BYTES, MOST_ENTRIES - 1)
+-- Entries are newest first, so expired ones are at the end.
+local kept = math.min(#recent / ENTRY_BYTES, MAX_ENTRIES - 1)
 while kept > 0 do
   local at = tonumber(string.sub(recent, kept * ENTRY_BYTES - 10, kept * ENTRY_BYTES - 1))
-  if at and at >= now - REMEMBERED_SECONDS then
+  if at and at >= now - ENTRY_TTL_SECONDS then
     break
   end
   kept = kept - 1
 end
 recent = id .. ':' .. time[1] .. ';' .. string.sub(recent, 1, kept * ENTRY_BYTES)
 
--- Others store '4.0' or '1e3'. Lua reads 'nan', 'inf' and '0x10' as well: what is no decimal count is begun anew.
+-- Other writers store '4.0' or '1e3'. tonumber also accepts 'nan', 'inf' and '0x10': a value that is not a decimal
+-- count restarts at 0.
 local function figure(stored)
   local number = tonumber(string.match(stored or '', '^%s*[%d.eE+-]+%s*$') or '')
   if number and number >= 0 and number <= 9007199254740991 then
@@ -67,13 +68,14 @@ local added = #ARGV - 6
 local message_count = string.format('%.0f', figure(figures[1]) + added)
 local total_tokens = string.format('%.0f', figure(figures[2]) + tonumber(ARGV[5]))
 
--- The first write is one that a full server refuses, so a refusal leaves nothing behind.
+-- LPUSH comes first: a server without free memory rejects it, and nothing has been written then.
 local length = redis.call('LPUSH', messages, unpack(ARGV, 7))
 
 if length > most then
   redis.call('LTRIM', messages, 0, most - 1)
   length = most
-  -- The oldest message that stays begins a turn. Nearly all say so where this service writes it, and need no parser.
+  -- The oldest message that remains must begin a turn. This service writes the role at a fixed place, so most
+  -- elements need no JSON parser.
   while length > added do
     local oldest = redis.call('LINDEX', messages, -1)
     local role = string.match(oldest, '^{"msg_id":"[%w-]*","role":"(%l+)"')
@@ -82,7 +84,8 @@ if length > most then
       if readable then
         role = type(message) == 'table' and message['role']
       else
-        -- Half of a surrogate pair, for example. Quotes inside a string are escaped, so this is a field.
+        -- Half of a surrogate pair, for example, fails the parser. Quotes inside a string are escaped, so this match
+        -- is a field.
         role = string.match(oldest, '"role"%s*:%s*"(%a+)"')
       end
     end

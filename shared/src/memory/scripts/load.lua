@@ -1,11 +1,12 @@
--- Reads the newest messages, and the time at which that is what there was.
+-- Reads the newest messages, and the time on Redis's clock at which they were read.
 --
 -- KEYS  messages
--- ARGV  first and last of the messages, as LRANGE takes them
--- Gives the time as TIME does, the elements, newest first, and how many there are in all.
+-- ARGV  first and last index, as in LRANGE
+-- Returns the time as TIME does, the elements, newest first, and the length of the list.
 --
--- A script and not a transaction, because a full server refuses every transaction, and reading must go on. Where one server
--- has everything, the same three commands are sent as they are: see `load` in memory.rs.
+-- This is a script rather than a transaction because a server without free memory rejects every transaction, and
+-- reads must still succeed. On a single server the same three commands are sent as a pipeline: see `load` in
+-- memory.rs.
 
 local time = redis.call('TIME')
 return {time, redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2]), redis.call('LLEN', KEYS[1])}

@@ -1,9 +1,9 @@
--- Reads a session and, where a state is given, sets it first. It never creates a session and never changes when one
--- expires.
+-- Reads a session, after setting its state if one is passed. Never creates a session and never changes its expiry.
 --
 -- KEYS  messages, meta
 -- ARGV  the state, or '' to only read
--- Gives nil, or the fields of meta followed by the length of the list and the seconds to live.
+-- Returns nil if there is no session, otherwise fields of meta followed by the length of the list and the remaining
+-- time to live in seconds.
 
 if redis.call('EXISTS', KEYS[2]) == 0 then
   return false
