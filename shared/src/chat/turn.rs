@@ -20,7 +20,7 @@ use crate::tokens;
 const MAX_REPLY_BYTES: usize = 256 * 1024;
 /// Longest time that exact counting may take. On the smallest Lambda function most of it is spent on the tokenizer's
 /// tables.
-const COUNT_BUDGET: Duration = Duration::from_millis(1_500);
+const COUNT_WITHIN: Duration = Duration::from_millis(1_500);
 /// Time reserved, on top of the write budget, to finish a turn before Lambda's deadline.
 const FINISH_MARGIN: Duration = Duration::from_millis(500);
 /// The part of [`FINISH_MARGIN`] that must remain after counting, to send the last frame.
@@ -236,7 +236,7 @@ impl Task {
 
     /// Returns when exact counting must end, so that the turn can still be stored and reported.
     fn count_until(&self) -> Instant {
-        let end = Instant::now() + COUNT_BUDGET;
+        let end = Instant::now() + COUNT_WITHIN;
         let left = self.service.write_timeout + LAST_FRAME_MARGIN;
         self.ask
             .deadline
