@@ -1,37 +1,40 @@
 //! Who calls: a bearer token becomes a [`UserId`], and nothing else does.
 //!
-//! HS256 by a shared secret; RS256, ES256 and EdDSA by published keys. A token's own header chooses among the algorithms
-//! that are configured and never adds one, so a public key cannot be used as a shared secret, and `none` is nothing.
+//! A shared secret checks HS256, and published keys check RS256, ES256 and EdDSA. The header of a token chooses among the
+//! algorithms that are configured and never adds one: a public key cannot be used as a shared secret, and `none` is never
+//! accepted.
 
 mod jwks;
+mod key_set;
+mod token;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, DecodingKey};
 use secrecy::ExposeSecret;
-use serde::Deserialize;
 
 use self::jwks::Jwks;
+use self::token::{ClaimRules, Token};
 use crate::config::{AuthConfig, JwtRules};
 use crate::ids::UserId;
 use crate::outbound::TlsSetupError;
 use crate::secrets::{Secret, Secrets, Value};
 
-/// Why nobody was let in.
+/// Why a request was not authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// There is no token, or it is not valid. The words are for the caller and say nothing about keys.
+    /// The token is missing or not valid. The text is for the caller and reveals nothing about keys.
     #[error("{0}")]
     Unauthorized(&'static str),
-    /// The published keys could not be fetched, so nothing can be said about the token.
+    /// The published keys could not be fetched, so the token could not be checked.
     #[error("the published keys are unavailable")]
     KeysUnavailable,
-    /// The shared secret could not be fetched, so nothing can be said about the token.
+    /// The shared secret could not be fetched, so the token could not be checked.
     #[error("the shared secret is unavailable")]
     SecretUnavailable,
 }
 
-/// What a request brings to prove who sent it.
+/// What a request contains to prove who sent it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Credentials<'a> {
     /// The bearer token.
@@ -42,9 +45,9 @@ pub struct Credentials<'a> {
 
 /// Checks credentials.
 pub enum Authenticator {
-    /// The gateway's authorizer has checked.
+    /// The gateway's authorizer has checked them already.
     Authorizer,
-    /// Tokens are checked here.
+    /// The function checks tokens itself.
     Token(Box<TokenRules>),
 }
 
@@ -52,18 +55,12 @@ pub enum Authenticator {
 pub struct TokenRules {
     secret: Option<Secret>,
     jwks: Option<Jwks>,
-    issuer: Option<String>,
-    audience: Option<String>,
+    claims: ClaimRules,
 }
 
-#[derive(Deserialize)]
-struct Claims {
-    sub: String,
-}
-
-/// A shared secret of this age is fetched again before it checks anything, or one that leaked and was replaced would open the
-/// door for as long as nobody brings a token by its successor.
-const OLD: Duration = Duration::from_secs(3600);
+/// The age at which a shared secret is fetched again before it checks anything. Otherwise a secret that leaked and was replaced
+/// would be accepted until somebody sends a token that is signed with its successor.
+const MAX_SECRET_AGE: Duration = Duration::from_secs(3600);
 
 const MISSING: Error = Error::Unauthorized("a bearer token is required");
 const INVALID: Error = Error::Unauthorized("the token is not valid");
@@ -73,10 +70,10 @@ const ALGORITHM: Error =
 const SUBJECT: Error = Error::Unauthorized("the token's subject must be 1 to 128 bytes");
 
 impl Authenticator {
-    /// Makes ready without touching the network.
+    /// Builds the authenticator without touching the network.
     ///
     /// # Errors
-    /// TLS cannot be set up.
+    /// TLS cannot be set up, or the file of a private certificate authority cannot be used.
     pub fn new(config: &AuthConfig, secrets: &Secrets) -> Result<Self, TlsSetupError> {
         match config {
             AuthConfig::Authorizer => Ok(Self::Authorizer),
@@ -86,10 +83,10 @@ impl Authenticator {
         }
     }
 
-    /// Finds out who calls.
+    /// Returns the user that the credentials prove.
     ///
     /// # Errors
-    /// Nobody that is known here, or it cannot be found out now.
+    /// The credentials prove nobody, or they cannot be checked at the moment.
     pub async fn authenticate(&self, credentials: Credentials<'_>) -> Result<UserId, Error> {
         match self {
             Self::Authorizer => {
@@ -112,103 +109,52 @@ impl TokenRules {
     fn new(rules: &JwtRules, secrets: &Secrets) -> Result<Self, TlsSetupError> {
         Ok(Self {
             secret: rules.secret.as_ref().map(|source| secrets.open(source)),
-            jwks: rules.jwks_url.as_deref().map(Jwks::new).transpose()?,
-            issuer: rules.issuer.clone(),
-            audience: rules.audience.clone(),
+            jwks: Jwks::of(rules)?,
+            claims: ClaimRules {
+                issuer: rules.issuer.clone(),
+                audience: rules.audience.clone(),
+            },
         })
     }
 
     async fn subject(&self, token: &str) -> Result<String, Error> {
-        let header = decode_header(token).map_err(|_| INVALID)?;
-        match (header.alg, &self.secret, &self.jwks) {
-            (Algorithm::HS256, Some(secret), _) => self.subject_by_secret(token, secret).await,
+        let token = Token::parse(token)?;
+        let is_signed = match (token.algorithm, &self.secret, &self.jwks) {
+            (Algorithm::HS256, Some(secret), _) => is_signed_by_secret(&token, secret).await?,
             (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(jwks)) => {
-                let keys = jwks.keys(header.kid.as_deref(), header.alg).await?;
-                let mut outcome = Err(INVALID);
-                for key in &keys {
-                    outcome = self
-                        .verify(token, header.alg, key)
-                        .map_err(Rejection::public);
-                    if outcome != Err(INVALID) {
-                        break;
-                    }
-                }
-                outcome
+                jwks.has_signed(&token).await?
             }
-            _ => Err(ALGORITHM),
-        }
-    }
-
-    /// A signature that is not the secret's may be that of its successor.
-    async fn subject_by_secret(&self, token: &str, secret: &Secret) -> Result<String, Error> {
-        let verify = |value: &Value| {
-            let key = DecodingKey::from_secret(value.expose_secret().as_bytes());
-            self.verify(token, Algorithm::HS256, &key)
+            _ => return Err(ALGORITHM),
         };
-        let value = secret
-            .renewed(OLD)
-            .await
-            .map_err(|_| Error::SecretUnavailable)?;
-        let mut outcome = verify(&value);
-        if let Err(Rejection::Signature) = outcome
-            && let Some(value) = secret.refused(&value).await
-        {
-            outcome = verify(&value);
+        if !is_signed {
+            return Err(INVALID);
         }
-        outcome.map_err(Rejection::public)
-    }
-
-    fn verify(
-        &self,
-        token: &str,
-        algorithm: Algorithm,
-        key: &DecodingKey,
-    ) -> Result<String, Rejection> {
-        use jsonwebtoken::errors::ErrorKind;
-
-        let mut validation = Validation::new(algorithm);
-        // An expired token is expired. Issuers and this service keep their clocks by the same sources.
-        validation.leeway = 0;
-        validation.validate_nbf = true;
-        let mut required = vec!["exp", "sub"];
-        if let Some(issuer) = &self.issuer {
-            validation.set_issuer(&[issuer]);
-            required.push("iss");
-        }
-        match &self.audience {
-            Some(audience) => {
-                validation.set_audience(&[audience]);
-                required.push("aud");
-            }
-            None => validation.validate_aud = false,
-        }
-        validation.set_required_spec_claims(&required);
-        decode::<Claims>(token, key, &validation)
-            .map(|data| data.claims.sub)
-            .map_err(|error| match error.kind() {
-                ErrorKind::InvalidSignature => Rejection::Signature,
-                ErrorKind::ExpiredSignature => Rejection::Expired,
-                _ => Rejection::Other,
-            })
+        token.subject(&self.claims, SystemTime::now())
     }
 }
 
-/// Why a token is not good.
-enum Rejection {
-    /// Another key has signed it.
-    Signature,
-    /// Its time is over.
-    Expired,
-    /// Something in it.
-    Other,
+/// Returns whether the token is signed with the shared secret. A signature that does not match may be that of the secret's
+/// successor, so the secret is then fetched again.
+async fn is_signed_by_secret(token: &Token<'_>, secret: &Secret) -> Result<bool, Error> {
+    let value = secret
+        .renewed(MAX_SECRET_AGE)
+        .await
+        .map_err(|_| Error::SecretUnavailable)?;
+    if is_signed_with(token, &value)? {
+        return Ok(true);
+    }
+    match secret.refused(&value).await {
+        Some(value) => is_signed_with(token, &value),
+        None => Ok(false),
+    }
 }
 
-impl Rejection {
-    /// What the caller is told, who learns nothing about keys.
-    fn public(self) -> Error {
-        match self {
-            Self::Expired => EXPIRED,
-            Self::Signature | Self::Other => INVALID,
-        }
+/// The settings cannot show that a stored secret is blank, and anybody could sign with a blank one.
+fn is_signed_with(token: &Token<'_>, value: &Value) -> Result<bool, Error> {
+    let secret = value.expose_secret();
+    if secret.trim().is_empty() {
+        tracing::error!("the stored secret that JWT_SECRET_SECRET_ARN names is blank");
+        return Err(Error::SecretUnavailable);
     }
+    Ok(token.is_signed_by(&DecodingKey::from_secret(secret.as_bytes())))
 }

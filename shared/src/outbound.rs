@@ -3,6 +3,7 @@
 //! It is built once, touches no network until it is used, and keeps its connections for later invocations.
 
 mod dial;
+mod failure;
 mod route;
 mod trust;
 
@@ -22,6 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 
+pub(crate) use self::failure::Failure;
 use self::route::{Route, Use};
 pub(crate) use self::trust::Trust;
 use crate::clock::lock;

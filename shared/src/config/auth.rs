@@ -1,28 +1,34 @@
 //! Who may call: variables that begin with `JWT_` and `AUTH_`.
 
-use super::read::{choice, http_url, secret, text};
+use http::Uri;
+use secrecy::SecretString;
+
+use super::read::{choice, http_url, not_blank};
 use super::{ConfigError, Lookup, SecretSource, Section};
 
-/// Where published keys are.
+/// What checks a token.
 #[derive(Debug, Clone)]
 pub struct JwtRules {
-    /// `JWT_SECRET` or `JWT_SECRET_SECRET_ARN`, for HS256.
+    /// The shared secret for HS256. Read from `JWT_SECRET` or `JWT_SECRET_SECRET_ARN`.
     pub secret: Option<SecretSource>,
-    /// `JWT_JWKS_URL`, for RS256, ES256 and EdDSA.
-    pub jwks_url: Option<String>,
-    /// `JWT_ISSUER`: what `iss` must be.
+    /// Where the keys for RS256, ES256 and EdDSA are published. Read from `JWT_JWKS_URL`.
+    pub jwks_url: Option<Uri>,
+    /// The file with the authorities that the publisher's certificate is checked against, in PEM form. Read from
+    /// `JWT_JWKS_TLS_CA_FILE`; without it, the authorities that are compiled in are trusted.
+    pub jwks_tls_ca_file: Option<String>,
+    /// What `iss` must be; without it, any issuer is accepted. Read from `JWT_ISSUER`.
     pub issuer: Option<String>,
-    /// `JWT_AUDIENCE`: what `aud` must hold.
+    /// What `aud` must contain; without it, any audience is accepted. Read from `JWT_AUDIENCE`.
     pub audience: Option<String>,
 }
 
-/// Who says who the caller is.
+/// What authenticates a caller.
 #[derive(Debug, Clone)]
 pub enum AuthConfig {
-    /// `AUTH_TRUST_AUTHORIZER`: the gateway's authorizer has checked the token.
+    /// The gateway's authorizer has checked the token. Chosen by `AUTH_TRUST_AUTHORIZER`, which defaults to `false`.
     Authorizer,
     /// The function checks the token itself.
-    Token(JwtRules),
+    Token(Box<JwtRules>),
 }
 
 impl Section for AuthConfig {
@@ -39,19 +45,27 @@ impl Section for AuthConfig {
             secret: SecretSource::or_arn(
                 lookup,
                 "JWT_SECRET",
-                secret(lookup, "JWT_SECRET"),
+                not_blank(lookup, "JWT_SECRET")?.map(SecretString::from),
                 "JWT_SECRET_SECRET_ARN",
             )?,
-            jwks_url: http_url(lookup, "JWT_JWKS_URL")?,
-            issuer: text(lookup, "JWT_ISSUER"),
-            audience: text(lookup, "JWT_AUDIENCE"),
+            jwks_url: jwks_url(lookup)?,
+            jwks_tls_ca_file: not_blank(lookup, "JWT_JWKS_TLS_CA_FILE")?,
+            issuer: not_blank(lookup, "JWT_ISSUER")?,
+            audience: not_blank(lookup, "JWT_AUDIENCE")?,
         };
         if rules.secret.is_none() && rules.jwks_url.is_none() {
             return Err(ConfigError::new(
                 "JWT_SECRET",
-                "must be set, unless JWT_SECRET_SECRET_ARN or JWT_JWKS_URL is or AUTH_TRUST_AUTHORIZER is true: without one of them nobody can be let in",
+                "must be set, unless JWT_SECRET_SECRET_ARN or JWT_JWKS_URL is or AUTH_TRUST_AUTHORIZER is true: without one of them no request could be authenticated",
             ));
         }
-        Ok(Self::Token(rules))
+        Ok(Self::Token(Box::new(rules)))
     }
+}
+
+fn jwks_url(lookup: Lookup<'_>) -> Result<Option<Uri>, ConfigError> {
+    const NAME: &str = "JWT_JWKS_URL";
+    not_blank(lookup, NAME)?
+        .map(|url| http_url(&url).map_err(|problem| ConfigError::new(NAME, problem)))
+        .transpose()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Uri;
 
-use super::read::{choice, header_safe, milliseconds, small, text};
+use super::read::{choice, header_safe, http_url, milliseconds, small, text};
 use super::{ConfigError, Lookup, SecretSource, Section};
 
 /// Which upstream answers.
@@ -102,26 +102,9 @@ fn open_ai(lookup: Lookup<'_>) -> Result<OpenAiConfig, ConfigError> {
 
 /// Returns the URL that is asked. The base URL may be the whole endpoint already; its query goes behind the whole path.
 fn endpoint(base_url: &str) -> Result<Uri, &'static str> {
-    const NOT_A_URL: &str = "must be an http:// or https:// URL";
     const PATH: &str = "/chat/completions";
-    // A parsed URI no longer has its fragment.
-    if base_url.contains('#') {
-        return Err("must have no fragment (#…)");
-    }
-    let base: Uri = base_url.parse().map_err(|_| NOT_A_URL)?;
-    let is_http = matches!(base.scheme_str(), Some("http" | "https"));
-    let authority = base.authority().filter(|_| is_http).ok_or(NOT_A_URL)?;
-    if authority.as_str().contains('@') {
-        return Err("must have no user or password; the key goes to LLM_API_KEY");
-    }
-    let after_host = authority
-        .as_str()
-        .strip_prefix(authority.host())
-        .ok_or(NOT_A_URL)?;
-    let has_bad_port = !after_host.is_empty() && authority.port_u16().is_none_or(|port| port == 0);
-    if authority.host().is_empty() || has_bad_port {
-        return Err(NOT_A_URL);
-    }
+    const NOT_A_PATH: &str = "must have a path that a URL can have";
+    let base = http_url(base_url)?;
     let segments = base.path().split('/').filter(|segment| !segment.is_empty());
     let mut path: String = segments.flat_map(|segment| ["/", segment]).collect();
     if !path.ends_with(PATH) {
@@ -132,8 +115,8 @@ fn endpoint(base_url: &str) -> Result<Uri, &'static str> {
         path.push_str(query);
     }
     let mut parts = base.into_parts();
-    parts.path_and_query = Some(path.parse().map_err(|_| NOT_A_URL)?);
-    Uri::from_parts(parts).map_err(|_| NOT_A_URL)
+    parts.path_and_query = Some(path.parse().map_err(|_| NOT_A_PATH)?);
+    Uri::from_parts(parts).map_err(|_| NOT_A_PATH)
 }
 
 /// Refuses a proxy that no request could go through, which would be ignored otherwise. The HTTP client reads them itself.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::Uri;
 use secrecy::SecretString;
 
 use super::{ConfigError, Lookup};
@@ -90,23 +91,41 @@ pub(super) fn choice<T: Copy>(
         })
 }
 
-/// Returns the variable as an `http://` or `https://` URL with a host.
-pub(super) fn http_url(
+/// Returns the variable, which must have more in it than white space.
+pub(super) fn not_blank(
     lookup: Lookup<'_>,
     name: &'static str,
 ) -> Result<Option<String>, ConfigError> {
-    let Some(value) = text(lookup, name) else {
-        return Ok(None);
-    };
-    let is_http = value.parse::<http::Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.host().is_some_and(|host| !host.is_empty())
-    });
-    if is_http {
-        Ok(Some(value))
-    } else {
-        Err(ConfigError::new(name, "must be an http:// or https:// URL"))
+    match text(lookup, name) {
+        Some(value) if value.trim().is_empty() => Err(ConfigError::new(name, "must not be blank")),
+        value => Ok(value),
     }
+}
+
+/// Returns a text as an `http://` or `https://` URL with a host, and without parts that no request would carry.
+///
+/// # Errors
+/// The text is not such a URL. The error says why and repeats nothing of the text, which may contain a password.
+pub(super) fn http_url(text: &str) -> Result<Uri, &'static str> {
+    const NOT_A_URL: &str = "must be an http:// or https:// URL";
+    // A parsed URI no longer has its fragment.
+    if text.contains('#') {
+        return Err("must not have a fragment (#…)");
+    }
+    let uri: Uri = text.parse().map_err(|_| NOT_A_URL)?;
+    let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+    let authority = uri.authority().filter(|_| is_http).ok_or(NOT_A_URL)?;
+    if authority.as_str().contains('@') {
+        return Err("must not have a user or a password");
+    }
+    // A port that is not a number is in the authority all the same, and missing from the parsed port.
+    let after_host = authority.as_str().strip_prefix(authority.host());
+    let has_usable_port =
+        after_host == Some("") || authority.port_u16().is_some_and(|port| port > 0);
+    if authority.host().is_empty() || !has_usable_port {
+        return Err(NOT_A_URL);
+    }
+    Ok(uri)
 }
 
 /// Returns a secret that is sent in an HTTP header. A stray newline in it must prevent the start, not fail every turn.

@@ -110,6 +110,59 @@ fn without_a_way_to_check_a_caller_the_start_fails() {
 }
 
 #[test]
+fn settings_of_tokens_that_cannot_work_are_refused_by_name() {
+    for (name, value) in [
+        ("JWT_SECRET", " "),
+        ("JWT_SECRET", "\t\n"),
+        ("JWT_SECRET", "\u{3000}"),
+        ("JWT_ISSUER", " "),
+        ("JWT_AUDIENCE", "\n"),
+        ("JWT_JWKS_TLS_CA_FILE", " "),
+        ("JWT_JWKS_URL", " "),
+        ("JWT_JWKS_URL", "keys.example"),
+        ("JWT_JWKS_URL", "/jwks.json"),
+        ("JWT_JWKS_URL", "file:///jwks.json"),
+        ("JWT_JWKS_URL", "https:///jwks.json"),
+        ("JWT_JWKS_URL", "https://keys.example/jwks.json#hunter2"),
+        ("JWT_JWKS_URL", "https://keys.example#"),
+        (
+            "JWT_JWKS_URL",
+            "https://user:hunter2@keys.example/jwks.json",
+        ),
+        ("JWT_JWKS_URL", "https://user@keys.example/jwks.json"),
+        ("JWT_JWKS_URL", "https://keys.example:99999/jwks.json"),
+        ("JWT_JWKS_URL", "https://keys.example:0/jwks.json"),
+        ("JWT_JWKS_URL", "https://keys.example:/jwks.json"),
+        ("JWT_JWKS_URL", "https://keys.example/jwks json"),
+        ("JWT_JWKS_URL", " https://keys.example/jwks.json"),
+    ] {
+        let others = [
+            ("JWT_SECRET", "s"),
+            ("JWT_JWKS_URL", "https://keys.example"),
+        ];
+        let mut settings: Vec<_> = others
+            .into_iter()
+            .filter(|(other, _)| *other != name)
+            .collect();
+        settings.push((name, value));
+        let problem = refused::<AuthConfig>(&settings);
+        assert!(problem.starts_with(name), "{name}={value:?}: {problem}");
+        assert!(!problem.contains("hunter2"));
+    }
+    for url in [
+        "https://keys.example/.well-known/jwks.json",
+        "http://127.0.0.1:8080/?format=jwks",
+        "http://[::1]:8080/jwks.json",
+        "https://keys.example/@team/jwks.json",
+    ] {
+        let Ok(AuthConfig::Token(rules)) = read(&[("JWT_JWKS_URL", url)]) else {
+            panic!("{url} is refused");
+        };
+        assert_eq!(rules.jwks_url.expect("set").to_string(), url);
+    }
+}
+
+#[test]
 fn a_bad_value_is_named_and_not_repeated() {
     let secret = "redis//user:hunter2@host";
     let problem = refused::<RedisConfig>(&[("REDIS_URL", secret)]);
