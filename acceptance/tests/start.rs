@@ -67,6 +67,16 @@ async fn a_bad_setting_is_named_and_its_value_is_not_repeated() {
         ("AUTH_TRUST_AUTHORIZER", "yes-please"),
         ("JWT_JWKS_URL", "ftp://keys.invalid/"),
         ("JWT_JWKS_URL", "keys.invalid"),
+        ("JWT_JWKS_URL", " "),
+        ("JWT_JWKS_URL", "https://keys.invalid/jwks.json#fragment"),
+        ("JWT_JWKS_URL", "https://somebody@keys.invalid/jwks.json"),
+        ("JWT_JWKS_URL", "https://somebody:a-password@keys.invalid/"),
+        ("JWT_JWKS_URL", "https://keys.invalid:70000/jwks.json"),
+        ("JWT_SECRET", " "),
+        ("JWT_SECRET", "\t\n"),
+        ("JWT_ISSUER", " "),
+        ("JWT_AUDIENCE", "\n"),
+        ("JWT_JWKS_TLS_CA_FILE", " "),
         ("REDIS_MODE", "mirrored"),
         ("REDIS_URL", "http://127.0.0.1:6379"),
         ("REDIS_URL", "127.0.0.1:6379"),
@@ -126,6 +136,12 @@ async fn a_bad_setting_is_named_and_its_value_is_not_repeated() {
         .env("REDIS_URL", "rediss://127.0.0.1:6379")
         .env("REDIS_TLS_CA_FILE", "/nowhere/ca.pem");
     assert_names(unreadable, "REDIS_TLS_CA_FILE", "/nowhere/ca.pem").await;
+    for file in ["/nowhere/ca.pem", "/dev/null"] {
+        let unusable = function("session-meta")
+            .env("JWT_JWKS_URL", "https://keys.invalid/jwks.json")
+            .env("JWT_JWKS_TLS_CA_FILE", file);
+        assert_names(unusable, "JWT_JWKS_TLS_CA_FILE", file).await;
+    }
 }
 
 #[tokio::test]

@@ -17,29 +17,41 @@ pub struct JwksServer {
 }
 
 struct State {
-    keys: Mutex<Vec<Value>>,
+    document: Mutex<Bytes>,
     fetches: AtomicUsize,
     failing: AtomicBool,
+    silent: AtomicBool,
 }
 
 impl JwksServer {
     /// Starts a server that publishes `keys`.
     pub async fn start(keys: Vec<Value>) -> Self {
+        Self::start_with(document_of(&keys)).await
+    }
+
+    /// Starts a server that publishes a document as it is given, which need not be a key set.
+    pub async fn start_with(document: impl Into<Bytes>) -> Self {
         let state = Arc::new(State {
-            keys: Mutex::new(keys),
+            document: Mutex::new(document.into()),
             fetches: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
         });
         let serving = Arc::clone(&state);
         let server = HttpServer::start(move |_| {
             serving.fetches.fetch_add(1, Ordering::SeqCst);
-            let keys = serving.keys.lock().unwrap().clone();
-            let mut response =
-                Response::new(Full::new(Bytes::from(json!({ "keys": keys }).to_string())));
+            let document = serving.document.lock().unwrap().clone();
+            let mut response = Response::new(Full::new(document));
             if serving.failing.load(Ordering::SeqCst) {
                 *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             }
-            async move { response.map(|body| body.map_err(|never| match never {}).boxed_unsync()) }
+            let is_silent = serving.silent.load(Ordering::SeqCst);
+            async move {
+                if is_silent {
+                    std::future::pending::<()>().await;
+                }
+                response.map(|body| body.map_err(|never| match never {}).boxed_unsync())
+            }
         })
         .await;
         Self { server, state }
@@ -62,7 +74,7 @@ impl JwksServer {
     /// # Panics
     /// Only after another panic in the stand-in.
     pub fn set_keys(&self, keys: Vec<Value>) {
-        *self.state.keys.lock().unwrap() = keys;
+        *self.state.document.lock().unwrap() = document_of(&keys);
     }
 
     /// Answers 500 from now on (`true`), or stops doing so (`false`).
@@ -70,9 +82,19 @@ impl JwksServer {
         self.state.failing.store(failing, Ordering::SeqCst);
     }
 
+    /// Makes the server take requests and answer none from now on, or answer again. A request that it took while it was silent
+    /// stays without an answer.
+    pub fn fall_silent(&self, silent: bool) {
+        self.state.silent.store(silent, Ordering::SeqCst);
+    }
+
     /// Returns how many times the keys were requested.
     #[must_use]
     pub fn fetches(&self) -> usize {
         self.state.fetches.load(Ordering::SeqCst)
     }
+}
+
+fn document_of(keys: &[Value]) -> Bytes {
+    Bytes::from(json!({ "keys": keys }).to_string())
 }
