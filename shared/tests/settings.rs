@@ -346,6 +346,7 @@ fn is_absent(variable: &str) -> bool {
         "LLM_TLS_CA_FILE" => "starts_thinking: false, tls_ca_file: None",
         "JWT_SECRET" | "JWT_SECRET_SECRET_ARN" => "secret: None",
         "JWT_JWKS_URL" => "jwks_url: None",
+        "JWT_JWKS_TLS_CA_FILE" => "jwks_tls_ca_file: None",
         "JWT_ISSUER" => "issuer: None",
         "JWT_AUDIENCE" => "audience: None",
         "CORS_ALLOWED_ORIGINS" => "Silent",
