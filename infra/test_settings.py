@@ -21,6 +21,9 @@ WITHOUT_PARAMETER = {
     "REDIS_SENTINEL_USERNAME": "useful with a password only",
     "REDIS_SENTINEL_PASSWORD": "would put a secret into the environment",
     "LOG_FORMAT": "text is meant for terminals",
+    "LLM_STARTS_THINKING": "for self-hosted models; docs/settings.md says to add it to the template",
+    "LLM_TLS_CA_FILE": "needs a file in the package; docs/settings.md says to add it to the template",
+    "JWT_JWKS_TLS_CA_FILE": "needs a file in the package; docs/settings.md says to add it to the template",
 }
 
 

@@ -60,16 +60,8 @@ pub(crate) struct HttpClient {
 }
 
 impl HttpClient {
-    /// Builds a client that trusts the compiled-in authorities. Connecting takes at most `connect_timeout`, from the look-up of
-    /// the name to the end of the TLS handshake.
-    ///
-    /// # Errors
-    /// TLS cannot be set up.
-    pub(crate) fn new(connect_timeout: Duration) -> Result<Self, TlsSetupError> {
-        Self::trusting(Trust::default(), connect_timeout)
-    }
-
-    /// Builds a client as [`HttpClient::new`] does, with authorities of its own.
+    /// Builds a client with the authorities that it trusts. Connecting takes at most `connect_timeout`, from the look-up of the
+    /// name to the end of the TLS handshake.
     ///
     /// # Errors
     /// TLS cannot be set up.

@@ -25,7 +25,7 @@ pub const PER_NAME: u64 = 1;
 const MAX_MEAN_BYTES_PER_TOKEN: u64 = 32;
 
 /// Returns whether `count` is plausible as the number of tokens of `text`: at least one, at most one per byte, and on
-/// average no more than [`MAX_MEAN_BYTES_PER_TOKEN`] bytes per token. Upstreams and other writers of the stored
+/// average no more than 32 bytes per token. Upstreams and other writers of the stored
 /// format send zeros, counts that include hidden reasoning, and arbitrary values.
 #[must_use]
 pub fn is_believable(count: u64, text: &str) -> bool {

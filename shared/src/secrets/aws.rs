@@ -26,7 +26,7 @@ use tower::BoxError;
 
 use super::Error;
 use crate::config::SecretArn;
-use crate::outbound::HttpClient;
+use crate::outbound::{HttpClient, Trust};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time allowed for one attempt, so that one that hangs leaves time for another.
@@ -70,7 +70,8 @@ impl Aws {
 
     async fn config(&self) -> Result<&SdkConfig, Error> {
         let load = || async {
-            let client = HttpClient::new(CONNECT_TIMEOUT).map_err(|_| Error::Unavailable)?;
+            let client = HttpClient::trusting(Trust::default(), CONNECT_TIMEOUT)
+                .map_err(|_| Error::Unavailable)?;
             let connector = SharedHttpConnector::new(Connector { client });
             let loader = aws_config::defaults(BehaviorVersion::latest())
                 .retry_config(RetryConfig::standard().with_initial_backoff(INITIAL_BACKOFF))
