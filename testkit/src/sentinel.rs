@@ -39,8 +39,11 @@ impl Sentinels {
         let mut nodes = Vec::new();
         for number in 0..3 {
             let mut arguments = login(password);
+            // A master that restarts without its data can be promoted again, and its replicas then copy the empty dataset.
             arguments.extend(
                 [
+                    "--appendonly",
+                    "yes",
                     "--repl-diskless-sync",
                     "yes",
                     "--repl-diskless-sync-delay",
