@@ -97,8 +97,6 @@ async fn a_failover_moves_us_to_the_new_master() {
     // The new master also recognises the turn that was committed before the failover.
     assert_eq!(subject.commit(&turn).await, Commit::Duplicate);
     assert_eq!(subject.say("after").await, Commit::Saved);
-    // Only a replicated turn survives a further failover, which the sentinels of a busy machine may start at any time.
-    assert!(sentinels.command::<i64>(&["WAIT", "1", "5000"]).await >= 1);
 
     // The old master comes back as a replica, and no write goes to it.
     sentinels.heal().await;

@@ -62,10 +62,12 @@ impl Sentinels {
         }
         let mut sentinels = Vec::new();
         for _ in 0..3 {
+            // With 500 ms, sentinels that share two cores with many tests suspect servers that are well, and start one
+            // failover after the other.
             let mut lines = format!(
                 "sentinel monitor {MASTER} 127.0.0.1 {} 2\n\
-                 sentinel down-after-milliseconds {MASTER} 500\n\
-                 sentinel failover-timeout {MASTER} 2000\n\
+                 sentinel down-after-milliseconds {MASTER} 2000\n\
+                 sentinel failover-timeout {MASTER} 6000\n\
                  sentinel parallel-syncs {MASTER} 2\n",
                 nodes[0].port()
             );
