@@ -44,18 +44,18 @@ impl Role {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Message {
     /// The message's unique id; empty if another writer stored none.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default)]
     pub msg_id: String,
     /// The author of the message.
     pub role: Role,
     /// The text of the message.
     pub content: String,
     /// When the message was written, in Unix seconds; 0 if another writer stored no valid time.
-    #[serde(default, deserialize_with = "seconds")]
+    #[serde(default)]
     pub timestamp: i64,
     /// The number of tokens of the text. Other writers store 0 or invalid counts, so readers check it with
     /// [`crate::tokens::is_believable`].
-    #[serde(default, deserialize_with = "integer")]
+    #[serde(default)]
     pub token_count: i64,
     /// A JSON object, stored verbatim, so that numbers too large for Rust types survive; `None` for null.
     #[serde(default, deserialize_with = "raw")]
@@ -89,7 +89,11 @@ impl Message {
     /// The element is not valid JSON even after repair, or has no role or no content. The error names a position and
     /// a type, never the content.
     pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(json).or_else(|_| Self::from_foreign_json(json))
+        // Text that is checked as a whole is read faster than one that is checked string by string.
+        str::from_utf8(json)
+            .ok()
+            .and_then(|json| serde_json::from_str(json).ok())
+            .map_or_else(|| Self::from_foreign_json(json), Ok)
     }
 
     /// Returns the message in an element that another writer stored: JSON that `serde` rejects, fields that appear
@@ -150,22 +154,6 @@ impl From<Message> for PromptMessage {
     fn from(message: Message) -> Self {
         Self::new(message.role, message.content)
     }
-}
-
-fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Reads an integer; a value that cannot be read as one becomes 0.
-fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    Ok(foreign::integer(&Value::deserialize(deserializer)?).unwrap_or(0))
-}
-
-/// Reads Unix seconds; a value that cannot be read as a time becomes 0.
-fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    Ok(foreign::seconds(&Value::deserialize(deserializer)?).unwrap_or(0))
 }
 
 /// Reads a value as raw JSON that other parsers can read too. Half of a surrogate pair is valid in the JSON grammar,

@@ -187,10 +187,19 @@ impl Task {
             Ending::Failed(_) => (llm::Usage::default(), true),
             Ending::OutOfTime => (llm::Usage::default(), false),
         };
-        let mut counts = estimated(&prompt, &self.ask.message, &generated.text);
         let believed = believed(&usage, &generated.text);
-        let is_counted = believed.is_some() && usage.prompt_tokens.is_some();
-        if has_time && !is_counted && !generated.text.is_empty() {
+        if let (Some(assistant), Some(prompt_tokens)) = (believed, usage.prompt_tokens) {
+            return Counts {
+                user: estimated_user(&self.ask.message),
+                assistant,
+                usage: Usage {
+                    prompt_tokens,
+                    completion_tokens: usage.completion_tokens.unwrap_or(assistant),
+                },
+            };
+        }
+        let mut counts = estimated(&prompt, &self.ask.message, &generated.text);
+        if has_time && !generated.text.is_empty() {
             let until = self.count_until();
             if until > Instant::now() {
                 let exact = self.count_exactly(prompt, generated.text.clone());

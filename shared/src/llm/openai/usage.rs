@@ -10,13 +10,14 @@ const MAX_COUNT: f64 = 9_007_199_254_740_991.0;
 /// Reads a `usage` object; `None` if it holds no count that makes sense.
 pub(super) fn read(json: &str) -> Option<Usage> {
     let usage: Value = serde_json::from_str(json).ok()?;
-    let at = |path: &str| usage.pointer(path).and_then(count);
+    let field = |name: &str| usage.get(name).and_then(count);
+    let detail = |object: &str| usage.get(object)?.get("reasoning_tokens").and_then(count);
     let read = Usage {
-        prompt_tokens: at("/prompt_tokens").or_else(|| at("/input_tokens")),
-        completion_tokens: at("/completion_tokens").or_else(|| at("/output_tokens")),
-        reasoning_tokens: at("/completion_tokens_details/reasoning_tokens")
-            .or_else(|| at("/output_tokens_details/reasoning_tokens"))
-            .or_else(|| at("/reasoning_tokens")),
+        prompt_tokens: field("prompt_tokens").or_else(|| field("input_tokens")),
+        completion_tokens: field("completion_tokens").or_else(|| field("output_tokens")),
+        reasoning_tokens: detail("completion_tokens_details")
+            .or_else(|| detail("output_tokens_details"))
+            .or_else(|| field("reasoning_tokens")),
         thought_seen: false,
     };
     (read != Usage::default()).then_some(read)
