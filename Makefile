@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: run chat test chaos bench-build bench instructions capacity package template-check build deploy-check fmt lint docs lint-python clean help
+.PHONY: run chat test chaos bench measured-chat instructions capacity package template-check build deploy-check fmt lint docs lint-python clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
@@ -56,9 +56,11 @@ else
 		cargo bench --locked --target-dir target --package bench
 endif
 
-instructions: ## check that a turn takes no more instructions than accepted (ACCEPT=1 accepts what it takes now)
+measured-chat:
 	@scripts/setup.sh bench
 	$(BUILD_MEASURED) --package chat-stream
+
+instructions: measured-chat ## check that a turn takes no more instructions than accepted (ACCEPT=1 accepts what it takes now)
 	$(BENCH) BENCH_INSTRUCTIONS=$(if $(ACCEPT),accept,check) $(DEBUG_BENCH)
 
 package: ## build a zip of each function for Lambda, in target/lambda (ARCH=arm64|x86_64)
@@ -78,7 +80,7 @@ build: ## build what `sam deploy` deploys, in .aws-sam
 # SAM and `make package` build with the same command in the same target folder, so the zips take no second build, and
 # the functions in them are the same to the byte unless ARCH differs. The example is selected together with the
 # workspace, as in `make test`: alone, its dependencies would be built once more, with other features.
-deploy-check: template-check build package ## the same, then build, zip, and run the built functions behind a Runtime API
+deploy-check: template-check package build ## the same, then build, zip, and run the built functions behind a Runtime API
 	@scripts/setup.sh arm64
 	@python3 infra/packages.py target/lambda .aws-sam/packages
 	cargo build --quiet --locked --target-dir target --workspace --examples
