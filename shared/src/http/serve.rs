@@ -12,16 +12,19 @@ use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream};
 use http::Response;
 use http_body_util::BodyExt;
-use lambda_http::{Request, runtime_concurrent, service_fn, streaming_runtime_concurrent};
-use lambda_runtime::Error;
+use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayV2httpResponse};
 use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::MapResultLayer;
+use lambda_runtime::{Error, LambdaEvent, MetadataPrelude, Runtime, StreamResponse, service_fn};
+use serde::Serialize;
 use tokio::runtime::Builder;
 
 use super::cors::Grant;
+use super::event::{Event, Gateway};
 use super::nodelay::NoDelay;
 use super::request::UserRequest;
 use super::sse::{self, StreamingAnswer, StreamingBody};
@@ -98,12 +101,17 @@ where
     F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
     let base = Arc::new(base);
-    let service = service_fn(move |request: Request| {
+    let service = service_fn(move |event: LambdaEvent<Event>| {
         let (base, service) = (Arc::clone(&base), service.clone());
         let route = move |request| route(service, request);
-        Box::pin(async move { answer(&base, allow, request, route, |refusal| refusal).await })
+        let gateway = event.payload.gateway;
+        async move {
+            answer(&base, allow, event, route, |refusal| refusal)
+                .await
+                .map(|answer| buffered(answer, gateway))
+        }
     });
-    runtime_concurrent(service)
+    Runtime::new(service)
         .layer(MapResultLayer::new(survive_failed_response))
         .layer(TracingLayer::new())
         .run_concurrent()
@@ -127,17 +135,17 @@ where
 {
     let base = Arc::new(base);
     let no_delay = Arc::new(NoDelay::default());
-    let service = service_fn(move |request: Request| {
+    let service = service_fn(move |event: LambdaEvent<Event>| {
         let (base, service) = (Arc::clone(&base), service.clone());
         let no_delay = Arc::clone(&no_delay);
         let route = move |request| route(service, request);
-        Box::pin(async move {
-            answer(&base, allow, request, route, sse::whole)
+        async move {
+            answer(&base, allow, event, route, sse::whole)
                 .await
-                .map(|response| response.map(|body| sent_at_once(body, no_delay)))
-        })
+                .map(|response| streamed(response, no_delay))
+        }
     });
-    streaming_runtime_concurrent(service)
+    Runtime::new(service)
         .layer(MapResultLayer::new(survive_failed_response))
         .layer(TracingLayer::new())
         .run_concurrent()
@@ -149,16 +157,18 @@ where
 async fn answer<T, F>(
     base: &Base,
     allow: &'static str,
-    request: Request,
+    event: LambdaEvent<Event>,
     route: impl FnOnce(UserRequest) -> F,
     refuse: impl FnOnce(Answer) -> Response<T>,
 ) -> Result<Response<T>, Infallible>
 where
     F: Future<Output = Result<Response<T>, Problem>>,
 {
-    let grant = Grant::of(&base.cors, request.headers());
-    let invocation = super::request::begin(&base.telemetry, &request);
-    let accepted = UserRequest::accept(request, allow, &base.authenticator, invocation.clone());
+    let LambdaEvent { payload, context } = event;
+    let grant = Grant::of(&base.cors, &payload.headers);
+    let invocation = super::request::begin(&base.telemetry, &payload, &context);
+    let authenticator = &base.authenticator;
+    let accepted = UserRequest::accept(payload, &context, allow, authenticator, invocation.clone());
     let outcome = async { route(accepted.await?).await };
     // A panic cannot leave half-done changes here: a route shares no state with this function.
     let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
@@ -168,6 +178,51 @@ where
     };
     invocation.note(|figures| figures.status = Some(response.status().as_u16()));
     Ok(grant.add_to(response))
+}
+
+/// A response that is sent whole, in the form of its gateway.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Buffered {
+    Rest(ApiGatewayProxyResponse),
+    Http(ApiGatewayV2httpResponse),
+}
+
+fn buffered(answer: Answer, gateway: Gateway) -> Buffered {
+    let (head, body) = answer.into_parts();
+    let status_code = head.status.as_u16().into();
+    match gateway {
+        Gateway::Rest => {
+            let mut response = ApiGatewayProxyResponse::default();
+            response.status_code = status_code;
+            response.multi_value_headers = head.headers;
+            response.body = Some(body);
+            Buffered::Rest(response)
+        }
+        Gateway::Http => {
+            let mut response = ApiGatewayV2httpResponse::default();
+            response.status_code = status_code;
+            response.headers = head.headers;
+            response.body = Some(body);
+            Buffered::Http(response)
+        }
+    }
+}
+
+/// Returns the form in which the runtime sends a response as it arises.
+fn streamed(
+    response: Response<StreamingBody>,
+    no_delay: Arc<NoDelay>,
+) -> StreamResponse<impl Stream<Item = Result<Bytes, Infallible>> + Send + Unpin> {
+    let (head, body) = response.into_parts();
+    StreamResponse {
+        metadata_prelude: MetadataPrelude {
+            status_code: head.status,
+            headers: head.headers,
+            cookies: Vec::new(),
+        },
+        stream: sent_at_once(body, no_delay).into_data_stream(),
+    }
 }
 
 /// Sets TCP_NODELAY on the connection that carries the response, before its first frame is sent. The runtime may open
@@ -190,4 +245,27 @@ fn survive_failed_response(outcome: Result<(), Error>) -> Result<(), Error> {
         tracing::warn!("failed to send a response to the Runtime API; continuing");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_that_is_sent_whole_has_the_form_of_its_gateway() {
+        let json = |gateway| {
+            let answer = Problem::BadRequest("x").into_answer();
+            let mut json = serde_json::to_value(buffered(answer, gateway)).expect("JSON");
+            assert!(json["body"].take().is_string());
+            json.to_string()
+        };
+        assert_eq!(
+            json(Gateway::Rest),
+            r#"{"body":null,"headers":{},"isBase64Encoded":false,"multiValueHeaders":{"cache-control":["no-store"],"content-type":["application/problem+json"]},"statusCode":400}"#
+        );
+        assert_eq!(
+            json(Gateway::Http),
+            r#"{"body":null,"cookies":[],"headers":{"cache-control":"no-store","content-type":"application/problem+json"},"isBase64Encoded":false,"multiValueHeaders":{},"statusCode":400}"#
+        );
+    }
 }
