@@ -13,6 +13,7 @@ mod nodelay;
 #[cfg(not(target_os = "linux"))]
 #[path = "http/nodelay_elsewhere.rs"]
 mod nodelay;
+mod poll;
 mod request;
 mod serve;
 pub mod sse;

@@ -12,6 +12,7 @@ use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::process::Command;
@@ -71,7 +72,6 @@ impl FunctionBuilder {
         self
     }
 
-    /// Adds command-line arguments. The platform passes none; this is for programs with further modes.
     /// Replaces `/etc/hosts` for this function alone, so that a name can have several addresses.
     #[must_use]
     pub fn hosts(self, lines: &str) -> Self {
@@ -87,6 +87,7 @@ impl FunctionBuilder {
         ])
     }
 
+    /// Adds command-line arguments. The platform passes none; this is for programs with further modes.
     #[must_use]
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments
@@ -385,6 +386,42 @@ impl Function {
             "the function did not exit in time:\n{}",
             self.output()
         );
+    }
+
+    /// Answers polls for the next event with this status, also those that wait already. `None` lets them work again.
+    ///
+    /// # Panics
+    /// If this is not a status.
+    pub fn fail_polls(&self, status: Option<u16>) {
+        let status = status.map(|status| StatusCode::from_u16(status).expect("a status"));
+        self.api.fail_polls(status);
+    }
+
+    /// Returns the number of polls for the next event so far, also of those that failed.
+    #[must_use]
+    pub fn polls(&self) -> usize {
+        self.api.polls()
+    }
+
+    /// Returns the CPU time that the process has used so far, in all its threads.
+    ///
+    /// # Panics
+    /// If the process is gone.
+    #[must_use]
+    pub fn cpu(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let times = threads.flatten().map(|thread| {
+            let times = std::fs::read_to_string(thread.path().join("schedstat"));
+            let times = times.unwrap_or_default();
+            let on_cpu = times.split(' ').next().and_then(|time| time.parse().ok());
+            Duration::from_nanos(on_cpu.unwrap_or(0))
+        });
+        times.sum()
+    }
+
+    /// Stops the Runtime API. A function that serves one invocation at a time then exits by itself.
+    pub fn stop_platform(&self) {
+        self.server.stop();
     }
 
     /// Returns the process id.

@@ -28,7 +28,7 @@ use super::event::{Event, Gateway};
 use super::nodelay::NoDelay;
 use super::request::UserRequest;
 use super::sse::{self, StreamingAnswer, StreamingBody};
-use super::{Answer, Base, Problem};
+use super::{Answer, Base, Problem, poll};
 use crate::telemetry;
 
 /// Runs a function with buffered responses, from start to end.
@@ -65,15 +65,9 @@ pub fn run<S>(
         Ok(started) => started,
         Err(error) => return telemetry::start_failed(&*error),
     };
-    // The runtime reads this variable in the same way, to choose between one worker and several.
-    let one_at_a_time = std::env::var("AWS_LAMBDA_MAX_CONCURRENCY")
-        .ok()
-        .and_then(|most| most.parse::<u32>().ok())
-        .is_none_or(|most| most <= 1);
-    let mut runtime = if one_at_a_time {
-        Builder::new_current_thread()
-    } else {
-        Builder::new_multi_thread()
+    let mut runtime = match poll::most_at_once() {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
     };
     let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
@@ -111,11 +105,10 @@ where
                 .map(|answer| buffered(answer, gateway))
         }
     });
-    Runtime::new(service)
+    let runtime = Runtime::new(service)
         .layer(MapResultLayer::new(survive_failed_response))
-        .layer(TracingLayer::new())
-        .run_concurrent()
-        .await
+        .layer(TracingLayer::new());
+    poll::poll(runtime).await
 }
 
 /// Serves streamed responses, concurrently where the platform allows it. A response that cannot be sent is logged and
@@ -145,11 +138,10 @@ where
                 .map(|response| streamed(response, no_delay))
         }
     });
-    Runtime::new(service)
+    let runtime = Runtime::new(service)
         .layer(MapResultLayer::new(survive_failed_response))
-        .layer(TracingLayer::new())
-        .run_concurrent()
-        .await
+        .layer(TracingLayer::new());
+    poll::poll(runtime).await
 }
 
 /// Returns the response to one request, even if its route fails or panics. The runtime would turn an error or a panic
