@@ -1,4 +1,7 @@
-//! Polls the Runtime API for invocations.
+//! Polls the Runtime API for invocations, and ends when the process is asked to.
+//!
+//! Lambda sends SIGTERM before it ends a process in which an extension is registered; so do others who run one. The
+//! invocations that still run then end within a margin, and their responses are sent to the end.
 //!
 //! One invocation at a time is the runtime's own loop, which ends with the first poll that fails. For several at once
 //! the runtime polls again immediately after a failure, which keeps a CPU busy for as long as the Runtime API is away,
@@ -9,11 +12,15 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
+use lambda_runtime::tower::util::MapFutureLayer;
 use lambda_runtime::tower::{Layer, Service, ServiceExt};
 use lambda_runtime::{Config, Context, Error, LambdaInvocation, Runtime};
 use lambda_runtime_api_client::{PooledClient, body::Body, build_request};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::clock::lock;
 
@@ -34,22 +41,73 @@ pub(super) fn most_at_once() -> u32 {
     most.and_then(|most| most.parse().ok()).unwrap_or(1).max(1)
 }
 
-/// Serves the invocations that the platform sends.
+/// Cancels `ending` when the process receives SIGTERM.
+pub(super) fn end_on_sigterm(ending: CancellationToken) {
+    // Without this, the process ends at once, as every process does by default.
+    let Ok(mut signals) = signal(SignalKind::terminate()) else {
+        return;
+    };
+    // Not awaited: it ends with the process.
+    tokio::spawn(async move {
+        if signals.recv().await.is_some() {
+            tracing::info!("SIGTERM: running invocations end, and then the process");
+            ending.cancel();
+        }
+    });
+}
+
+/// Serves the invocations that the platform sends, until `ending` is cancelled and those that run then have ended, for
+/// which they have `margin`.
 ///
 /// # Errors
 /// The Runtime API can no longer be polled.
-pub(super) async fn poll<S>(runtime: Runtime<S>) -> Result<(), Error>
+pub(super) async fn poll<S>(
+    runtime: Runtime<S>,
+    ending: &CancellationToken,
+    margin: Duration,
+) -> Result<(), Error>
 where
     S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
     S::Future: Send,
 {
-    match most_at_once() {
-        1 => runtime.run_concurrent().await,
-        workers => {
-            let service = service_of(runtime).ok_or("the runtime has no service")?;
-            work(service, workers).await
+    let running = TaskTracker::new();
+    let runtime = tracked(runtime, running.clone());
+    let served = async {
+        match most_at_once() {
+            1 => runtime.run_concurrent().await,
+            workers => {
+                let service = service_of(runtime).ok_or("the runtime has no service")?;
+                work(service, workers, ending).await
+            }
         }
+    };
+    let ended = async {
+        ending.cancelled().await;
+        running.close();
+        if timeout(margin, running.wait()).await.is_err() {
+            tracing::warn!("invocations that still run are given up");
+        }
+    };
+    tokio::select! {
+        served = served => served,
+        () = ended => Ok(()),
     }
+}
+
+/// Returns the runtime with its running invocations counted in `running`.
+fn tracked<S>(
+    runtime: Runtime<S>,
+    running: TaskTracker,
+) -> Runtime<
+    impl Service<LambdaInvocation, Response = (), Error = Error, Future: Send> + Clone + Send + 'static,
+>
+where
+    S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    runtime.layer(MapFutureLayer::new(move |invocation: S::Future| {
+        running.track_future(invocation)
+    }))
 }
 
 /// Returns the service of a runtime, which sends its responses through the runtime's own client.
@@ -74,7 +132,7 @@ where
     lock(&kept).take()
 }
 
-async fn work<S>(service: S, workers: u32) -> Result<(), Error>
+async fn work<S>(service: S, workers: u32, ending: &CancellationToken) -> Result<(), Error>
 where
     S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
     S::Future: Send,
@@ -84,6 +142,7 @@ where
             .with_pool_size(usize::try_from(workers)?)
             .build(),
         config: Arc::new(Config::from_env()),
+        ending: ending.clone(),
     });
     let mut working = JoinSet::new();
     for _ in 0..workers {
@@ -102,15 +161,15 @@ where
     outcome
 }
 
-/// Serves one invocation after another, until polls have failed for [`GIVE_UP_AFTER`].
+/// Serves one invocation after another, until the process shall end or polls have failed for [`GIVE_UP_AFTER`].
 async fn worker<S>(mut service: S, platform: Arc<Platform>) -> Result<(), Error>
 where
     S: Service<LambdaInvocation, Response = (), Error = Error> + Send,
     S::Future: Send,
 {
     let mut failures = Failures::default();
-    loop {
-        match platform.next().await {
+    while let Some(polled) = platform.ending.run_until_cancelled(platform.next()).await {
+        match polled {
             Ok(invocation) => {
                 failures = Failures::default();
                 service.ready().await?.call(invocation).await?;
@@ -122,15 +181,17 @@ where
                 if failures.count == 1 {
                     tracing::warn!(%error, "the Runtime API cannot be polled; trying again");
                 }
-                sleep(pause).await;
+                platform.ending.run_until_cancelled(sleep(pause)).await;
             }
         }
     }
+    Ok(())
 }
 
 struct Platform {
     client: PooledClient,
     config: Arc<Config>,
+    ending: CancellationToken,
 }
 
 impl Platform {

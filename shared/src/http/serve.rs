@@ -11,6 +11,7 @@ use std::error::Error as StdError;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream};
@@ -29,6 +30,7 @@ use super::nodelay::NoDelay;
 use super::request::UserRequest;
 use super::sse::{self, StreamingAnswer, StreamingBody};
 use super::{Answer, Base, Problem, poll};
+use crate::chat::FINISH_MARGIN;
 use crate::telemetry;
 
 /// Runs a function with buffered responses, from start to end.
@@ -51,7 +53,8 @@ where
 }
 
 /// Runs a function from start to end, and returns the exit code of the process. `build` returns the state that it
-/// needs besides the [`Base`]; `serve` ends when the Runtime API can no longer be polled.
+/// needs besides the [`Base`]; `serve` ends when the process is asked to end (SIGTERM), or when the Runtime API can no
+/// longer be polled.
 ///
 /// If one invocation runs at a time, one thread serves it, because passing a delta between threads costs more than
 /// all other work on it. If the platform sends several invocations at once, one thread per CPU serves them.
@@ -73,14 +76,20 @@ pub fn run<S>(
         Ok(runtime) => runtime,
         Err(error) => return telemetry::start_failed(&error),
     };
-    match runtime.block_on(serve(base, built)) {
+    let ended = runtime.block_on(async {
+        poll::end_on_sigterm(base.ending.clone());
+        serve(base, built).await
+    });
+    // Computations and name look-ups may still run on their own threads, and nobody waits for them any more.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => telemetry::platform_lost(&*error),
     }
 }
 
-/// Serves buffered responses, concurrently where the platform allows it. Ends when the Runtime API can no longer be
-/// polled.
+/// Serves buffered responses, concurrently where the platform allows it. Ends when the process is asked to end, or the
+/// Runtime API can no longer be polled.
 ///
 /// # Errors
 /// The Runtime API can no longer be polled.
@@ -94,6 +103,7 @@ where
     S: Clone + Send + Sync + 'static,
     F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
+    let (ending, margin) = (base.ending.clone(), ending_margin(&base));
     let base = Arc::new(base);
     let service = service_fn(move |event: LambdaEvent<Event>| {
         let (base, service) = (Arc::clone(&base), service.clone());
@@ -108,10 +118,10 @@ where
     let runtime = Runtime::new(service)
         .layer(MapResultLayer::new(survive_failed_response))
         .layer(TracingLayer::new());
-    poll::poll(runtime).await
+    poll::poll(runtime, &ending, margin).await
 }
 
-/// Serves streamed responses, concurrently where the platform allows it. A response that cannot be sent is logged and
+/// Serves streamed responses, concurrently where the platform allows it, until the process is asked to end. A response that cannot be sent is logged and
 /// does not end the loop.
 ///
 /// # Errors
@@ -126,6 +136,7 @@ where
     S: Clone + Send + Sync + 'static,
     F: Future<Output = Result<StreamingAnswer, Problem>> + Send + 'static,
 {
+    let (ending, margin) = (base.ending.clone(), ending_margin(&base));
     let base = Arc::new(base);
     let no_delay = Arc::new(NoDelay::default());
     let service = service_fn(move |event: LambdaEvent<Event>| {
@@ -141,7 +152,13 @@ where
     let runtime = Runtime::new(service)
         .layer(MapResultLayer::new(survive_failed_response))
         .layer(TracingLayer::new());
-    poll::poll(runtime).await
+    poll::poll(runtime, &ending, margin).await
+}
+
+/// Returns how long an invocation may still run after the process was asked to end: a commit's budget, and time for the
+/// last frame, as before Lambda's deadline.
+fn ending_margin(base: &Base) -> Duration {
+    base.memory_config.write_timeout + FINISH_MARGIN
 }
 
 /// Returns the response to one request, even if its route fails or panics. The runtime would turn an error or a panic
