@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import string
 import unittest
 from typing import Any
@@ -42,6 +43,12 @@ def allowed_origin(stack: Effective, path: str, header: str, origin: str) -> str
     )
     assert body.strip() == "", f"a preflight response with a body: {body}"
     return headers.get("allowed_origin")
+
+
+def exposed_by_the_functions() -> str:
+    source = (ROOT / "shared/src/http/cors.rs").read_text()
+    (exposed,) = re.findall(r'HeaderValue::from_static\("(allow,[^"]+)"\)', source)
+    return exposed
 
 
 class Gateway(unittest.TestCase):
@@ -145,6 +152,10 @@ class Cors(unittest.TestCase):
                 .split(",")
             )
             self.assertCountEqual(allowed, [method.upper() for method, of, _ in ROUTES if of == path])
+            self.assertEqual(
+                answer["responseParameters"]["method.response.header.Access-Control-Allow-Headers"],
+                "'authorization,content-type,idempotency-key,last-event-id'",
+            )
             declared = {"method.response.header." + name for name in methods["options"]["responses"]["204"]["headers"]}
             self.assertLessEqual(set(answer["responseParameters"]), declared)
             self.assertIn("method.response.header.Access-Control-Allow-Origin", declared)
@@ -197,6 +208,10 @@ class Cors(unittest.TestCase):
             errors: dict[str, Any] = definition(stack).get("x-amazon-apigateway-gateway-responses", {})
             self.assertEqual(set(errors), {"DEFAULT_4XX", "DEFAULT_5XX"} if given else set())
             for error in errors.values():
+                self.assertEqual(
+                    error["responseParameters"]["gatewayresponse.header.Access-Control-Expose-Headers"],
+                    f"'{exposed_by_the_functions()}'",
+                )
                 self.assertEqual(
                     error["responseParameters"]["gatewayresponse.header.Access-Control-Allow-Origin"], header
                 )

@@ -1,5 +1,7 @@
 //! Which pages browsers let read the answers of the three functions: successes, refusals and streams alike.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 use testkit::answer::Answer;
 use testkit::events::Event;
@@ -9,10 +11,20 @@ use testkit::tokens::{secret, token};
 
 const APP: &str = "https://app.example.com";
 const DEVELOPER: &str = "http://localhost:5173";
+/// The response headers that every page may read (Fetch standard, "CORS-safelisted response-header name").
+const SAFELISTED: [&str; 7] = [
+    "cache-control",
+    "content-language",
+    "content-length",
+    "content-type",
+    "expires",
+    "last-modified",
+    "pragma",
+];
 
 /// The three functions with one setting.
 struct Functions {
-    _redis: Server,
+    redis: Server,
     chat: Function,
     clear: Function,
     session: Function,
@@ -35,7 +47,7 @@ impl Functions {
             chat: function("chat-stream").start().await,
             clear: function("clear-history").start().await,
             session: function("session-meta").start().await,
-            _redis: redis,
+            redis,
         }
     }
 
@@ -126,7 +138,16 @@ fn values<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
 }
 
 fn assert_tells(answers: &[(String, Answer)], allow_origin: &[&str], vary: &[&str]) {
+    let exposed: &[&str] = match allow_origin {
+        [] => &[],
+        _ => &["allow,retry-after,www-authenticate,x-amzn-requestid"],
+    };
     for (case, answer) in answers {
+        assert_eq!(
+            values(answer, "access-control-expose-headers"),
+            exposed,
+            "{case}"
+        );
         assert_eq!(
             values(answer, "access-control-allow-origin"),
             allow_origin,
@@ -145,6 +166,36 @@ async fn pages_of_a_listed_origin_may_read_every_answer() {
             &[origin],
             &["Origin"],
         );
+    }
+}
+
+/// A page reads only the headers that are exposed, and those that the Fetch standard safelists.
+#[tokio::test]
+async fn a_page_may_read_every_header_that_an_answer_depends_on() {
+    let functions = Functions::start(Some(APP)).await;
+    let mut answers = functions.answers(Some(APP)).await;
+    let (chat, session) = (&functions.chat, &functions.session);
+    let read = Event::session()
+        .token(&token("alice"))
+        .query("character_id", "luna")
+        .header("origin", APP);
+    functions.redis.pause();
+    answers.push(("no memory".into(), session.invoke(&read.http()).await));
+    functions.redis.resume();
+    let stranger = Event::stream().header("origin", APP);
+    answers.push(("a stranger".into(), chat.invoke(&stranger.rest()).await));
+    let mut seen = BTreeSet::new();
+    for (case, answer) in &answers {
+        let exposed = values(answer, "access-control-expose-headers").concat();
+        let readable: Vec<&str> = exposed.split(',').chain(SAFELISTED).collect();
+        for name in answer.headers.keys().map(|name| name.as_str()) {
+            let is_cors = name.starts_with("access-control-") || name == "vary";
+            assert!(is_cors || readable.contains(&name), "{case}: {name}");
+            seen.insert(name.to_owned());
+        }
+    }
+    for name in ["allow", "retry-after", "www-authenticate"] {
+        assert!(seen.contains(name), "{name}");
     }
 }
 
@@ -192,6 +243,7 @@ async fn the_answers_are_otherwise_the_same() {
     let with = listed.answers(Some(APP)).await;
     for ((case, mut without), (_, mut with)) in without.into_iter().zip(with) {
         with.headers.remove("access-control-allow-origin");
+        with.headers.remove("access-control-expose-headers");
         with.headers.remove("vary");
         for volatile in ["date", "content-length"] {
             with.headers.remove(volatile);

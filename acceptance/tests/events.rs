@@ -126,6 +126,7 @@ fn every_route_has_a_sample_for_each_gateway_and_every_refusal_patches_one() {
 fn every_code_of_the_contract_has_an_event() {
     let codes: BTreeSet<String> = refusals().into_iter().map(|refusal| refusal.code).collect();
     let contract = [
+        "bad_request",
         "character_not_found",
         "internal",
         "invalid_json",

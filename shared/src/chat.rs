@@ -14,10 +14,12 @@ use std::time::{Duration, SystemTime};
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use self::relay::Relay;
+pub(crate) use self::turn::FINISH_MARGIN;
 use self::turn::Task;
 use crate::characters::{self, Character, Characters};
 use crate::config::{ContextConfig, MemoryConfig};
@@ -240,10 +242,13 @@ struct Inner {
     write_timeout: Duration,
     /// The tasks of the running turns.
     turns: TaskTracker,
+    /// Cancelled when the process shall end.
+    ending: CancellationToken,
 }
 
 impl Chat {
-    /// Returns a service over this memory and upstream. Does no I/O.
+    /// Returns a service over this memory and upstream. Its running turns settle, as at their deadlines, when `ending`
+    /// is cancelled. Does no I/O.
     #[must_use]
     pub fn new(
         memory: Memory,
@@ -251,6 +256,7 @@ impl Chat {
         llm: Llm,
         context: ContextConfig,
         config: &MemoryConfig,
+        ending: CancellationToken,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -267,6 +273,7 @@ impl Chat {
                 read_timeout: config.read_timeout,
                 write_timeout: config.write_timeout,
                 turns: TaskTracker::new(),
+                ending,
             }),
         }
     }

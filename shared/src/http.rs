@@ -1,4 +1,4 @@
-//! HTTP requests and responses: what the handlers share. The only module that uses `lambda_http`.
+//! HTTP requests and responses: what the handlers share. The only module that uses `lambda_http` and `lambda_runtime`.
 //!
 //! A function consists of its route; [`run_buffered`] and [`run`] do the rest. A request is parsed once, into types
 //! that cannot hold invalid values. An error becomes a [`Problem`] that names the cause. Checks run in this order:
@@ -7,11 +7,13 @@
 mod base;
 mod cors;
 mod error;
+mod event;
 #[cfg(target_os = "linux")]
 mod nodelay;
 #[cfg(not(target_os = "linux"))]
 #[path = "http/nodelay_elsewhere.rs"]
 mod nodelay;
+mod poll;
 mod request;
 mod serve;
 pub mod sse;

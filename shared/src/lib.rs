@@ -4,7 +4,7 @@
 //!
 //! | room | owns |
 //! | --- | --- |
-//! | [`http`] | parsing, limits, problem+json, server-sent events; the only room that knows `lambda_http` |
+//! | [`http`] | parsing, limits, problem+json, server-sent events; the only room that knows the Lambda runtime |
 //! | [`auth`] | authenticating a bearer token as an [`ids::UserId`] |
 //! | [`chat`] | one turn, from message to done; the only room that sees both memory and llm |
 //! | [`llm`] | a stream of deltas from an upstream |

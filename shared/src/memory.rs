@@ -201,7 +201,14 @@ impl Memory {
             "saved" => Ok(Commit::Saved),
             "duplicate" => Ok(Commit::Duplicate),
             "fenced" => Ok(Commit::Fenced),
-            _ => Err(Error::Unexpected),
+            _ => {
+                let seconds = answer.strip_prefix("ahead:").ok_or(Error::Unexpected)?;
+                tracing::warn!(
+                    seconds,
+                    "the mark of a clear is ahead of Redis's clock and was ignored"
+                );
+                Ok(Commit::Saved)
+            }
         });
         let result = match &commit {
             Ok(Commit::Saved) => CommitResult::Saved,

@@ -119,6 +119,43 @@ async fn a_clear_wins_over_a_turn_that_began_while_redis_was_down() {
     assert_eq!(subject.commit(&turn).await, Commit::Fenced);
 }
 
+/// Writes the mark of a clear that lies ahead of the server's clock by so many seconds.
+async fn mark_ahead(server: &Server, seconds: i64) {
+    let (now, _): (i64, i64) = server.command(&["TIME"]).await;
+    let mark = format!("{}", (now + seconds) * 1_000_000);
+    let _: () = server.command(&["SET", CLEARED, &mark, "EX", "3660"]).await;
+}
+
+#[tokio::test]
+async fn a_mark_that_is_ahead_is_obeyed_within_the_difference_of_clocks_and_ignored_beyond() {
+    let server = Server::start().await;
+    let subject = subject(&server);
+    for (seconds, commit) in [
+        (3, Commit::Fenced),
+        (8, Commit::Saved),
+        (1_800, Commit::Saved),
+        (100_000_000, Commit::Saved),
+    ] {
+        mark_ahead(&server, seconds).await;
+        assert_eq!(subject.say("hello").await, commit, "{seconds} s ahead");
+    }
+    let _: () = server.command(&["SET", CLEARED, "inf"]).await;
+    assert_eq!(subject.say("hello").await, Commit::Saved);
+}
+
+#[tokio::test]
+async fn a_clear_wins_over_turns_that_began_before_it_whatever_mark_it_finds() {
+    let server = Server::start().await;
+    let subject = subject(&server);
+    for seconds in [-10, 3, 8, 1_800] {
+        mark_ahead(&server, seconds).await;
+        let before = subject.turn("began before").await;
+        subject.clear().await;
+        let outcome = subject.commit(&before).await;
+        assert_eq!(outcome, Commit::Fenced, "{seconds} s ahead");
+    }
+}
+
 #[tokio::test]
 async fn a_turn_that_may_be_older_than_an_expired_mark_is_not_stored() {
     let server = Server::start().await;

@@ -4,218 +4,31 @@
 //! an answer, buffered or streamed, or an error.
 
 mod api;
+mod builder;
 mod streaming;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use self::api::{Api, Invocation};
+pub use self::builder::FunctionBuilder;
 pub use self::streaming::Streaming;
 use crate::answer::Answer;
-use crate::binary::{binary, chat_stream_with_test_hooks};
+use crate::binary::binary;
 use crate::process::Process;
 use crate::server::HttpServer;
-use crate::unspeakable::Unspeakable;
 
 /// How long a test waits for something that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a test waits for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
-
-/// Prepares a [`Function`]. The function's environment holds only `PATH`, the platform's variables and those set here.
-pub struct FunctionBuilder {
-    path: PathBuf,
-    runner: Vec<String>,
-    arguments: Vec<String>,
-    env: HashMap<String, String>,
-    deadline: Duration,
-    trace_id: String,
-    cgroup: Option<PathBuf>,
-}
-
-impl FunctionBuilder {
-    /// Starts `chat-stream` with the feature `test-hooks` instead: the message `/panic` panics in mid-reply, and
-    /// `BROKEN_COMMIT_SCRIPT` names a file that replaces the commit script.
-    ///
-    /// # Panics
-    /// If this is another function, or the build fails.
-    #[must_use]
-    pub fn test_hooks(mut self) -> Self {
-        assert!(
-            self.path.ends_with("chat-stream"),
-            "only chat-stream has hooks"
-        );
-        self.path = chat_stream_with_test_hooks();
-        self
-    }
-
-    /// Starts the function in a cgroup, given the path of the cgroup's `cgroup.procs`.
-    #[must_use]
-    pub fn cgroup(mut self, processes: PathBuf) -> Self {
-        self.cgroup = Some(processes);
-        self
-    }
-
-    /// Starts the function through another program with that program's arguments, such as an emulator.
-    #[must_use]
-    pub fn runner(mut self, program: &[&str]) -> Self {
-        self.runner = program.iter().map(|&part| part.to_owned()).collect();
-        self
-    }
-
-    /// Adds command-line arguments. The platform passes none; this is for programs with further modes.
-    #[must_use]
-    pub fn arguments(mut self, arguments: &[&str]) -> Self {
-        self.arguments
-            .extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        self
-    }
-
-    /// Sets an environment variable.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.env.insert(name.to_owned(), value.into());
-        self
-    }
-
-    /// Sets environment variables.
-    #[must_use]
-    pub fn envs(mut self, pairs: impl IntoIterator<Item = (String, String)>) -> Self {
-        self.env.extend(pairs);
-        self
-    }
-
-    /// Removes an environment variable.
-    #[must_use]
-    pub fn without(mut self, name: &str) -> Self {
-        self.env.remove(name);
-        self
-    }
-
-    /// Lets the process serve this many invocations at once.
-    #[must_use]
-    pub fn concurrency(self, invocations: usize) -> Self {
-        self.env("AWS_LAMBDA_MAX_CONCURRENCY", invocations.to_string())
-    }
-
-    /// Sets how long the platform lets an invocation run. Defaults to a minute.
-    #[must_use]
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
-        self
-    }
-
-    /// Sets the X-Ray trace of the invocations. Defaults to one that is not sampled.
-    #[must_use]
-    pub fn trace_id(mut self, trace_id: &str) -> Self {
-        trace_id.clone_into(&mut self.trace_id);
-        self
-    }
-
-    /// Starts the function and waits until it polls for its first event.
-    ///
-    /// # Panics
-    /// If the function exits, or does not poll within 20 s.
-    pub async fn start(self) -> Function {
-        let (mut function, mut ready) = self.launch().await;
-        let waited = tokio::time::timeout(PATIENCE, async {
-            loop {
-                tokio::select! {
-                    asked = ready.recv() => {
-                        asked.expect("the stand-in runs");
-                        return;
-                    }
-                    // Asked again and again, because only a dead process has a status.
-                    () = tokio::time::sleep(Duration::from_millis(20)) => {
-                        assert!(function.process.is_running(), "the function exited:\n{}", function.output());
-                    }
-                }
-            }
-        });
-        assert!(
-            waited.await.is_ok(),
-            "the function did not poll for an event in time:\n{}",
-            function.output()
-        );
-        function.started_to_next = function.started.elapsed();
-        function
-    }
-
-    /// Starts the function and waits until it exits by itself.
-    ///
-    /// # Panics
-    /// If the function still runs after 20 s.
-    pub async fn start_expecting_exit(self) -> Exit {
-        let (mut function, _ready) = self.launch().await;
-        let status = function.process.wait(PATIENCE).await;
-        let output = function.output();
-        Exit {
-            status: status
-                .unwrap_or_else(|| panic!("the function did not exit in time:\n{output}")),
-            output,
-            duration: function.started.elapsed(),
-        }
-    }
-
-    async fn launch(self) -> (Function, mpsc::Receiver<()>) {
-        let (asked, ready) = mpsc::channel(1);
-        let mut unspeakable = Unspeakable::default();
-        for (name, value) in &self.env {
-            unspeakable.variable(name, value);
-        }
-        let api = Api::new(self.deadline, self.trace_id, asked, unspeakable);
-        let serving = Arc::clone(&api);
-        let server = HttpServer::start(move |received| {
-            Arc::clone(&serving).serve(received.request, received.peer_port)
-        })
-        .await;
-        let mut command = match (&self.cgroup, self.runner.split_first()) {
-            (None, None) => Command::new(&self.path),
-            (None, Some((program, arguments))) => {
-                let mut command = Command::new(program);
-                command.args(arguments).arg(&self.path);
-                command
-            }
-            (Some(processes), _) => {
-                // The shell moves itself and then becomes the function, which so never runs outside.
-                let mut shell = Command::new("/bin/sh");
-                shell
-                    .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
-                    .arg(processes)
-                    .args(&self.runner)
-                    .arg(&self.path);
-                shell
-            }
-        };
-        command
-            .args(&self.arguments)
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("AWS_LAMBDA_RUNTIME_API", server.address.to_string())
-            .env("AWS_LAMBDA_FUNCTION_NAME", "test")
-            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
-            .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
-            .envs(self.env);
-        let started = Instant::now();
-        let process = Process::spawn(command).expect("the binary can be started");
-        let function = Function {
-            process,
-            api,
-            server,
-            started,
-            started_to_next: Duration::ZERO,
-        };
-        (function, ready)
-    }
-}
 
 /// A function that exited by itself.
 #[derive(Debug)]
@@ -267,15 +80,7 @@ impl Function {
     /// Prepares any binary that uses the Runtime API.
     #[must_use]
     pub fn builder_of(path: PathBuf) -> FunctionBuilder {
-        FunctionBuilder {
-            path,
-            runner: Vec::new(),
-            arguments: Vec::new(),
-            env: HashMap::new(),
-            deadline: Duration::from_secs(60),
-            trace_id: "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=0".to_owned(),
-            cgroup: None,
-        }
+        FunctionBuilder::new(path)
     }
 
     /// Sends the function an event and returns the whole answer.
@@ -364,12 +169,63 @@ impl Function {
     /// If the function still runs after 20 s.
     pub async fn lose_platform(mut self) {
         self.server.stop();
+        self.exit().await;
+    }
+
+    /// Answers polls for the next event with this status, also those that wait already. `None` lets them work again.
+    ///
+    /// # Panics
+    /// If this is not a status.
+    pub fn fail_polls(&self, status: Option<u16>) {
+        let status = status.map(|status| StatusCode::from_u16(status).expect("a status"));
+        self.api.fail_polls(status);
+    }
+
+    /// Returns the number of polls for the next event so far, also of those that failed.
+    #[must_use]
+    pub fn polls(&self) -> usize {
+        self.api.polls()
+    }
+
+    /// Returns the CPU time that the process has used so far, in all its threads.
+    ///
+    /// # Panics
+    /// If the process is gone.
+    #[must_use]
+    pub fn cpu(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let times = threads.flatten().map(|thread| {
+            let times = std::fs::read_to_string(thread.path().join("schedstat"));
+            let times = times.unwrap_or_default();
+            let on_cpu = times.split(' ').next().and_then(|time| time.parse().ok());
+            Duration::from_nanos(on_cpu.unwrap_or(0))
+        });
+        times.sum()
+    }
+
+    /// Sends the function SIGTERM, as those do who want it to end.
+    pub fn terminate(&self) {
+        self.process.signal(Signal::TERM);
+    }
+
+    /// Waits until the function exits by itself, and returns its exit and all that it printed.
+    ///
+    /// # Panics
+    /// If the function still runs after 20 s.
+    pub async fn exit(&mut self) -> Exit {
         let status = self.process.wait(PATIENCE).await;
-        assert!(
-            status.is_some(),
-            "the function did not exit in time:\n{}",
-            self.output()
-        );
+        let output = self.output();
+        Exit {
+            status: status
+                .unwrap_or_else(|| panic!("the function did not exit in time:\n{output}")),
+            output,
+            duration: self.started.elapsed(),
+        }
+    }
+
+    /// Stops the Runtime API. A function that serves one invocation at a time then exits by itself.
+    pub fn stop_platform(&self) {
+        self.server.stop();
     }
 
     /// Returns the process id.

@@ -2,6 +2,7 @@
 
 mod front;
 mod script;
+mod silent;
 
 use std::convert::Infallible;
 use std::io;
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 
 pub use self::front::Front;
 pub use self::script::{Gate, Script, Step, chunk, delta};
+pub use self::silent::Silent;
 use crate::server::{Body, HttpServer};
 
 /// How long a test waits for something that takes milliseconds on an idle machine.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use testkit::jwks::JwksServer;
 use testkit::tokens::KeyPair;
-use testkit::upstream::Front;
+use testkit::upstream::{Front, Silent};
 use tokio::time::interval;
 
 use super::{House, alice};
@@ -114,4 +114,26 @@ async fn keys_behind_a_private_authority_are_fetched_where_it_is_trusted() {
         distrusting.answer(&alice().sign_with(&key)).await.status,
         500
     );
+}
+
+#[tokio::test]
+async fn a_publisher_is_reached_behind_an_address_that_drops_packets() {
+    let key = KeyPair::ed25519("key");
+    let publisher = JwksServer::start(vec![key.jwk()]).await;
+    let healthy = Front::on("127.0.0.2", publisher.port()).await;
+    let port = healthy.address().port();
+    let _silent = Silent::on(port);
+    let house = House::start(|function| {
+        function
+            .hosts("127.0.0.1 keys.test\n127.0.0.2 keys.test\n")
+            .env("JWT_JWKS_URL", format!("http://keys.test:{port}/jwks.json"))
+    })
+    .await;
+    let asked = Instant::now();
+    house
+        .assert_lets_in(&alice().sign_with(&key), "two addresses")
+        .await;
+    // The silent one had its head start, and no more.
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+    assert_eq!(publisher.fetches(), 1);
 }

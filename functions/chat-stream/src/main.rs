@@ -25,5 +25,6 @@ fn chat(base: &Base) -> Result<Chat, Box<dyn Error>> {
         Llm::new(&LlmConfig::from_env()?, &base.secrets)?,
         ContextConfig::from_env()?,
         &base.memory_config,
+        base.ending.clone(),
     ))
 }

@@ -222,3 +222,18 @@ async fn the_end_of_the_invocation_is_the_end_of_the_reply_and_not_of_the_turn()
         (&json!("upstream_timeout"), &json!(true))
     );
 }
+
+#[tokio::test]
+async fn a_mark_of_a_clear_from_a_clock_that_was_ahead_keeps_out_no_turn_and_is_logged() {
+    let stage = Stage::builder().upstream("在的").start().await;
+    let (now, _): (i64, i64) = stage.redis.command(&["TIME"]).await;
+    let mark = ((now + 1_800) * 1_000_000).to_string();
+    let _: () = stage
+        .redis
+        .command(&["SET", "chat:alice:luna:cleared", &mark])
+        .await;
+    let answer = stage.say("你在吗？").await;
+    assert_eq!(answer.last()["saved"], true, "{}", answer.text());
+    let output = stage.chat.printed("was ignored").await;
+    assert!(output.contains("\"seconds\":\"1800\""), "{output}");
+}

@@ -1,10 +1,11 @@
 //! A running turn: generates, counts, commits, and reports the outcome, in this order. Its figures are recorded
 //! before the last frame is sent.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::relay::Relay;
 use super::{Ask, FailureCode, Frame, Inner, Unsaved, Usage};
@@ -21,8 +22,8 @@ const MAX_REPLY_BYTES: usize = 256 * 1024;
 /// Longest time that exact counting may take. On the smallest Lambda function most of it is spent on the tokenizer's
 /// tables.
 const COUNT_WITHIN: Duration = Duration::from_millis(1_500);
-/// Time reserved, on top of the write budget, to finish a turn before Lambda's deadline.
-const FINISH_MARGIN: Duration = Duration::from_millis(500);
+/// Time reserved, on top of the write budget, to finish a turn before Lambda's deadline or the end of the process.
+pub(crate) const FINISH_MARGIN: Duration = Duration::from_millis(500);
 /// The part of [`FINISH_MARGIN`] that must remain after counting, to send the last frame.
 const LAST_FRAME_MARGIN: Duration = Duration::from_millis(200);
 
@@ -46,7 +47,7 @@ enum Ending {
         usage: Option<llm::Usage>,
     },
     Failed(llm::Error),
-    /// Lambda's deadline is near.
+    /// Lambda's deadline is near, or the process shall end.
     OutOfTime,
 }
 
@@ -109,16 +110,22 @@ impl Task {
             &self.invocation,
             &mut generated,
         );
-        match self
+        let deadline = self
             .ask
             .deadline
-            .and_then(|deadline| deadline.checked_sub(margin))
-        {
-            Some(deadline) => {
-                // At a timeout, `generated` keeps the text so far, and its ending as set above.
-                let _ = timeout_at(deadline, steps).await;
+            .and_then(|deadline| deadline.checked_sub(margin));
+        let out_of_time = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => pending().await,
             }
-            None => steps.await,
+        };
+        // In time, `steps` sets the ending; otherwise `generated` keeps the text so far, and its ending as set above.
+        tokio::select! {
+            biased;
+            () = steps => {}
+            () = out_of_time => {}
+            () = self.service.ending.cancelled() => {}
         }
         generated
     }
@@ -203,7 +210,8 @@ impl Task {
             let until = self.count_until();
             if until > Instant::now() {
                 let exact = self.count_exactly(prompt, generated.text.clone());
-                if let Ok(Some(exact)) = timeout_at(until, exact).await {
+                let exact = self.service.ending.run_until_cancelled(exact);
+                if let Ok(Some(Some(exact))) = timeout_at(until, exact).await {
                     counts = exact;
                 }
             }

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::auth::Authenticator;
 use crate::config::{AuthConfig, CorsConfig, MemoryConfig, RedisConfig, Section};
 use crate::memory::Memory;
@@ -19,6 +21,8 @@ pub struct Base {
     pub memory: Memory,
     /// The settings of short-term memory.
     pub memory_config: MemoryConfig,
+    /// Cancelled when the process is asked to end. What runs then settles at once.
+    pub ending: CancellationToken,
     pub(super) telemetry: Telemetry,
     pub(super) authenticator: Authenticator,
     pub(super) cors: CorsConfig,
@@ -42,6 +46,7 @@ impl Base {
             authenticator: Authenticator::new(&AuthConfig::from_env()?, &secrets)?,
             memory: Memory::new(store.clone(), redis.key_layout, &memory_config),
             memory_config,
+            ending: CancellationToken::new(),
             store,
             secrets,
             cors: CorsConfig::from_env()?,

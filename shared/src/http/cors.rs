@@ -3,10 +3,15 @@
 //! Error responses carry the headers too; otherwise a page could not read why its request failed. The gateway answers
 //! preflight requests, so a route treats `OPTIONS` like any other method that it does not support.
 
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ORIGIN, VARY};
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ORIGIN, VARY};
 use http::{HeaderMap, HeaderValue, Response};
 
 use crate::config::CorsConfig;
+
+/// The headers that a page may read besides those that every page may: what a response adds to its status, and the
+/// gateway's id of the request, by which operators find it. The gateway's own errors in `template.yaml` name the same.
+const EXPOSED: HeaderValue =
+    HeaderValue::from_static("allow,retry-after,www-authenticate,x-amzn-requestid");
 
 /// The CORS headers of one response.
 pub(super) struct Grant {
@@ -38,6 +43,7 @@ impl Grant {
         let headers = response.headers_mut();
         if let Some(origin) = self.allow_origin {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
         }
         if self.varies {
             headers.insert(VARY, HeaderValue::from_static("Origin"));

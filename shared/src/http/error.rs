@@ -18,6 +18,8 @@ const MEMORY_RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 /// error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
+    /// The event is not a request that can be read. Holds the reason.
+    BadRequest(&'static str),
     /// The caller could not be authenticated. Holds the reason.
     Unauthorized(&'static str),
     /// The body is not valid JSON. Holds the position or the field.
@@ -55,7 +57,7 @@ impl Problem {
     fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-            Self::InvalidJson(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::InvalidJson(_) => StatusCode::BAD_REQUEST,
             Self::InvalidRequest(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -68,6 +70,7 @@ impl Problem {
 
     fn code(&self) -> &'static str {
         match self {
+            Self::BadRequest(_) => "bad_request",
             Self::Unauthorized(_) => "unauthorized",
             Self::InvalidJson(_) => "invalid_json",
             Self::InvalidRequest(_) => "invalid_request",
@@ -85,7 +88,9 @@ impl Problem {
     fn detail(&self) -> &str {
         match self {
             Self::InvalidJson(detail) | Self::InvalidRequest(detail) => detail,
-            Self::Unauthorized(detail) | Self::MemoryUnavailable(detail) => detail,
+            Self::BadRequest(detail)
+            | Self::Unauthorized(detail)
+            | Self::MemoryUnavailable(detail) => detail,
             Self::PayloadTooLarge => "the body must be at most 64 KiB",
             Self::UnsupportedMediaType => "the body must be sent as application/json",
             Self::CharacterNotFound => "there is no such character",
@@ -103,7 +108,8 @@ impl Problem {
             Self::Unauthorized(_) => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             Self::MethodNotAllowed(allow) => Some((ALLOW, HeaderValue::from_static(allow))),
             Self::MemoryUnavailable(_) => Some((RETRY_AFTER, MEMORY_RETRY_SECONDS)),
-            Self::InvalidJson(_)
+            Self::BadRequest(_)
+            | Self::InvalidJson(_)
             | Self::InvalidRequest(_)
             | Self::PayloadTooLarge
             | Self::UnsupportedMediaType

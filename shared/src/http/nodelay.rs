@@ -18,7 +18,9 @@ use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::fd::{AsFd, RawFd};
 use rustix::fs::{Mode, OFlags, RawDir, open, readlinkat};
+use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_nodelay;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tokio::time::sleep;
@@ -109,11 +111,47 @@ fn set_on_new_sockets(before: &HashMap<i32, CString>) -> rustix::io::Result<Hash
                 Some(own) => own,
                 None => own.insert(pidfd_open(getpid(), PidfdFlags::empty())?),
             };
-            let socket = pidfd_getfd(own, number, PidfdGetfdFlags::empty())?;
-            // Fails on sockets other than TCP.
-            let _ = set_tcp_nodelay(&socket, true);
+            if !set_on(own, number)? {
+                continue;
+            }
         }
         sockets.insert(number, target);
     }
     Ok(sockets)
+}
+
+/// Sets the option on a socket of the process `own`. Returns whether the descriptor is still open: another thread may
+/// have closed it since the directory was read, and the sockets behind it must get the option all the same.
+fn set_on(own: impl AsFd, number: RawFd) -> rustix::io::Result<bool> {
+    match pidfd_getfd(own, number, PidfdGetfdFlags::empty()) {
+        Ok(socket) => {
+            // Fails on sockets other than TCP.
+            let _ = set_tcp_nodelay(&socket, true);
+            Ok(true)
+        }
+        Err(Errno::BADF) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::AsRawFd;
+
+    use rustix::net::sockopt::tcp_nodelay;
+
+    use super::*;
+
+    /// Above every descriptor that a process can have.
+    const CLOSED: RawFd = 1 << 30;
+
+    #[test]
+    fn a_descriptor_that_was_closed_meanwhile_is_passed_over() {
+        let own = pidfd_open(getpid(), PidfdFlags::empty()).expect("Linux 5.6 or later");
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+        assert_eq!(set_on(&own, CLOSED), Ok(false));
+        assert_eq!(set_on(&own, socket.as_raw_fd()), Ok(true));
+        assert_eq!(tcp_nodelay(&socket), Ok(true));
+    }
 }

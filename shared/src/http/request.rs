@@ -5,14 +5,14 @@ use std::time::SystemTime;
 
 use http::Method;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use lambda_http::request::RequestContext;
-use lambda_http::{Body, Request, RequestExt as _};
+use lambda_runtime::Context;
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::Problem;
+use super::event::Event;
 use crate::auth::{Authenticator, Credentials};
 use crate::ids::{CharacterId, UserId};
 use crate::message::is_blank;
@@ -27,13 +27,13 @@ const MAX_METADATA_BYTES: usize = 2 * 1024;
 const MAX_METADATA_DEPTH: usize = 127;
 
 /// A request of an authenticated caller, with a method that the route supports.
-#[derive(Debug)]
 pub struct UserRequest {
     /// The authenticated caller, from the token or the gateway's authorizer; never from the body or the query.
     pub user: UserId,
     /// The record of the invocation that carries the request.
     pub invocation: Invocation,
-    request: Request,
+    deadline: Option<Instant>,
+    request: Event,
 }
 
 impl UserRequest {
@@ -41,28 +41,32 @@ impl UserRequest {
     /// `Allow` header.
     ///
     /// # Errors
-    /// [`Problem::MethodNotAllowed`], [`Problem::Unauthorized`], or [`Problem::Internal`] if the keys cannot be
-    /// fetched.
+    /// [`Problem::BadRequest`], [`Problem::MethodNotAllowed`], [`Problem::Unauthorized`], or [`Problem::Internal`] if
+    /// the keys cannot be fetched.
     pub(super) async fn accept(
-        request: Request,
+        request: Event,
+        context: &Context,
         allow: &'static str,
         authenticator: &Authenticator,
         invocation: Invocation,
     ) -> Result<Self, Problem> {
-        let method = request.method().as_str();
+        if let Some(reason) = request.malformed {
+            return Err(Problem::BadRequest(reason));
+        }
+        let method = request.method.as_str();
         if !allow.split(", ").any(|allowed| allowed == method) {
             return Err(Problem::MethodNotAllowed(allow));
         }
-        let context = request.request_context_ref();
         let credentials = Credentials {
             bearer: bearer(&request),
-            authorizer_subject: context.and_then(authorizer_subject),
+            authorizer_subject: request.authorizer_subject.as_deref(),
         };
         let user = authenticator.authenticate(credentials).await?;
         invocation.note_user(&user);
         Ok(Self {
             user,
             invocation,
+            deadline: deadline(context),
             request,
         })
     }
@@ -70,16 +74,13 @@ impl UserRequest {
     /// Returns the request's method.
     #[must_use]
     pub fn method(&self) -> &Method {
-        self.request.method()
+        &self.request.method
     }
 
-    /// Returns when the platform ends this invocation, or `None` if that is unknown or lies in the past, as under
-    /// `cargo lambda watch`, which sends a time in 1970.
+    /// Returns when the platform ends this invocation, or `None` if that is unknown.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let deadline = self.request.lambda_context_ref()?.deadline();
-        let left = deadline.duration_since(SystemTime::now()).ok()?;
-        Instant::now().checked_add(left)
+        self.deadline
     }
 
     /// Returns the `character_id` of the query, and records it in the invocation.
@@ -87,14 +88,11 @@ impl UserRequest {
     /// # Errors
     /// [`Problem::InvalidRequest`] if the parameter is missing, appears more than once, or is not a valid id.
     pub fn character(&self) -> Result<CharacterId, Problem> {
-        let parameters = self.request.query_string_parameters_ref();
-        let values = parameters
-            .and_then(|parameters| parameters.all("character_id"))
-            .unwrap_or_default();
-        let character = match values.as_slice() {
-            [id] => character(id)?,
-            [] => return Err(invalid("character_id", "is required in the query")),
-            _ => return Err(invalid("character_id", "must be given once")),
+        let mut values = self.request.parameters("character_id");
+        let character = match (values.next(), values.next()) {
+            (Some(id), None) => character(id)?,
+            (None, _) => return Err(invalid("character_id", "is required in the query")),
+            (Some(_), Some(_)) => return Err(invalid("character_id", "must be given once")),
         };
         self.invocation.note_character(&character);
         Ok(character)
@@ -102,21 +100,29 @@ impl UserRequest {
 }
 
 /// Starts the record of the invocation that carries `request`.
-pub(super) fn begin(telemetry: &Telemetry, request: &Request) -> Invocation {
-    let context = request.lambda_context_ref();
-    let request_id = context.map(|context| context.request_id.clone());
-    let trace_id = context
-        .and_then(|context| context.xray_trace_id.as_deref())
-        .and_then(root)
-        .map(str::to_owned);
-    let method = match *request.method() {
+pub(super) fn begin(telemetry: &Telemetry, request: &Event, context: &Context) -> Invocation {
+    let trace_id = context.xray_trace_id.as_deref().and_then(root);
+    let method = match request.method {
+        _ if request.malformed.is_some() => "other",
         Method::GET => "GET",
         Method::POST => "POST",
         Method::PATCH => "PATCH",
         Method::DELETE => "DELETE",
         _ => "other",
     };
-    telemetry.begin(method, request_id.unwrap_or_default(), trace_id)
+    telemetry.begin(
+        method,
+        context.request_id.clone(),
+        trace_id.map(str::to_owned),
+    )
+}
+
+/// Returns when the platform ends the invocation, or `None` if that lies in the past, as under `cargo lambda watch`,
+/// which sends a time in 1970.
+fn deadline(context: &Context) -> Option<Instant> {
+    let deadline = context.deadline();
+    let left = deadline.duration_since(SystemTime::now()).ok()?;
+    Instant::now().checked_add(left)
 }
 
 /// Returns the trace id from a tracing header, such as `Root=1-…;Parent=…;Sampled=1`.
@@ -127,9 +133,9 @@ fn root(header: &str) -> Option<&str> {
 }
 
 /// Returns the bearer token of the `Authorization` header. The scheme may be in any case (RFC 9110).
-fn bearer(request: &Request) -> Option<&str> {
+fn bearer(request: &Event) -> Option<&str> {
     let (scheme, token) = request
-        .headers()
+        .headers
         .get(AUTHORIZATION)?
         .to_str()
         .ok()?
@@ -138,18 +144,6 @@ fn bearer(request: &Request) -> Option<&str> {
     scheme
         .eq_ignore_ascii_case("bearer")
         .then(|| token.trim_start())
-}
-
-/// Returns the subject that an API Gateway authorizer put into the event: REST APIs with Cognito in `claims.sub`,
-/// HTTP APIs in `jwt.claims.sub`, Lambda authorizers in `principalId`.
-fn authorizer_subject(context: &RequestContext) -> Option<&str> {
-    let authorizer = context.authorizer()?;
-    if let Some(jwt) = &authorizer.jwt {
-        return jwt.claims.get("sub").map(String::as_str);
-    }
-    let fields = &authorizer.fields;
-    let claimed = fields.get("claims").and_then(|claims| claims.get("sub"));
-    claimed.or_else(|| fields.get("principalId"))?.as_str()
 }
 
 /// The body of a chat request.
@@ -233,12 +227,8 @@ impl StateBody {
     }
 }
 
-fn json<'a, T: Deserialize<'a>>(request: &'a Request) -> Result<T, Problem> {
-    let bytes: &[u8] = match request.body() {
-        Body::Text(text) => text.as_bytes(),
-        Body::Binary(bytes) => bytes,
-        _ => &[],
-    };
+fn json<'a, T: Deserialize<'a>>(request: &'a Event) -> Result<T, Problem> {
+    let bytes = request.body.as_slice();
     if bytes.len() > MAX_BODY_BYTES {
         return Err(Problem::PayloadTooLarge);
     }
@@ -266,9 +256,9 @@ fn json<'a, T: Deserialize<'a>>(request: &'a Request) -> Result<T, Problem> {
     }
 }
 
-fn is_json(request: &Request) -> bool {
+fn is_json(request: &Event) -> bool {
     let content_type = request
-        .headers()
+        .headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
     let media_type = content_type

@@ -11,21 +11,26 @@ use std::error::Error as StdError;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::FutureExt;
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream};
 use http::Response;
 use http_body_util::BodyExt;
-use lambda_http::{Request, runtime_concurrent, service_fn, streaming_runtime_concurrent};
-use lambda_runtime::Error;
+use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayV2httpResponse};
 use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::MapResultLayer;
+use lambda_runtime::{Error, LambdaEvent, MetadataPrelude, Runtime, StreamResponse, service_fn};
+use serde::Serialize;
 use tokio::runtime::Builder;
 
 use super::cors::Grant;
+use super::event::{Event, Gateway};
 use super::nodelay::NoDelay;
 use super::request::UserRequest;
 use super::sse::{self, StreamingAnswer, StreamingBody};
-use super::{Answer, Base, Problem};
+use super::{Answer, Base, Problem, poll};
+use crate::chat::FINISH_MARGIN;
 use crate::telemetry;
 
 /// Runs a function with buffered responses, from start to end.
@@ -48,7 +53,8 @@ where
 }
 
 /// Runs a function from start to end, and returns the exit code of the process. `build` returns the state that it
-/// needs besides the [`Base`]; `serve` ends when the Runtime API can no longer be polled.
+/// needs besides the [`Base`]; `serve` ends when the process is asked to end (SIGTERM), or when the Runtime API can no
+/// longer be polled.
 ///
 /// If one invocation runs at a time, one thread serves it, because passing a delta between threads costs more than
 /// all other work on it. If the platform sends several invocations at once, one thread per CPU serves them.
@@ -62,28 +68,28 @@ pub fn run<S>(
         Ok(started) => started,
         Err(error) => return telemetry::start_failed(&*error),
     };
-    // The runtime reads this variable in the same way, to choose between one worker and several.
-    let one_at_a_time = std::env::var("AWS_LAMBDA_MAX_CONCURRENCY")
-        .ok()
-        .and_then(|most| most.parse::<u32>().ok())
-        .is_none_or(|most| most <= 1);
-    let mut runtime = if one_at_a_time {
-        Builder::new_current_thread()
-    } else {
-        Builder::new_multi_thread()
+    let mut runtime = match poll::most_at_once() {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
     };
     let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return telemetry::start_failed(&error),
     };
-    match runtime.block_on(serve(base, built)) {
+    let ended = runtime.block_on(async {
+        poll::end_on_sigterm(base.ending.clone());
+        serve(base, built).await
+    });
+    // Computations and name look-ups may still run on their own threads, and nobody waits for them any more.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => telemetry::platform_lost(&*error),
     }
 }
 
-/// Serves buffered responses, concurrently where the platform allows it. Ends when the Runtime API can no longer be
-/// polled.
+/// Serves buffered responses, concurrently where the platform allows it. Ends when the process is asked to end, or the
+/// Runtime API can no longer be polled.
 ///
 /// # Errors
 /// The Runtime API can no longer be polled.
@@ -97,20 +103,25 @@ where
     S: Clone + Send + Sync + 'static,
     F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
+    let (ending, margin) = (base.ending.clone(), ending_margin(&base));
     let base = Arc::new(base);
-    let service = service_fn(move |request: Request| {
+    let service = service_fn(move |event: LambdaEvent<Event>| {
         let (base, service) = (Arc::clone(&base), service.clone());
         let route = move |request| route(service, request);
-        Box::pin(async move { answer(&base, allow, request, route, |refusal| refusal).await })
+        let gateway = event.payload.gateway;
+        async move {
+            answer(&base, allow, event, route, |refusal| refusal)
+                .await
+                .map(|answer| buffered(answer, gateway))
+        }
     });
-    runtime_concurrent(service)
+    let runtime = Runtime::new(service)
         .layer(MapResultLayer::new(survive_failed_response))
-        .layer(TracingLayer::new())
-        .run_concurrent()
-        .await
+        .layer(TracingLayer::new());
+    poll::poll(runtime, &ending, margin).await
 }
 
-/// Serves streamed responses, concurrently where the platform allows it. A response that cannot be sent is logged and
+/// Serves streamed responses, concurrently where the platform allows it, until the process is asked to end. A response that cannot be sent is logged and
 /// does not end the loop.
 ///
 /// # Errors
@@ -125,23 +136,29 @@ where
     S: Clone + Send + Sync + 'static,
     F: Future<Output = Result<StreamingAnswer, Problem>> + Send + 'static,
 {
+    let (ending, margin) = (base.ending.clone(), ending_margin(&base));
     let base = Arc::new(base);
     let no_delay = Arc::new(NoDelay::default());
-    let service = service_fn(move |request: Request| {
+    let service = service_fn(move |event: LambdaEvent<Event>| {
         let (base, service) = (Arc::clone(&base), service.clone());
         let no_delay = Arc::clone(&no_delay);
         let route = move |request| route(service, request);
-        Box::pin(async move {
-            answer(&base, allow, request, route, sse::whole)
+        async move {
+            answer(&base, allow, event, route, sse::whole)
                 .await
-                .map(|response| response.map(|body| sent_at_once(body, no_delay)))
-        })
+                .map(|response| streamed(response, no_delay))
+        }
     });
-    streaming_runtime_concurrent(service)
+    let runtime = Runtime::new(service)
         .layer(MapResultLayer::new(survive_failed_response))
-        .layer(TracingLayer::new())
-        .run_concurrent()
-        .await
+        .layer(TracingLayer::new());
+    poll::poll(runtime, &ending, margin).await
+}
+
+/// Returns how long an invocation may still run after the process was asked to end: a commit's budget, and time for the
+/// last frame, as before Lambda's deadline.
+fn ending_margin(base: &Base) -> Duration {
+    base.memory_config.write_timeout + FINISH_MARGIN
 }
 
 /// Returns the response to one request, even if its route fails or panics. The runtime would turn an error or a panic
@@ -149,16 +166,18 @@ where
 async fn answer<T, F>(
     base: &Base,
     allow: &'static str,
-    request: Request,
+    event: LambdaEvent<Event>,
     route: impl FnOnce(UserRequest) -> F,
     refuse: impl FnOnce(Answer) -> Response<T>,
 ) -> Result<Response<T>, Infallible>
 where
     F: Future<Output = Result<Response<T>, Problem>>,
 {
-    let grant = Grant::of(&base.cors, request.headers());
-    let invocation = super::request::begin(&base.telemetry, &request);
-    let accepted = UserRequest::accept(request, allow, &base.authenticator, invocation.clone());
+    let LambdaEvent { payload, context } = event;
+    let grant = Grant::of(&base.cors, &payload.headers);
+    let invocation = super::request::begin(&base.telemetry, &payload, &context);
+    let authenticator = &base.authenticator;
+    let accepted = UserRequest::accept(payload, &context, allow, authenticator, invocation.clone());
     let outcome = async { route(accepted.await?).await };
     // A panic cannot leave half-done changes here: a route shares no state with this function.
     let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
@@ -168,6 +187,51 @@ where
     };
     invocation.note(|figures| figures.status = Some(response.status().as_u16()));
     Ok(grant.add_to(response))
+}
+
+/// A response that is sent whole, in the form of its gateway.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Buffered {
+    Rest(ApiGatewayProxyResponse),
+    Http(ApiGatewayV2httpResponse),
+}
+
+fn buffered(answer: Answer, gateway: Gateway) -> Buffered {
+    let (head, body) = answer.into_parts();
+    let status_code = head.status.as_u16().into();
+    match gateway {
+        Gateway::Rest => {
+            let mut response = ApiGatewayProxyResponse::default();
+            response.status_code = status_code;
+            response.multi_value_headers = head.headers;
+            response.body = Some(body);
+            Buffered::Rest(response)
+        }
+        Gateway::Http => {
+            let mut response = ApiGatewayV2httpResponse::default();
+            response.status_code = status_code;
+            response.headers = head.headers;
+            response.body = Some(body);
+            Buffered::Http(response)
+        }
+    }
+}
+
+/// Returns the form in which the runtime sends a response as it arises.
+fn streamed(
+    response: Response<StreamingBody>,
+    no_delay: Arc<NoDelay>,
+) -> StreamResponse<impl Stream<Item = Result<Bytes, Infallible>> + Send + Unpin> {
+    let (head, body) = response.into_parts();
+    StreamResponse {
+        metadata_prelude: MetadataPrelude {
+            status_code: head.status,
+            headers: head.headers,
+            cookies: Vec::new(),
+        },
+        stream: sent_at_once(body, no_delay).into_data_stream(),
+    }
 }
 
 /// Sets TCP_NODELAY on the connection that carries the response, before its first frame is sent. The runtime may open
@@ -190,4 +254,27 @@ fn survive_failed_response(outcome: Result<(), Error>) -> Result<(), Error> {
         tracing::warn!("failed to send a response to the Runtime API; continuing");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_that_is_sent_whole_has_the_form_of_its_gateway() {
+        let json = |gateway| {
+            let answer = Problem::BadRequest("x").into_answer();
+            let mut json = serde_json::to_value(buffered(answer, gateway)).expect("JSON");
+            assert!(json["body"].take().is_string());
+            json.to_string()
+        };
+        assert_eq!(
+            json(Gateway::Rest),
+            r#"{"body":null,"headers":{},"isBase64Encoded":false,"multiValueHeaders":{"cache-control":["no-store"],"content-type":["application/problem+json"]},"statusCode":400}"#
+        );
+        assert_eq!(
+            json(Gateway::Http),
+            r#"{"body":null,"cookies":[],"headers":{"cache-control":"no-store","content-type":"application/problem+json"},"isBase64Encoded":false,"multiValueHeaders":{},"statusCode":400}"#
+        );
+    }
 }

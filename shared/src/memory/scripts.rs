@@ -37,3 +37,22 @@ fn commit_source() -> &'static str {
     }
     include_str!("scripts/commit.lua")
 }
+
+#[cfg(test)]
+mod tests {
+    /// Otherwise a clear could leave a mark that commits ignore.
+    #[test]
+    fn commit_and_clear_allow_for_the_same_difference_of_clocks() {
+        let allowed = |source: &str| {
+            let line = source
+                .lines()
+                .find(|line| line.starts_with("local MARK_SKEW_MICROSECONDS = "));
+            let value = line.and_then(|line| line.split(" -- ").next());
+            value.expect("both scripts have the constant").to_owned()
+        };
+        assert_eq!(
+            allowed(include_str!("scripts/commit.lua")),
+            allowed(include_str!("scripts/clear.lua"))
+        );
+    }
+}

@@ -1,6 +1,7 @@
 //! The HTTP side of the stand-in Runtime API.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -45,6 +46,10 @@ pub(super) struct Api {
     /// Polls that wait for an event, and invocations without an end.
     load: watch::Sender<Load>,
     asked: mpsc::Sender<()>,
+    /// Every poll so far, also those that failed.
+    polls: AtomicUsize,
+    /// The status with which polls fail; 0 while they work.
+    poll_status: AtomicU16,
     /// What the function received and what it replied.
     unspeakable: Mutex<Unspeakable>,
 }
@@ -73,8 +78,20 @@ impl Api {
             running: Mutex::default(),
             load: watch::Sender::new(Load::default()),
             asked,
+            polls: AtomicUsize::new(0),
+            poll_status: AtomicU16::new(0),
             unspeakable: Mutex::new(unspeakable),
         })
+    }
+
+    pub(super) fn polls(&self) -> usize {
+        self.polls.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn fail_polls(&self, status: Option<StatusCode>) {
+        let status = status.map_or(0, |status| status.as_u16());
+        self.poll_status.store(status, Ordering::Relaxed);
+        self.arrived.notify_waiters();
     }
 
     /// Returns the first text that the function must not print and that its output contains.
@@ -121,12 +138,17 @@ impl Api {
     async fn next(&self) -> Response<Body> {
         // An error means that nobody waits for the first poll any longer.
         let _ = self.asked.try_send(());
+        self.polls.fetch_add(1, Ordering::Relaxed);
         let polling = Polling::new(&self.load);
         let invocation = loop {
+            let arrived = self.arrived.notified();
+            if let Ok(status) = StatusCode::from_u16(self.poll_status.load(Ordering::Relaxed)) {
+                return answer(status);
+            }
             let next = self.waiting.lock().unwrap().pop_front();
             match next {
                 Some(invocation) => break invocation,
-                None => self.arrived.notified().await,
+                None => arrived.await,
             }
         };
         drop(polling);

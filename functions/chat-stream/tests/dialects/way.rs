@@ -1,6 +1,5 @@
 //! The way to a model: its URL, proxies, authorities, addresses, and how answers travel.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,10 +9,9 @@ use testkit::events;
 use testkit::redis::Server;
 use testkit::runtime::Function;
 use testkit::tokens::{secret, token};
-use testkit::upstream::{Front, Script, Step, Upstream, delta};
+use testkit::upstream::{Front, Script, Silent, Step, Upstream, delta};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::{Stage, good};
 
@@ -228,48 +226,16 @@ async fn an_ipv6_address_is_reached() {
     );
 }
 
-/// An address that drops what is sent to it: nobody accepts, and the queue of those who wait is full.
-struct Silent {
-    _listener: TcpListener,
-    _waiting: Vec<JoinHandle<()>>,
-}
-
-impl Silent {
-    fn new(port: u16) -> Self {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        socket.bind(address).expect("a free port");
-        let listener = socket.listen(0).expect("a listener");
-        let waiting = (0..8).map(|_| {
-            tokio::spawn(async move {
-                let _kept = TcpStream::connect(address).await;
-                std::future::pending().await
-            })
-        });
-        Self {
-            _listener: listener,
-            _waiting: waiting.collect(),
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_healthy_address_is_reached_behind_one_that_drops_packets() {
     let upstream = Upstream::start(good()).await;
     let healthy = Front::on("127.0.0.2", upstream.port()).await;
     let port = healthy.address().port();
-    let _silent = Silent::new(port);
-    let hosts = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(&hosts, "127.0.0.1 model.test\n127.0.0.2 model.test\n").expect("written");
-    // A name with two addresses, for this process alone.
-    let mount = format!(
-        "mount --bind {} /etc/hosts && exec \"$0\" \"$@\"",
-        hosts.path().display()
-    );
+    let _silent = Silent::on(port);
     let url = format!("http://model.test:{port}/v1");
     let redis = Server::start().await;
     let chat = Function::builder("chat-stream")
-        .runner(&["unshare", "--map-root-user", "--mount", "sh", "-c", &mount])
+        .hosts("127.0.0.1 model.test\n127.0.0.2 model.test\n")
         .env("REDIS_URL", redis.url())
         .env("JWT_SECRET", secret())
         .envs(upstream.env())

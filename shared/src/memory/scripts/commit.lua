@@ -5,7 +5,8 @@
 -- ARGV  turn id (36 bytes), beginning of the turn in Unix microseconds on Redis's clock, most messages to keep, time
 --       to live in seconds, tokens to add, deadline of this request in Unix microseconds on Redis's clock, then the
 --       messages as JSON, oldest first
--- Returns 'saved', 'duplicate', 'fenced', or 'late:' and the time in Unix microseconds if the deadline has passed.
+-- Returns 'saved', or 'ahead:' and the seconds by which a mark that was not believed is ahead, if the turn was stored;
+--   'duplicate', 'fenced', or 'late:' and the time in Unix microseconds if the deadline has passed.
 --
 -- Redis does not roll back a script that fails halfway. Everything that can fail therefore comes before the first
 -- write, or is that write: a key of another type fails when it is read, or in LPUSH, which is the first write.
@@ -14,6 +15,7 @@ local ENTRY_BYTES = 48        -- id, ':', Unix seconds (10 digits until 2286), '
 local MAX_ENTRIES = 128       -- turn ids kept, to detect a repeated commit
 local ENTRY_TTL_SECONDS = 600
 local FENCE_MICROSECONDS = 3600 * 1000000
+local MARK_SKEW_MICROSECONDS = 5 * 1000000 -- the same in clear.lua
 
 local messages, meta, cleared = KEYS[1], KEYS[2], KEYS[3]
 local id, began, most, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
@@ -31,6 +33,13 @@ end
 -- A turn that began before a clear is not stored. The mark of a clear outlives the fence, so for a turn that began
 -- before the fence a clear may have left no mark; such a turn is not stored either.
 local cleared_at = tonumber(redis.call('GET', cleared) or '')
+-- After a failover or a correction of the clock, a mark may lie ahead of this server's time. One that is further ahead
+-- than the difference that is allowed for would keep out every turn until the time has caught up, so it is ignored.
+local ahead
+if cleared_at and cleared_at - now_micros > MARK_SKEW_MICROSECONDS then
+  ahead = string.format('ahead:%.0f', (cleared_at - now_micros) / 1000000)
+  cleared_at = nil
+end
 if (cleared_at and cleared_at >= began) or now_micros - began > FENCE_MICROSECONDS then
   return 'fenced'
 end
@@ -106,4 +115,4 @@ redis.call('HSET', meta,
   'recent_turns', recent)
 redis.call('EXPIRE', messages, ttl)
 redis.call('EXPIRE', meta, ttl)
-return 'saved'
+return ahead or 'saved'

@@ -1,0 +1,70 @@
+//! Polling the Runtime API while it fails: nothing spins, and what comes afterwards is served.
+
+use std::time::{Duration, Instant};
+
+use testkit::events;
+use testkit::redis::Server;
+use testkit::runtime::{Function, FunctionBuilder};
+use testkit::tokens::{secret, token};
+
+const WORKERS: usize = 8;
+const WATCHED: Duration = Duration::from_secs(3);
+/// For each worker: the pauses of 50, 100, 200, 400, 800 and 1,000 ms end within 3 s, and one poll came before them.
+const MOST_POLLS: usize = WORKERS * 7;
+/// A worker that spins takes a whole CPU.
+const MOST_CPU: Duration = Duration::from_millis(300);
+
+fn session_meta(redis: &Server) -> FunctionBuilder {
+    Function::builder("session-meta")
+        .env("REDIS_URL", redis.url())
+        .env("JWT_SECRET", secret())
+}
+
+async fn cpu_while_watched(function: &Function) -> Duration {
+    let before = function.cpu();
+    // The figure is a rate, so time has to pass.
+    tokio::time::sleep(WATCHED).await;
+    function.cpu() - before
+}
+
+#[tokio::test]
+async fn workers_pause_while_polls_fail_and_serve_again_afterwards() {
+    let redis = Server::start().await;
+    let function = session_meta(&redis).concurrency(WORKERS).start().await;
+    let read = events::session(&token("alice"), "luna");
+    assert_eq!(function.invoke(&read).await.status, 404);
+    for status in [500, 403, 204, 200] {
+        let before = function.polls();
+        function.fail_polls(Some(status));
+        let cpu = cpu_while_watched(&function).await;
+        let polls = function.polls() - before;
+        assert!(polls <= MOST_POLLS, "{status}: {polls} polls");
+        assert!(polls >= WORKERS, "{status}: {polls} polls");
+        assert!(cpu < MOST_CPU, "{status}: {cpu:?}");
+        function.fail_polls(None);
+        let asked = Instant::now();
+        assert_eq!(function.invoke(&read).await.status, 404, "{status}");
+        // The longest pause is a second.
+        assert!(asked.elapsed() < Duration::from_secs(2), "{status}");
+    }
+    let output = function.stop();
+    assert!(!output.contains("panic"), "{output}");
+    let told = output.matches("the Runtime API cannot be polled").count();
+    assert!((1..=4 * WORKERS).contains(&told), "{told} lines:\n{output}");
+}
+
+#[tokio::test]
+async fn workers_pause_while_the_platform_is_gone() {
+    let redis = Server::start().await;
+    let mut function = session_meta(&redis).concurrency(WORKERS).start().await;
+    function.stop_platform();
+    let cpu = cpu_while_watched(&function).await;
+    assert!(cpu < MOST_CPU, "{cpu:?}");
+    assert!(function.is_running());
+}
+
+#[tokio::test]
+async fn a_process_for_one_invocation_ends_when_it_cannot_poll() {
+    let redis = Server::start().await;
+    session_meta(&redis).start().await.lose_platform().await;
+}

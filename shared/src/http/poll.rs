@@ -1,0 +1,254 @@
+//! Polls the Runtime API for invocations, and ends when the process is asked to.
+//!
+//! Lambda sends SIGTERM before it ends a process in which an extension is registered; so do others who run one. The
+//! invocations that still run then end within a margin, and their responses are sent to the end.
+//!
+//! One invocation at a time is the runtime's own loop, which ends with the first poll that fails. For several at once
+//! the runtime polls again immediately after a failure, which keeps a CPU busy for as long as the Runtime API is away,
+//! and it loses a worker for good when an answer is not an event. Here workers poll that pause after a failure.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use lambda_runtime::tower::util::MapFutureLayer;
+use lambda_runtime::tower::{Layer, Service, ServiceExt};
+use lambda_runtime::{Config, Context, Error, LambdaInvocation, Runtime};
+use lambda_runtime_api_client::{PooledClient, body::Body, build_request};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::lock;
+
+const NEXT: &str = "/2018-06-01/runtime/invocation/next";
+const REQUEST_ID: &str = "lambda-runtime-aws-request-id";
+const DEADLINE: &str = "lambda-runtime-deadline-ms";
+
+/// The pause after the first failed poll. It doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Time after which a worker whose polls all fail ends, and with the last worker the process.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+
+/// Returns the number of invocations that the platform sends to this process at once. The runtime reads the variable
+/// in the same way.
+pub(super) fn most_at_once() -> u32 {
+    let most = std::env::var("AWS_LAMBDA_MAX_CONCURRENCY").ok();
+    most.and_then(|most| most.parse().ok()).unwrap_or(1).max(1)
+}
+
+/// Cancels `ending` when the process receives SIGTERM.
+pub(super) fn end_on_sigterm(ending: CancellationToken) {
+    // Without this, the process ends at once, as every process does by default.
+    let Ok(mut signals) = signal(SignalKind::terminate()) else {
+        return;
+    };
+    // Not awaited: it ends with the process.
+    tokio::spawn(async move {
+        if signals.recv().await.is_some() {
+            tracing::info!("SIGTERM: running invocations end, and then the process");
+            ending.cancel();
+        }
+    });
+}
+
+/// Serves the invocations that the platform sends, until `ending` is cancelled and those that run then have ended, for
+/// which they have `margin`.
+///
+/// # Errors
+/// The Runtime API can no longer be polled.
+pub(super) async fn poll<S>(
+    runtime: Runtime<S>,
+    ending: &CancellationToken,
+    margin: Duration,
+) -> Result<(), Error>
+where
+    S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let running = TaskTracker::new();
+    let runtime = tracked(runtime, running.clone());
+    let served = async {
+        match most_at_once() {
+            1 => runtime.run_concurrent().await,
+            workers => {
+                let service = service_of(runtime).ok_or("the runtime has no service")?;
+                work(service, workers, ending).await
+            }
+        }
+    };
+    let ended = async {
+        ending.cancelled().await;
+        running.close();
+        if timeout(margin, running.wait()).await.is_err() {
+            tracing::warn!("invocations that still run are given up");
+        }
+    };
+    tokio::select! {
+        served = served => served,
+        () = ended => Ok(()),
+    }
+}
+
+/// Returns the runtime with its running invocations counted in `running`.
+fn tracked<S>(
+    runtime: Runtime<S>,
+    running: TaskTracker,
+) -> Runtime<
+    impl Service<LambdaInvocation, Response = (), Error = Error, Future: Send> + Clone + Send + 'static,
+>
+where
+    S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    runtime.layer(MapFutureLayer::new(move |invocation: S::Future| {
+        running.track_future(invocation)
+    }))
+}
+
+/// Returns the service of a runtime, which sends its responses through the runtime's own client.
+fn service_of<S>(runtime: Runtime<S>) -> Option<S>
+where
+    S: Service<LambdaInvocation, Response = (), Error = Error> + Clone,
+{
+    /// A layer that adds nothing, and keeps a copy of the service that it is put around.
+    struct Kept<S>(Arc<Mutex<Option<S>>>);
+
+    impl<S: Clone> Layer<S> for Kept<S> {
+        type Service = S;
+
+        fn layer(&self, service: S) -> S {
+            *lock(&self.0) = Some(service.clone());
+            service
+        }
+    }
+
+    let kept = Arc::new(Mutex::new(None));
+    drop(runtime.layer(Kept(Arc::clone(&kept))));
+    lock(&kept).take()
+}
+
+async fn work<S>(service: S, workers: u32, ending: &CancellationToken) -> Result<(), Error>
+where
+    S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let platform = Arc::new(Platform {
+        client: PooledClient::builder()
+            .with_pool_size(usize::try_from(workers)?)
+            .build(),
+        config: Arc::new(Config::from_env()),
+        ending: ending.clone(),
+    });
+    let mut working = JoinSet::new();
+    for _ in 0..workers {
+        working.spawn(worker(service.clone(), Arc::clone(&platform)));
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = working.join_next().await {
+        match ended {
+            Ok(ended) => outcome = outcome.and(ended),
+            // Whatever panicked, the place of this worker must not stay empty.
+            Err(_panic) => {
+                working.spawn(worker(service.clone(), Arc::clone(&platform)));
+            }
+        }
+    }
+    outcome
+}
+
+/// Serves one invocation after another, until the process shall end or polls have failed for [`GIVE_UP_AFTER`].
+async fn worker<S>(mut service: S, platform: Arc<Platform>) -> Result<(), Error>
+where
+    S: Service<LambdaInvocation, Response = (), Error = Error> + Send,
+    S::Future: Send,
+{
+    let mut failures = Failures::default();
+    while let Some(polled) = platform.ending.run_until_cancelled(platform.next()).await {
+        match polled {
+            Ok(invocation) => {
+                failures = Failures::default();
+                service.ready().await?.call(invocation).await?;
+            }
+            Err(error) => {
+                let Some(pause) = failures.pause_after(Instant::now()) else {
+                    return Err(error);
+                };
+                if failures.count == 1 {
+                    tracing::warn!(%error, "the Runtime API cannot be polled; trying again");
+                }
+                platform.ending.run_until_cancelled(sleep(pause)).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Platform {
+    client: PooledClient,
+    config: Arc<Config>,
+    ending: CancellationToken,
+}
+
+impl Platform {
+    /// Waits for the next invocation and returns it.
+    async fn next(&self) -> Result<LambdaInvocation, Error> {
+        let poll = build_request().method(Method::GET).uri(NEXT);
+        let answer = self.client.call(poll.body(Body::empty())?).await?;
+        let (parts, body) = answer.into_parts();
+        if parts.status != StatusCode::OK {
+            return Err(format!("the Runtime API answered {}", parts.status).into());
+        }
+        let body = body.collect().await?.to_bytes();
+        let header = |name| parts.headers.get(name);
+        // The runtime panics where one of them is missing.
+        let (Some(id), Some(_)) = (header(REQUEST_ID), header(DEADLINE)) else {
+            return Err("the Runtime API answered without an event".into());
+        };
+        let context = Context::new(id.to_str()?, Arc::clone(&self.config), &parts.headers)?;
+        Ok(LambdaInvocation {
+            parts,
+            body,
+            context,
+        })
+    }
+}
+
+/// The failed polls since the last one that brought an event.
+#[derive(Default)]
+struct Failures {
+    count: u32,
+    since: Option<Instant>,
+}
+
+impl Failures {
+    /// Counts a failure, and returns how long to pause after it, or `None` to give up.
+    fn pause_after(&mut self, now: Instant) -> Option<Duration> {
+        let since = *self.since.get_or_insert(now);
+        let doubled = FIRST_PAUSE.saturating_mul(1 << self.count.min(16));
+        self.count = self.count.saturating_add(1);
+        (now.duration_since(since) < GIVE_UP_AFTER).then(|| doubled.min(LONGEST_PAUSE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_second_and_end_after_a_minute() {
+        let mut failures = Failures::default();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        while let Some(pause) = failures.pause_after(now) {
+            pauses.push(pause.as_millis());
+            now += pause;
+        }
+        assert_eq!(pauses[..7], [50, 100, 200, 400, 800, 1_000, 1_000]);
+        assert_eq!(pauses.len(), 64);
+    }
+}
