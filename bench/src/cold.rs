@@ -1,5 +1,5 @@
 //! Cold starts, at full speed and at shares of a CPU, compared with a function that does nothing and with a build
-//! without the SDK.
+//! without the SDK, and with TLS to Redis and to the model.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,8 +9,9 @@ use serde_json::Value;
 use testkit::events;
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
+use testkit::tls::TlsServer;
 use testkit::tokens::token;
-use testkit::upstream::Upstream;
+use testkit::upstream::{Front, Upstream};
 
 use super::report::{Report, Series, heading};
 use super::{Effort, chat_stream, empty_function, first_text, process, reply, settings, store};
@@ -22,6 +23,7 @@ pub(crate) async fn starts(report: &mut Report, effort: Effort) {
     let upstream = Upstream::start(reply()).await;
     // Makes the function count, which builds the tokenizer's tables in a new process.
     let without_usage = Upstream::start(reply().without_usage()).await;
+    let tls = WithTls::new(&upstream).await;
     let empty = empty_function();
     let without_sdk = std::env::var_os("BENCH_WITHOUT_SDK")
         .map(PathBuf::from)
@@ -37,7 +39,7 @@ pub(crate) async fn starts(report: &mut Report, effort: Effort) {
             continue;
         }
         let [mut ours, mut of_empty, mut of_without]: [Starts; 3] = Default::default();
-        let [mut told, mut counted]: [FirstTurns; 2] = Default::default();
+        let [mut told, mut counted, mut by_tls]: [FirstTurns; 3] = Default::default();
         let (mut whole, mut warm) = (Series::default(), Series::default());
         for _ in 0..effort.starts {
             store(&redis, "u50", 50).await;
@@ -53,6 +55,10 @@ pub(crate) async fn starts(report: &mut Report, effort: Effort) {
                 .start(share, chat_stream(&redis, &without_usage))
                 .await;
             counted.turn(&held.function).await;
+            drop(held);
+            store(tls.redis.server(), "u50", 50).await;
+            let held = others.start(share, tls.chat_stream(&upstream)).await;
+            by_tls.turn(&held.function).await;
             drop(held);
             if let Some(empty) = &empty {
                 of_empty
@@ -81,6 +87,8 @@ pub(crate) async fn starts(report: &mut Report, effort: Effort) {
         measured("first turn, to its first text", &told.text);
         measured("first turn, CPU to its first text", &told.text_cpu);
         measured("first turn, whole", &told.whole);
+        measured("with TLS to both, to its first text", &by_tls.text);
+        measured("with TLS to both, CPU to its first text", &by_tls.text_cpu);
         measured("where it must count, to its first text", &counted.text);
         measured(
             "where it must count, CPU to its first text",
@@ -104,9 +112,46 @@ pub(crate) async fn starts(report: &mut Report, effort: Effort) {
         }
         let over = told.text.median() - warm.median();
         report.single("cold", &figure("first turn over a warm one"), "µs", over);
+        let over = by_tls.text.median() - told.text.median();
+        report.single(
+            "cold",
+            &figure("TLS to both, in the first text"),
+            "µs",
+            over,
+        );
         let counting = counted.text_cpu.median() - told.text_cpu.median();
         let what = "counting, in the CPU before the first text";
         report.single("cold", &figure(what), "µs", counting);
+    }
+}
+
+/// Redis and the model behind TLS, each with an authority of its own.
+struct WithTls {
+    redis: TlsServer,
+    model: Front,
+}
+
+impl WithTls {
+    async fn new(upstream: &Upstream) -> Self {
+        Self {
+            redis: TlsServer::start().await,
+            model: Front::tls(upstream.port()).await,
+        }
+    }
+
+    fn chat_stream(&self, upstream: &Upstream) -> FunctionBuilder {
+        let address = self.model.address();
+        chat_stream(self.redis.server(), upstream)
+            .env("REDIS_URL", self.redis.url())
+            .env(
+                "REDIS_TLS_CA_FILE",
+                self.redis.ca_file().display().to_string(),
+            )
+            .env("LLM_BASE_URL", format!("https://{address}/v1"))
+            .env(
+                "LLM_TLS_CA_FILE",
+                self.model.ca_file().display().to_string(),
+            )
     }
 }
 

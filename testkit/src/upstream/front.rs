@@ -53,6 +53,8 @@ impl Front {
         let accept = tokio::spawn(async move {
             let mut carrying = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
+                // As servers do. Otherwise an answer waits for the acknowledgement of what came before it.
+                client.set_nodelay(true).expect("a TCP socket");
                 while carrying.try_join_next().is_some() {}
                 let (acceptor, heads) = (acceptor.clone(), Arc::clone(&noted));
                 carrying.spawn(async move {
