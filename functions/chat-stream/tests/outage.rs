@@ -226,8 +226,9 @@ async fn the_end_of_the_invocation_is_the_end_of_the_reply_and_not_of_the_turn()
 #[tokio::test]
 async fn a_mark_of_a_clear_from_a_clock_that_was_ahead_keeps_out_no_turn_and_is_logged() {
     let stage = Stage::builder().upstream("在的").start().await;
-    let (now, _): (i64, i64) = stage.redis.command(&["TIME"]).await;
-    let mark = ((now + 1_800) * 1_000_000).to_string();
+    let (now, micros): (i64, i64) = stage.redis.command(&["TIME"]).await;
+    // Time passes until the commit, and the log rounds to whole seconds.
+    let mark = ((now + 1_800) * 1_000_000 + micros + 400_000).to_string();
     let _: () = stage
         .redis
         .command(&["SET", "chat:alice:luna:cleared", &mark])
