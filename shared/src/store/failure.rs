@@ -104,6 +104,14 @@ fn is_wrong_server(error: &RedisError) -> bool {
         || error.code() == Some("NOREPLICAS")
 }
 
+/// Returns whether the user lacks the right to a command of a script. Redis 7 says so in a text without a code or the
+/// command's name.
+fn lacks_right_in_script(error: &RedisError) -> bool {
+    error
+        .detail()
+        .is_some_and(|detail| detail.contains("can't run this command or subcommand"))
+}
+
 fn is_moving(error: &RedisError) -> bool {
     matches!(
         error.kind(),
@@ -153,6 +161,7 @@ pub(super) fn kind(error: &RedisError) -> &'static str {
         Some("MOVED" | "ASK" | "TRYAGAIN") => "slot_moving",
         Some("WRONGTYPE") => "wrong_type",
         _ if is_full(error) => "too_many_connections",
+        _ if lacks_right_in_script(error) => "no_permission",
         _ if error.kind() == ErrorKind::AuthenticationFailed => "authentication",
         _ if is_broken(error) => "connection",
         _ => "rejected",
@@ -166,6 +175,7 @@ pub(super) fn detail(error: &RedisError) -> String {
     match (code, error.detail().and_then(refused_command)) {
         ("NOPERM", Some(command)) => format!("NOPERM {command}"),
         ("", _) => error.category().to_owned(),
+        _ if lacks_right_in_script(error) => "NOPERM in a script".to_owned(),
         _ => code.to_owned(),
     }
 }

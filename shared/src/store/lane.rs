@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
 use redis::{Cmd, Value};
 use tokio::time::{Instant, timeout_at};
 
@@ -56,23 +57,24 @@ pub(super) struct Link<'a> {
 
 impl Lane {
     /// Returns the connection in use, or opens one. Concurrent callers wait for one attempt to connect.
-    pub(super) async fn link(
-        &self,
+    ///
+    /// `open` returns a boxed future, because connecting is rare and its future is large.
+    pub(super) async fn link<'a>(
+        &'a self,
         deadline: Instant,
-        open: impl Future<Output = Result<Connection, ConnectError>>,
-    ) -> Result<Link<'_>, Failure> {
+        open: impl FnOnce() -> BoxFuture<'a, Result<Connection, ConnectError>>,
+    ) -> Result<Link<'a>, Failure> {
         if let Some(link) = self.link_in_use() {
             return Ok(link);
         }
-        // Boxed: connecting is rare, and its future is large.
-        let opened = Box::pin(async {
+        let opened = async {
             let _one_at_a_time = self.connecting.lock().await;
             // Another operation may have connected while this one waited for the lock.
             if let Some(link) = self.link_in_use() {
                 return Ok(link);
             }
             let live = Live {
-                connection: open.await.map_err(Failure::Connect)?,
+                connection: open().await.map_err(Failure::Connect)?,
                 facts: Arc::new(Facts {
                     answered_at: AtomicU64::new(unix_millis(SystemTime::now())),
                     clock_ahead: AtomicI64::new(UNKNOWN),
@@ -84,7 +86,7 @@ impl Lane {
                 live,
                 reused: false,
             })
-        });
+        };
         timeout_at(deadline, opened)
             .await
             .map_err(|_| Failure::Timeout { reused: false })?

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use redis::Value;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
@@ -11,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::address::Address;
 use super::breaker::{Breaker, Rules};
 use super::call::Call;
-use super::dial::Dialer;
+use super::dial::{ConnectError, Connection, Dialer};
 use super::failure::Failure;
 use super::lane::{Lane, Link};
 use super::sentinel::Sentinels;
@@ -100,19 +101,21 @@ impl Node {
 
     /// Returns the connection of `lane`, and opens it if there is none.
     pub(super) async fn link_on<'a>(
-        &self,
+        &'a self,
         lane: &'a Lane,
         deadline: Instant,
         may_renew: bool,
     ) -> Result<Link<'a>, Failure> {
-        let open = async {
-            match &self.place {
-                Place::At(address) => self.dialer.open(address, may_renew).await,
-                Place::Master(sentinels) => sentinels.open_master(&self.dialer).await,
-                Place::Nowhere => Err(super::dial::ConnectError::NobodyServes),
-            }
-        };
+        let open = || -> BoxFuture<'a, _> { Box::pin(self.open(may_renew)) };
         lane.link(deadline, open).await
+    }
+
+    async fn open(&self, may_renew: bool) -> Result<Connection, ConnectError> {
+        match &self.place {
+            Place::At(address) => self.dialer.open(address, may_renew).await,
+            Place::Master(sentinels) => sentinels.open_master(&self.dialer).await,
+            Place::Nowhere => Err(ConnectError::NobodyServes),
+        }
     }
 
     /// Sends `call` on the shared connection until `deadline`, and once more on a new one if the first was dead.
