@@ -153,7 +153,8 @@ impl Server {
                     .next()
                     .map(str::to_owned)
             };
-            let has_all = |line: &&str| line.starts_with("slave") && offset(line).as_deref() == own;
+            let has_all =
+                |line: &&str| line.contains("state=online") && offset(line).as_deref() == own;
             if info.lines().filter(has_all).count() >= replicas {
                 return;
             }

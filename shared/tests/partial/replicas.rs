@@ -10,7 +10,7 @@ use crate::longest;
 use crate::subject::{Subject, memory};
 
 async fn pair() -> (Server, Server, Memory) {
-    let master = Server::start_with(&["--repl-diskless-sync-delay", "0"]).await;
+    let master = Server::start_with(&["--repl-diskless-sync", "no"]).await;
     let replica =
         Server::start_with(&["--replicaof", "127.0.0.1", &master.port().to_string()]).await;
     master.replicated(1).await;
@@ -88,6 +88,7 @@ async fn a_repeated_commit_is_acknowledged_only_if_replicas_have_it() {
         );
     }
     replica.resume();
+    master.replicated(1).await;
     assert_eq!(alice.commit(&turn).await, Commit::Duplicate);
     master.replicated(1).await;
     let copy: i64 = replica.command(&["LLEN", "chat:alice:luna:messages"]).await;
