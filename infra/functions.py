@@ -67,7 +67,7 @@ FUNCTIONS = (
         routes=(("get", "/api/v1/chat/session"), ("patch", "/api/v1/chat/session")),
         waits_for=("MemoryReadTimeoutMs", "MemoryWriteTimeoutMs"),
         cache_user="session",
-        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +exists +llen +hmget +hset +ttl",
+        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +exists +llen +hmget +hset +ttl",
     ),
 )
 # Each route once: the method, the path and the function behind it.

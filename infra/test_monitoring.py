@@ -17,7 +17,7 @@ VALUES = {
     "operation": {"load", "commit", "clear", "session", "set_state", "character"},
     "status": {"success", "failure", "timeout"},
     "result": {"saved", "duplicate", "fenced", "failed"},
-    "reason": {"timeout", "connection", "refused", "wrong_type", "breaker_open", "not_replicated", "unexpected_answer"},
+    "reason": {"timeout", "breaker_open", "not_replicated", "unexpected_answer"},
     "code": {"upstream_unavailable", "upstream_timeout", "upstream_rejected", "upstream_interrupted"},
 }
 # Where the code spells these values.

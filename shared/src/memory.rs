@@ -3,31 +3,34 @@
 //! Every operation is one round trip within a time budget and is recorded in the invocation that calls it. An error
 //! means that memory is unavailable. It never stands for an empty memory.
 
+mod mark;
 mod scripts;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::clock::{micros, unix_micros};
+use self::mark::{ChangeId, Mark};
+use crate::clock::unix_micros;
 use crate::config::{KeyLayout, MemoryConfig};
 use crate::ids::{CharacterId, TurnId, UserId};
 use crate::keys::SessionKeys;
 use crate::message::Message;
 use crate::session::{self, Session, State};
 pub use crate::store::Error;
-use crate::store::{Call, Pipeline, Store};
+use crate::store::{Call, Store, Value};
 use crate::telemetry::{CommitResult, Invocation, Operation};
 
 /// Largest allowed difference between the local clock and Redis's clock. It only matters for a turn that began while
 /// Redis could not report its time.
 const CLOCK_SKEW: Duration = Duration::from_secs(2);
 
-/// When a turn began. A clear at a later time wins over the turn.
+/// When a turn began. A later clear wins over the turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Began {
     /// The moment on Redis's clock, in Unix microseconds.
     redis_micros: u64,
-    /// The moment on the local clock, from which elapsed time is measured.
-    local: SystemTime,
+    /// The mark of the last clear that the turn has read; `None` if it could not be read. Then the moment decides
+    /// whether a clear was later.
+    mark: Option<Mark>,
 }
 
 impl Began {
@@ -38,14 +41,8 @@ impl Began {
         let early = now.checked_sub(CLOCK_SKEW).unwrap_or(UNIX_EPOCH);
         Self {
             redis_micros: unix_micros(early),
-            local: early,
+            mark: None,
         }
-    }
-
-    /// Returns an estimate of `now` on Redis's clock, in Unix microseconds.
-    fn redis_now(self, now: SystemTime) -> u64 {
-        let elapsed = now.duration_since(self.local).unwrap_or_default();
-        self.redis_micros.saturating_add(micros(elapsed))
     }
 }
 
@@ -139,8 +136,8 @@ impl Memory {
         most: usize,
     ) -> Result<History, Error> {
         let keys = self.keys(user, character);
-        let call = load(&keys.messages, most);
-        let ((seconds, micros), elements, stored): ((u64, u64), Vec<Vec<u8>>, usize) =
+        let call = load(&keys, most);
+        let ((seconds, micros), mark, elements, stored): Loaded =
             self.store.read(invocation, Operation::Load, &call).await?;
         record_stored(invocation, u64::try_from(stored).unwrap_or(u64::MAX));
         let read = elements.len();
@@ -155,7 +152,7 @@ impl Memory {
             messages,
             read_at: Began {
                 redis_micros: seconds.saturating_mul(1_000_000).saturating_add(micros),
-                local: SystemTime::now(),
+                mark: Some(Mark::read(mark.as_deref())),
             },
         })
     }
@@ -190,25 +187,29 @@ impl Memory {
             .arg(self.ttl_seconds)
             .arg(tokens)
             .arg(until)
+            .arg(turn.began.mark.as_ref().map_or(UNREAD, Mark::as_bytes))
             .arg(&messages)
         };
-        let redis_now = turn.began.redis_now(SystemTime::now());
-        let answer = self
+        let answer: Result<String, Error> = self
             .store
-            .write(invocation, Operation::Commit, redis_now, commit)
+            .write_to_replicas(
+                invocation,
+                Operation::Commit,
+                &keys.messages,
+                is_stored,
+                &commit,
+            )
             .await;
-        let commit = answer.and_then(|answer| match answer.as_str() {
-            "saved" => Ok(Commit::Saved),
-            "duplicate" => Ok(Commit::Duplicate),
-            "fenced" => Ok(Commit::Fenced),
-            _ => {
-                let seconds = answer.strip_prefix("ahead:").ok_or(Error::Unexpected)?;
-                tracing::warn!(
-                    seconds,
-                    "the mark of a clear is ahead of Redis's clock and was ignored"
-                );
-                Ok(Commit::Saved)
-            }
+        let commit = answer.and_then(|answer| {
+            let mut words = answer.split(':');
+            let commit = match words.next() {
+                Some("saved") => Commit::Saved,
+                Some("duplicate") => Commit::Duplicate,
+                Some("fenced") => Commit::Fenced,
+                _ => return Err(Error::Unexpected),
+            };
+            words.for_each(warn);
+            Ok(commit)
         });
         let result = match &commit {
             Ok(Commit::Saved) => CommitResult::Saved,
@@ -231,15 +232,22 @@ impl Memory {
         character: &CharacterId,
     ) -> Result<(), Error> {
         let keys = self.keys(user, character);
+        let id = ChangeId::new().to_string();
         let clear = |until: u64| {
             Call::script(&scripts::CLEAR, [&keys.messages, &keys.meta, &keys.cleared])
                 .arg(scripts::CLEARED_TTL_SECONDS)
                 .arg(until)
+                .arg(&id)
         };
-        let redis_now = unix_micros(SystemTime::now());
-        let answer = self
+        let answer: String = self
             .store
-            .write(invocation, Operation::Clear, redis_now, clear)
+            .write_to_replicas(
+                invocation,
+                Operation::Clear,
+                &keys.messages,
+                |_| true,
+                &clear,
+            )
             .await?;
         match answer.as_str() {
             "cleared" => Ok(()),
@@ -257,7 +265,8 @@ impl Memory {
         user: &UserId,
         character: &CharacterId,
     ) -> Result<Option<Session>, Error> {
-        let call = self.session_call(user, character, "");
+        let keys = self.keys(user, character);
+        let call = Call::script(&scripts::SESSION, [&keys.messages, &keys.meta]).arg("");
         let fields = self
             .store
             .read(invocation, Operation::Session, &call)
@@ -269,7 +278,7 @@ impl Memory {
     /// never changes its expiry.
     ///
     /// # Errors
-    /// Memory is unavailable.
+    /// Memory is unavailable. The state may have been set nevertheless, but is not set later.
     pub async fn set_state(
         &self,
         invocation: &Invocation,
@@ -277,17 +286,19 @@ impl Memory {
         character: &CharacterId,
         state: State,
     ) -> Result<Option<Session>, Error> {
-        let call = self.session_call(user, character, state.as_str());
+        let keys = self.keys(user, character);
+        let id = ChangeId::new().to_string();
+        let change = |until: u64| {
+            Call::script(&scripts::SESSION, [&keys.messages, &keys.meta])
+                .arg(state.as_str())
+                .arg(until)
+                .arg(&id)
+        };
         let fields = self
             .store
-            .change(invocation, Operation::SetState, &call)
+            .write(invocation, Operation::SetState, &keys.messages, &change)
             .await?;
         Ok(read_session(invocation, fields))
-    }
-
-    fn session_call(&self, user: &UserId, character: &CharacterId, state: &str) -> Call {
-        let keys = self.keys(user, character);
-        Call::script(&scripts::SESSION, [&keys.messages, &keys.meta]).arg(state)
     }
 
     fn keys(&self, user: &UserId, character: &CharacterId) -> SessionKeys {
@@ -295,26 +306,53 @@ impl Memory {
     }
 }
 
-/// Returns the request for the newest `most` messages. It reads the time first: a clear between the commands then
-/// counts as later than the beginning of the turn, and the turn is not stored.
-fn load(messages: &str, most: usize) -> Call {
-    let (first, last) = match most.checked_sub(1) {
-        Some(last) => (0, last),
-        None => (1, 0),
+/// What the commit script gets in place of a mark that the turn could not read.
+const UNREAD: &[u8] = b"?";
+
+/// The reply to [`load`]: the time in seconds and microseconds, the mark of the last clear, the elements from the newest
+/// to the oldest, and the length of the list.
+type Loaded = ((u64, u64), Option<Vec<u8>>, Vec<Vec<u8>>, usize);
+
+/// Returns the request for the newest `most` messages. It reads the mark first: a clear between the commands then leaves
+/// another mark than the turn has read, and the turn is not stored.
+fn load(keys: &SessionKeys, most: usize) -> Call {
+    let range = match isize::try_from(most) {
+        Ok(0) => [1, 0],
+        Ok(most) => [0, most - 1],
+        Err(_) => [0, -1],
     };
-    let mut commands = Pipeline::new();
-    commands
-        .cmd("TIME")
-        .cmd("LRANGE")
-        .arg(messages)
-        .arg(first)
-        .arg(last)
-        .cmd("LLEN")
-        .arg(messages);
-    Call::script(&scripts::LOAD, [messages])
-        .arg(first)
-        .arg(last)
-        .or_plain(commands)
+    Call::reads(&[
+        ("GET", &keys.cleared, &[]),
+        ("LRANGE", &keys.messages, &range),
+        ("LLEN", &keys.messages, &[]),
+    ])
+}
+
+/// Returns whether the reply of the commit script means that the turn is in Redis.
+fn is_stored(reply: &Value) -> bool {
+    match reply {
+        Value::BulkString(word) => word.starts_with(b"saved") || word == b"duplicate",
+        _ => false,
+    }
+}
+
+/// Logs a notice of the commit script.
+fn warn(notice: &str) {
+    match notice.strip_prefix("ahead=") {
+        Some(seconds) => tracing::warn!(
+            seconds,
+            "the mark of a clear is ahead of Redis's clock and was ignored"
+        ),
+        None => warn_evicted(notice),
+    }
+}
+
+/// Logs that Redis has evicted a part of a session: `no_messages` or `no_figures`.
+fn warn_evicted(missing: &str) {
+    tracing::warn!(
+        missing,
+        "a part of a session is gone; Redis may have evicted it for lack of memory"
+    );
 }
 
 /// Returns the session from the reply of the session script, and records the length of its list.
@@ -325,6 +363,9 @@ fn read_session(invocation: &Invocation, fields: Option<Vec<Option<String>>>) ->
     let moment = |index| field(index).and_then(session::moment);
     let stored_messages = figure(5).unwrap_or(0);
     record_stored(invocation, u64::try_from(stored_messages).unwrap_or(0));
+    if stored_messages == 0 && figure(7).is_some_and(|stored| stored > 0) {
+        warn_evicted("no_messages");
+    }
     Some(Session {
         state: field(0).and_then(State::parse).unwrap_or(State::Active),
         last_active_at: moment(1),

@@ -20,8 +20,6 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::ClientConfig;
-use rustls::crypto::aws_lc_rs;
 
 pub(crate) use self::failure::Failure;
 use self::route::{Route, Use};
@@ -66,11 +64,7 @@ impl HttpClient {
     /// # Errors
     /// TLS cannot be set up.
     pub(crate) fn trusting(trust: Trust, connect_timeout: Duration) -> Result<Self, TlsSetupError> {
-        let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(trust.into_roots())
-            .with_no_client_auth();
-        let route = Route::new(connect_timeout, tls);
+        let route = Route::new(connect_timeout, trust.into_client_config()?);
         let pool = Arc::new(Mutex::new((pool(&route), SystemTime::now())));
         Ok(Self { route, pool })
     }

@@ -174,16 +174,6 @@ impl Secrets {
 }
 
 impl Secret {
-    /// Returns the value if it can never change, as when it came from the environment.
-    pub(crate) fn fixed(&self) -> Option<&Value> {
-        match &self.source {
-            Source::Fixed(value) => Some(value),
-            Source::Stored(_) => None,
-            #[cfg(feature = "aws")]
-            Source::Token(_) => None,
-        }
-    }
-
     /// Returns the value to use now: the cached one, or else a newly fetched or signed one.
     ///
     /// # Errors

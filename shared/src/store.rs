@@ -4,22 +4,33 @@
 //! Every operation has one time budget, which includes connecting and retries, and records its duration and outcome
 //! in its invocation. An error means that Redis is unavailable. It never stands for a missing key.
 
+mod address;
 mod breaker;
 mod call;
-mod connection;
+mod cluster;
+mod dial;
 mod failure;
+mod lane;
 mod login;
-mod topology;
+mod node;
+mod read;
+mod sentinel;
+mod servers;
+mod slots;
+mod waiting;
+mod write;
 
+use std::pin::Pin;
 use std::time::Duration;
 
+pub(crate) use redis::Value;
 use redis::{FromRedisValue, RedisError};
-use tokio::time::Instant;
 
-use self::call::Replicas;
-pub(crate) use self::call::{Call, Pipeline, Script};
-use self::connection::Redis;
-use crate::clock::micros;
+pub(crate) use self::call::{Call, Script};
+use self::read::Read;
+use self::servers::Servers;
+use self::waiting::WaitingWrite;
+use self::write::Write;
 use crate::config::{ConfigError, MemoryConfig, RedisConfig};
 use crate::secrets::Secrets;
 use crate::telemetry::{Invocation, Operation, Status};
@@ -33,7 +44,15 @@ pub enum Error {
     /// The circuit breaker is open, so no request was sent.
     #[error("redis is known to be down")]
     BreakerOpen,
-    /// Redis could not be reached, or it rejected the request.
+    /// No connection could be opened.
+    #[error("redis could not be reached: {kind}: {detail}")]
+    Unreachable {
+        /// The kind of failure as a fixed word, such as `dns`, `refused` or `tls`.
+        kind: &'static str,
+        /// The text of the innermost error. It contains no secret.
+        detail: String,
+    },
+    /// The connection broke, or Redis rejected the request.
     #[error("redis failed")]
     Redis(#[source] RedisError),
     /// The write reached fewer replicas than `REDIS_WAIT_REPLICAS` requires. A failover may lose it.
@@ -57,32 +76,43 @@ impl Error {
         match self {
             Self::Timeout => "timeout",
             Self::BreakerOpen => "breaker_open",
-            Self::Redis(error) if error.is_io_error() => "connection",
-            Self::Redis(_) if self.is_wrong_type() => "wrong_type",
-            Self::Redis(_) => "refused",
+            Self::Unreachable { kind, .. } => kind,
+            Self::Redis(error) => failure::kind(error),
             Self::NotReplicated => "not_replicated",
             Self::Unexpected => "unexpected_answer",
+        }
+    }
+
+    /// Returns what a log can say beyond the reason: the text of the innermost error if Redis could not be reached, or
+    /// the code of Redis's error and the command that a right is missing for. It contains no key, message or secret.
+    fn detail(&self) -> Option<String> {
+        match self {
+            Self::Unreachable { detail, .. } => Some(detail.clone()),
+            Self::Redis(error) => Some(failure::detail(error)),
+            Self::Timeout | Self::BreakerOpen | Self::NotReplicated | Self::Unexpected => None,
         }
     }
 
     fn status(&self) -> Status {
         match self {
             Self::Timeout => Status::Timeout,
-            Self::BreakerOpen | Self::Redis(_) | Self::NotReplicated | Self::Unexpected => {
-                Status::Failure
-            }
+            Self::BreakerOpen
+            | Self::Unreachable { .. }
+            | Self::Redis(_)
+            | Self::NotReplicated
+            | Self::Unexpected => Status::Failure,
         }
     }
 }
 
-/// Client for all Redis operations. Cheap to clone; clones share the connection and the breakers.
+/// Client for all Redis operations. Cheap to clone; clones share connections and breakers.
 #[derive(Clone)]
 pub struct Store {
-    redis: Redis,
+    servers: Servers,
     read_timeout: Duration,
     write_timeout: Duration,
-    /// How many replicas must acknowledge a write, from `REDIS_WAIT_REPLICAS`; `None` if it is 0.
-    replicas: Option<Replicas>,
+    /// How many replicas must acknowledge a write, from `REDIS_WAIT_REPLICAS`.
+    replicas: u32,
 }
 
 impl Store {
@@ -96,89 +126,90 @@ impl Store {
         secrets: &Secrets,
     ) -> Result<Self, ConfigError> {
         Ok(Self {
-            redis: Redis::new(redis, memory, secrets)?,
+            servers: Servers::new(redis, memory, secrets)?,
             read_timeout: memory.read_timeout,
             write_timeout: memory.write_timeout,
-            replicas: (redis.wait_replicas > 0).then(|| Replicas {
-                count: redis.wait_replicas,
-                // The write itself uses the other half of the budget.
-                wait_milliseconds: u64::try_from(memory.write_timeout.as_millis() / 2)
-                    .unwrap_or(u64::MAX)
-                    .max(1),
-            }),
+            replicas: redis.wait_replicas,
         })
     }
 
-    /// Returns the reply to a read, within the read budget.
+    /// Returns the reply to a read, within the read budget: see [`read`].
     pub(crate) async fn read<T: FromRedisValue>(
         &self,
         invocation: &Invocation,
         operation: Operation,
         call: &Call,
     ) -> Result<T, Error> {
-        let run = self.run(self.read_timeout, call);
+        let policy = Read { call };
+        let run = Box::pin(self.servers.run(&policy, self.read_timeout));
         self.record(invocation, operation, call.key(), run).await
     }
 
-    /// Returns the reply to a change that may also take effect late, within the write budget.
-    pub(crate) async fn change<T: FromRedisValue>(
-        &self,
-        invocation: &Invocation,
-        operation: Operation,
-        call: &Call,
-    ) -> Result<T, Error> {
-        let run = self.run(self.write_timeout, call);
-        self.record(invocation, operation, call.key(), run).await
-    }
-
-    /// Runs a script that must not take effect after the caller has given up, within the write budget.
+    /// Returns the reply to a write, within the write budget: see [`write`].
     ///
-    /// `call` builds the request for a deadline in Unix microseconds on Redis's clock, which `redis_now` estimates. A
-    /// `late:<now>` reply corrects the estimate, and the script is retried once.
-    pub(crate) async fn write(
-        &self,
-        invocation: &Invocation,
-        operation: Operation,
-        redis_now: u64,
-        call: impl Fn(u64) -> Call,
-    ) -> Result<String, Error> {
-        let budget = self.write_timeout;
-        let first = call(redis_now.saturating_add(micros(budget))).on_replicas(self.replicas);
-        let run = async {
-            let begun = Instant::now();
-            let answer: String = self.run(budget, &first).await?;
-            let Some(redis_now) = answer.strip_prefix("late:") else {
-                return Ok(answer);
-            };
-            let redis_now: u64 = redis_now.parse().map_err(|_| Error::Unexpected)?;
-            let left = budget.saturating_sub(begun.elapsed());
-            let again = call(redis_now.saturating_add(micros(left))).on_replicas(self.replicas);
-            self.run(left, &again).await
-        };
-        self.record(invocation, operation, first.key(), run).await
-    }
-
-    async fn run<T: FromRedisValue>(&self, budget: Duration, call: &Call) -> Result<T, Error> {
-        let answer = self.redis.run(budget, call).await?;
-        redis::from_redis_value(answer).map_err(|_| Error::Unexpected)
-    }
-
-    /// Records an operation and the state of its breaker. The operation is boxed so that nested futures do not grow
-    /// with every layer.
-    async fn record<T>(
+    /// `build` returns the request for a deadline in Unix microseconds on Redis's clock. Its script has no effect after
+    /// that, and replies `late:` and the time.
+    pub(crate) async fn write<T: FromRedisValue>(
         &self,
         invocation: &Invocation,
         operation: Operation,
         key: &str,
-        run: impl Future<Output = Result<T, Error>>,
+        build: &(dyn Fn(u64) -> Call + Sync),
     ) -> Result<T, Error> {
-        let outcome = invocation
-            .timed(operation, Error::status, Box::pin(run))
-            .await;
-        // In a cluster a character key has a breaker of its own, which is unrelated to the session's breaker.
+        let policy = Write { key, build };
+        let run = Box::pin(self.servers.run(&policy, self.write_timeout));
+        self.record(invocation, operation, key, run).await
+    }
+
+    /// As [`Store::write`], and waits for the replicas that the settings require: see [`waiting`]. `is_stored` returns
+    /// whether a reply means that there is something to wait for.
+    pub(crate) async fn write_to_replicas<T: FromRedisValue>(
+        &self,
+        invocation: &Invocation,
+        operation: Operation,
+        key: &str,
+        is_stored: fn(&Value) -> bool,
+        build: &(dyn Fn(u64) -> Call + Sync),
+    ) -> Result<T, Error> {
+        if self.replicas == 0 {
+            return self.write(invocation, operation, key, build).await;
+        }
+        let policy = WaitingWrite {
+            write: Write { key, build },
+            replicas: self.replicas,
+            is_stored,
+        };
+        let run = Box::pin(self.servers.run(&policy, self.write_timeout));
+        self.record(invocation, operation, key, run).await
+    }
+
+    /// Records an operation and the state of its breaker, and logs why Redis failed. The operation comes boxed, so that
+    /// nested futures do not grow with every layer.
+    async fn record<T: FromRedisValue>(
+        &self,
+        invocation: &Invocation,
+        operation: Operation,
+        key: &str,
+        run: Pin<Box<impl Future<Output = Result<Value, Error>>>>,
+    ) -> Result<T, Error> {
+        let read = async {
+            let reply = run.await?;
+            redis::from_redis_value(reply).map_err(|_| Error::Unexpected)
+        };
+        let outcome = invocation.timed(operation, Error::status, read).await;
+        // In a cluster a character may be on another server than the session.
         if operation != Operation::Character {
-            let open = self.redis.is_known_down(key);
+            let open = self.servers.is_known_down(key);
             invocation.note(|figures| figures.breaker_open = Some(open));
+        }
+        if let Err(error) = &outcome
+            && !matches!(error, Error::BreakerOpen)
+        {
+            tracing::warn!(
+                reason = error.reason(),
+                detail = error.detail(),
+                "Redis failed"
+            );
         }
         outcome
     }

@@ -80,7 +80,7 @@ async fn a_failover_moves_us_to_the_new_master() {
     let subject = Subject::of("alice", by(&sentinels.env()));
     let turn = subject.turn("before").await;
     assert_eq!(subject.commit(&turn).await, Commit::Saved);
-    sentinels.command::<i64>(&["WAIT", "2", "5000"]).await;
+    sentinels.replicated().await;
 
     let started = Instant::now();
     let old = sentinels.kill_master().await;
@@ -304,10 +304,7 @@ async fn a_lost_shard_is_the_problem_of_its_own_users_until_its_replica_is_promo
     for subject in others.iter().chain([&alice]) {
         subject.say("before").await;
     }
-    cluster
-        .node(lost)
-        .command::<i64>(&["WAIT", "1", "5000"])
-        .await;
+    cluster.node(lost).replicated(1).await;
 
     let started = Instant::now();
     cluster.kill(lost).await;

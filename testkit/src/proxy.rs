@@ -23,6 +23,9 @@ struct State {
     swallowed_below: AtomicU64,
     /// Connections with a lower number are closed.
     cut_below: watch::Sender<u64>,
+    /// Requests on connections with a lower number are delayed by `delay_milliseconds`.
+    delayed_below: AtomicU64,
+    delay_milliseconds: AtomicU64,
     accepted: AtomicU64,
     open: AtomicUsize,
     refusing: AtomicBool,
@@ -46,6 +49,8 @@ impl Proxy {
             target,
             swallowed_below: AtomicU64::new(0),
             cut_below: watch::Sender::new(0),
+            delayed_below: AtomicU64::new(0),
+            delay_milliseconds: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             refusing: AtomicBool::new(false),
@@ -91,6 +96,21 @@ impl Proxy {
     /// Drops, from now on, all bytes on present and new connections, and keeps them open.
     pub fn swallow_all(&self) {
         self.state.swallowed_below.store(u64::MAX, Ordering::SeqCst);
+    }
+
+    /// Delays, from now on, every request on the present connections, even if their callers go away meanwhile. New
+    /// connections work.
+    ///
+    /// # Panics
+    /// If the delay in milliseconds does not fit into 64 bits.
+    pub fn delay_existing(&self, delay: Duration) {
+        let milliseconds = u64::try_from(delay.as_millis()).expect("a short delay");
+        self.state
+            .delay_milliseconds
+            .store(milliseconds, Ordering::SeqCst);
+        self.state
+            .delayed_below
+            .store(self.accepted(), Ordering::SeqCst);
     }
 
     /// Lets new connections work again. Connections whose bytes were dropped stay dead.
@@ -191,6 +211,10 @@ async fn pump(
                 ))
                 .await;
             }
+        }
+        if requests && number < state.delayed_below.load(Ordering::SeqCst) {
+            let milliseconds = state.delay_milliseconds.load(Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         }
         if number < state.swallowed_below.load(Ordering::SeqCst) {
             continue;

@@ -133,6 +133,51 @@ impl Server {
             .expect("the command succeeds")
     }
 
+    /// Waits until `replicas` replicas have everything that this server has stored so far.
+    ///
+    /// WAIT would not do that: it counts only writes of its own connection.
+    ///
+    /// # Panics
+    /// If that takes more than 20 s.
+    pub async fn replicated(&self, replicas: usize) {
+        let started = Instant::now();
+        loop {
+            let info: String = self.command(&["INFO", "replication"]).await;
+            let own = info
+                .lines()
+                .find_map(|line| line.strip_prefix("master_repl_offset:"));
+            let offset = |line: &str| {
+                line.split_once("offset=")?
+                    .1
+                    .split(',')
+                    .next()
+                    .map(str::to_owned)
+            };
+            let has_all =
+                |line: &&str| line.contains("state=online") && offset(line).as_deref() == own;
+            if info.lines().filter(has_all).count() >= replicas {
+                return;
+            }
+            assert!(
+                started.elapsed() < START_WITHIN,
+                "the replicas do not follow:\n{info}"
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Returns the number of connections that the server has accepted since it started.
+    ///
+    /// # Panics
+    /// If the server does not answer.
+    pub async fn connections_received(&self) -> u64 {
+        let info: String = self.command(&["INFO", "stats"]).await;
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.expect("INFO has the line").parse().expect("a number")
+    }
+
     /// Returns whether the process is running.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()

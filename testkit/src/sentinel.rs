@@ -145,6 +145,14 @@ impl Sentinels {
             .expect("the command succeeds")
     }
 
+    /// Waits until both replicas have everything that the master has stored so far. The servers must have no password.
+    ///
+    /// # Panics
+    /// If that takes too long.
+    pub async fn replicated(&self) {
+        self.nodes[self.master().await].replicated(2).await;
+    }
+
     /// Changes a setting (`CONFIG SET`) on every data node.
     ///
     /// # Panics

@@ -59,8 +59,8 @@ async fn a_cluster_keeps_its_promises_under_faults() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_is_broken_on_purpose_is_found_out() {
     let source = include_str!("../../../shared/src/memory/scripts/commit.lua");
-    let unfenced = source.replace("cleared_at >= began", "false");
-    let halved = source.replace("unpack(ARGV, 7))", "ARGV[7])");
+    let unfenced = source.replace("if is_cleared or", "if");
+    let halved = source.replace("unpack(ARGV, FIRST))", "ARGV[FIRST])");
     for broken in [unfenced, halved] {
         assert_ne!(
             broken, source,

@@ -21,7 +21,7 @@ async fn a_redis_that_refuses_is_a_failure_then_an_open_breaker() {
     told.assert("short_memory_breaker_open", &[], &[1.0, 1.0]);
     // Once a turn, though neither its load nor its commit could be done.
     told.assert(DEGRADATION, &[], &[1.0, 1.0]);
-    told.assert(DEGRADATION, &[("reason", "connection")], &[1.0]);
+    told.assert(DEGRADATION, &[("reason", "refused")], &[1.0]);
     told.assert(DEGRADATION, &[("reason", "breaker_open")], &[1.0]);
     told.assert_in_all("short_memory_messages", 0);
     told.assert_requests("chat-stream", "200", 2);
@@ -85,7 +85,7 @@ async fn a_commit_is_told_by_its_result() {
     told.assert_in_all("commits_total", 2);
     // Clearing is what the user wanted; a server that is full is not.
     told.assert(DEGRADATION, &[], &[1.0]);
-    told.assert(DEGRADATION, &[("reason", "refused")], &[1.0]);
+    told.assert(DEGRADATION, &[("reason", "out_of_memory")], &[1.0]);
     told.assert("short_memory_breaker_open", &[], &[0.0, 0.0]);
 
     let told = Told::by(clear);

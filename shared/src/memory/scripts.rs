@@ -11,18 +11,14 @@ use crate::store::Script;
 /// the mark lives longer than that, and an hour is longer than the longest turn (15 minutes on Lambda).
 pub(super) const CLEARED_TTL_SECONDS: u64 = 3_660;
 
-/// Reads the newest messages and the time on Redis's clock.
-pub(super) static LOAD: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/load.lua")));
-
 /// Stores a turn: appends the messages, trims the list, updates the session's figures and its expiry.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(commit_source()));
 
-/// Deletes a session and marks the time of the deletion.
+/// Deletes a session and leaves a mark, once per id.
 pub(super) static CLEAR: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/clear.lua")));
 
-/// Reads a session, after setting its state if one is passed.
+/// Reads a session, after setting its state if one is passed, once per id.
 pub(super) static SESSION: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/session.lua")));
 

@@ -1,8 +1,11 @@
 //! Which certificate authorities a client trusts.
 
-use rustls::RootCertStore;
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::ConfigError;
 
@@ -48,7 +51,15 @@ impl Trust {
         Ok(Self(roots))
     }
 
-    pub(super) fn into_roots(self) -> RootCertStore {
-        self.0
+    /// Returns the settings of a TLS client that trusts these authorities.
+    ///
+    /// # Errors
+    /// The compiled-in algorithms do not fit together.
+    pub(crate) fn into_client_config(self) -> Result<ClientConfig, rustls::Error> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        Ok(ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(self.0)
+            .with_no_client_auth())
     }
 }

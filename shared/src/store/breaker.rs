@@ -7,7 +7,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use crate::clock::lock;
+use crate::clock::{age, lock};
 
 /// When the breaker opens, and how long it waits between probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +20,14 @@ pub(super) struct Rules {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Closed { failures: u32 },
-    Open { probe_at: SystemTime, probing: bool },
+    Closed {
+        failures: u32,
+    },
+    /// `probed_at` is when the last probe ended; `None` before the first, which may start at once.
+    Open {
+        probed_at: Option<SystemTime>,
+        probing: bool,
+    },
 }
 
 /// How the caller must proceed.
@@ -33,11 +39,11 @@ pub(super) enum Admission {
     StartProbe,
     /// The breaker is open and a probe is running: the caller may wait for its result.
     Probing,
-    /// The breaker is open and the next probe is not due yet.
-    Refused,
+    /// The breaker is open and the next probe is due after this time.
+    Refused(Duration),
 }
 
-/// The breaker of one server, or of one range of cluster slots.
+/// The breaker of one server.
 ///
 /// Times are on the wall clock: a monotonic clock may stand still while the process is frozen, and a frozen cooldown
 /// would cost the first turn after a thaw its memory.
@@ -56,30 +62,30 @@ impl Breaker {
         }
     }
 
-    /// Returns how a caller must proceed at `now`. After [`Admission::StartProbe`] no other caller starts a probe until
-    /// this one has ended.
-    pub(super) fn admit(&self, now: SystemTime) -> Admission {
+    /// Returns how a caller must proceed at `now`. A caller that waits for Redis sets `pause` below the cooldown, so that
+    /// probes follow one another more closely while it waits. After [`Admission::StartProbe`] no other caller starts a
+    /// probe until this one has ended.
+    pub(super) fn admit(&self, now: SystemTime, pause: Duration) -> Admission {
         let mut state = lock(&self.state);
-        match *state {
-            State::Closed { .. } => Admission::Admitted,
-            State::Open { probing: true, .. } => Admission::Probing,
-            State::Open { probe_at, .. } if self.is_due(probe_at, now) => {
+        let State::Open { probed_at, probing } = *state else {
+            return Admission::Admitted;
+        };
+        if probing {
+            return Admission::Probing;
+        }
+        let pause = pause.min(self.rules.cooldown);
+        // A probe that ended in the future means that the clock was set back.
+        let since = probed_at.and_then(|probed_at| age(probed_at, now));
+        match since.map(|since| pause.saturating_sub(since)) {
+            Some(wait) if !wait.is_zero() => Admission::Refused(wait),
+            Some(_) | None => {
                 *state = State::Open {
-                    probe_at,
+                    probed_at,
                     probing: true,
                 };
                 Admission::StartProbe
             }
-            State::Open { .. } => Admission::Refused,
         }
-    }
-
-    /// Returns whether a probe may start. It may also start if `probe_at` lies further ahead than a cooldown, which
-    /// means that the clock was set back.
-    fn is_due(&self, probe_at: SystemTime, now: SystemTime) -> bool {
-        probe_at
-            .duration_since(now)
-            .map_or(true, |wait| wait.is_zero() || wait > self.rules.cooldown)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -92,13 +98,13 @@ impl Breaker {
     }
 
     /// Counts an operation that failed after all its retries, and opens the breaker at the limit.
-    pub(super) fn failed(&self, now: SystemTime) {
+    pub(super) fn failed(&self) {
         let mut state = lock(&self.state);
         if let State::Closed { failures } = *state {
             let failures = failures + 1;
             *state = if failures >= self.rules.failures {
                 State::Open {
-                    probe_at: now,
+                    probed_at: None,
                     probing: false,
                 }
             } else {
@@ -112,7 +118,7 @@ impl Breaker {
         let mut state = lock(&self.state);
         if matches!(*state, State::Open { .. }) {
             *state = State::Open {
-                probe_at: now + self.rules.cooldown,
+                probed_at: Some(now),
                 probing: false,
             };
         }
@@ -132,48 +138,69 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000) + Duration::from_millis(ms)
     }
 
+    const COOLDOWN: Duration = RULES.cooldown;
+
+    fn open() -> Breaker {
+        let breaker = Breaker::new(RULES);
+        breaker.failed();
+        breaker.failed();
+        breaker
+    }
+
     #[test]
     fn it_opens_on_consecutive_failures_only() {
         let breaker = Breaker::new(RULES);
-        breaker.failed(at(0));
+        breaker.failed();
         breaker.succeeded();
-        breaker.failed(at(1));
-        assert_eq!(breaker.admit(at(1)), Admission::Admitted);
-        breaker.failed(at(2));
+        breaker.failed();
+        assert_eq!(breaker.admit(at(1), COOLDOWN), Admission::Admitted);
+        breaker.failed();
         assert!(!breaker.is_closed());
     }
 
     #[test]
     fn one_probe_at_a_time_and_the_first_at_once() {
-        let breaker = Breaker::new(RULES);
-        breaker.failed(at(0));
-        breaker.failed(at(0));
-        assert_eq!(breaker.admit(at(0)), Admission::StartProbe);
-        assert_eq!(breaker.admit(at(0)), Admission::Probing);
+        let breaker = open();
+        assert_eq!(breaker.admit(at(0), COOLDOWN), Admission::StartProbe);
+        assert_eq!(breaker.admit(at(0), COOLDOWN), Admission::Probing);
         breaker.probe_failed(at(10));
-        assert_eq!(breaker.admit(at(509)), Admission::Refused);
-        assert_eq!(breaker.admit(at(510)), Admission::StartProbe);
+        let wait = Admission::Refused(Duration::from_millis(1));
+        assert_eq!(breaker.admit(at(509), COOLDOWN), wait);
+        assert_eq!(breaker.admit(at(510), COOLDOWN), Admission::StartProbe);
         breaker.succeeded();
-        assert_eq!(breaker.admit(at(511)), Admission::Admitted);
+        assert_eq!(breaker.admit(at(511), COOLDOWN), Admission::Admitted);
+    }
+
+    #[test]
+    fn a_caller_that_waits_has_the_next_probe_sooner() {
+        let breaker = open();
+        assert_eq!(breaker.admit(at(0), COOLDOWN), Admission::StartProbe);
+        breaker.probe_failed(at(0));
+        let pause = Duration::from_millis(100);
+        assert_eq!(
+            breaker.admit(at(40), pause),
+            Admission::Refused(Duration::from_millis(60))
+        );
+        assert_eq!(
+            breaker.admit(at(100), COOLDOWN),
+            Admission::Refused(Duration::from_millis(400))
+        );
+        assert_eq!(breaker.admit(at(100), pause), Admission::StartProbe);
     }
 
     #[test]
     fn a_clock_that_was_set_back_does_not_keep_it_open() {
-        let breaker = Breaker::new(RULES);
-        breaker.failed(at(100_000));
-        breaker.failed(at(100_000));
-        assert_eq!(breaker.admit(at(100_000)), Admission::StartProbe);
+        let breaker = open();
+        assert_eq!(breaker.admit(at(100_000), COOLDOWN), Admission::StartProbe);
         breaker.probe_failed(at(100_000));
-        assert_eq!(breaker.admit(at(0)), Admission::StartProbe);
+        assert_eq!(breaker.admit(at(0), COOLDOWN), Admission::StartProbe);
     }
 
     #[test]
     fn a_late_failure_does_not_postpone_a_probe() {
-        let breaker = Breaker::new(RULES);
-        breaker.failed(at(0));
-        breaker.failed(at(0));
-        assert_eq!(breaker.admit(at(0)), Admission::StartProbe);
-        breaker.failed(at(5));
-        assert_eq!(breaker.admit(at(5)), Admission::Probing);
+        let breaker = open();
+        assert_eq!(breaker.admit(at(0), COOLDOWN), Admission::StartProbe);
+        breaker.failed();
+        assert_eq!(breaker.admit(at(5), COOLDOWN), Admission::Probing);
     }
 }

@@ -1,9 +1,8 @@
 //! A request to Redis, sent in one round trip.
 
-pub(crate) use redis::Pipeline;
-use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
-use super::topology::Connection;
+use super::dial::Connection;
 
 /// A Lua script with its SHA-1 digest, which EVALSHA sends in place of the source.
 pub(crate) struct Script {
@@ -20,15 +19,6 @@ impl Script {
     }
 }
 
-/// The acknowledgements that a write waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Replicas {
-    /// Number of replicas that must have the write.
-    pub(super) count: u32,
-    /// Longest wait for the acknowledgements, in milliseconds.
-    pub(super) wait_milliseconds: u64,
-}
-
 /// A request for one key, or for several keys in the same cluster slot.
 pub(crate) struct Call {
     /// The key that selects the server in a cluster.
@@ -38,28 +28,13 @@ pub(crate) struct Call {
 
 enum Kind {
     Command(Cmd),
+    /// Commands that are sent in one packet. They are not atomic.
+    Commands(Pipeline),
     Script {
         script: &'static Script,
         keys: Vec<String>,
         arguments: Vec<Vec<u8>>,
-        replicas: Option<Replicas>,
-        /// Equivalent commands, used instead of the script on a connection to one server.
-        plain: Option<Pipeline>,
     },
-}
-
-/// Why a call failed on a working connection.
-pub(super) enum CallError {
-    /// The connection broke, or the server returned an error.
-    Redis(RedisError),
-    /// The write took effect, but too few replicas acknowledged it.
-    NotReplicated,
-}
-
-impl From<RedisError> for CallError {
-    fn from(error: RedisError) -> Self {
-        Self::Redis(error)
-    }
 }
 
 impl Call {
@@ -73,6 +48,26 @@ impl Call {
         }
     }
 
+    /// Returns a call that sends TIME and then these commands in one packet. Each has a name, a key and arguments. The
+    /// reply is the list of their replies.
+    ///
+    /// They are not a transaction: a server without free memory rejects every transaction, and reads must still
+    /// succeed.
+    pub(crate) fn reads(commands: &[(&str, &str, &[isize])]) -> Self {
+        let mut pipeline = Pipeline::with_capacity(commands.len() + 1);
+        pipeline.cmd("TIME");
+        for (name, key, arguments) in commands {
+            pipeline.cmd(name).arg(key).arg(arguments);
+        }
+        Self {
+            key: commands
+                .first()
+                .map(|(_, key, _)| (*key).to_owned())
+                .unwrap_or_default(),
+            kind: Kind::Commands(pipeline),
+        }
+    }
+
     /// Returns a call of `script`. The first key selects the server in a cluster.
     pub(crate) fn script<const KEYS: usize>(script: &'static Script, keys: [&str; KEYS]) -> Self {
         let keys: Vec<String> = keys.into_iter().map(str::to_owned).collect();
@@ -82,15 +77,27 @@ impl Call {
                 script,
                 keys,
                 arguments: Vec::new(),
-                replicas: None,
-                plain: None,
             },
         }
     }
 
-    /// Returns the cheapest request that succeeds only if the server of `key` is healthy.
+    /// Returns a request that succeeds only if the server can serve `key`. Every user of this service may run scripts,
+    /// so no right is missing, and a server that loads its data or belongs to a broken cluster refuses it.
     pub(super) fn probe(key: String) -> Self {
-        Self::command("EXISTS", key)
+        let mut command = redis::cmd("EVAL");
+        command.arg("return 1").arg(1).arg(&key);
+        Self {
+            key,
+            kind: Kind::Command(command),
+        }
+    }
+
+    /// Returns a request for the server's time.
+    pub(super) fn time() -> Self {
+        Self {
+            key: String::new(),
+            kind: Kind::Command(redis::cmd("TIME")),
+        }
     }
 
     /// Returns the key that selects the server in a cluster.
@@ -98,68 +105,87 @@ impl Call {
         &self.key
     }
 
-    /// Appends an argument.
+    /// Returns whether the first part of the reply is the server's time.
+    pub(super) fn tells_time(&self) -> bool {
+        matches!(self.kind, Kind::Commands(_))
+    }
+
+    /// Returns one call for each command, if this one consists of several.
+    pub(super) fn parts(&self) -> Option<Vec<Self>> {
+        let Kind::Commands(pipeline) = &self.kind else {
+            return None;
+        };
+        let part = |command: &Cmd| Self {
+            key: self.key.clone(),
+            kind: Kind::Command(command.clone()),
+        };
+        Some(pipeline.cmd_iter().map(part).collect())
+    }
+
+    /// Appends an argument of a script.
     pub(crate) fn arg(mut self, argument: impl redis::ToRedisArgs) -> Self {
-        match &mut self.kind {
-            Kind::Command(command) => {
-                command.arg(argument);
-            }
-            Kind::Script { arguments, .. } => arguments.extend(argument.to_redis_args()),
+        if let Kind::Script { arguments, .. } = &mut self.kind {
+            arguments.extend(argument.to_redis_args());
         }
         self
     }
 
-    /// Sets commands that replace the script where one server has all keys. They are sent in one packet and cost less
-    /// than a script, but are not atomic. The list of their replies must equal the script's reply.
-    pub(crate) fn or_plain(mut self, commands: Pipeline) -> Self {
-        if let Kind::Script { plain, .. } = &mut self.kind {
-            *plain = Some(commands);
-        }
-        self
-    }
-
-    /// Requires `wanted` replicas to acknowledge the write. Has no effect on a single command.
-    pub(super) fn on_replicas(mut self, wanted: Option<Replicas>) -> Self {
-        if let Kind::Script { replicas, .. } = &mut self.kind {
-            *replicas = wanted;
-        }
-        self
-    }
-
-    /// Sends the call and returns the server's reply. Sets no time limit.
-    pub(super) async fn send(&self, connection: &mut Connection) -> Result<Value, CallError> {
-        let (script, keys, arguments, replicas) = match &self.kind {
-            Kind::Command(command) => return Ok(command.query_async(connection).await?),
-            Kind::Script {
-                plain: Some(commands),
-                ..
-            } if !connection.is_many() => {
-                return Ok(Value::Array(commands.query_async(connection).await?));
+    /// Sends the call and returns the server's reply. With `asking`, a server that is about to take over the slot
+    /// accepts it. Sets no time limit.
+    pub(super) async fn send(
+        &self,
+        connection: &mut Connection,
+        asking: bool,
+    ) -> RedisResult<Value> {
+        match &self.kind {
+            Kind::Command(command) => send(command, connection, asking).await,
+            Kind::Commands(commands) => {
+                let replies = connection.commands(commands).await?;
+                match replies.iter().find_map(server_error) {
+                    Some(error) => Err(error),
+                    None => Ok(Value::Array(replies)),
+                }
             }
             Kind::Script {
                 script,
                 keys,
                 arguments,
-                replicas,
-                ..
-            } => (script, keys, arguments, replicas),
-        };
-        let by_digest = invocation("EVALSHA", script.digest.get_hash(), keys, arguments);
-        match execute(by_digest, *replicas, connection).await {
-            // The server has restarted, or its script cache was flushed. EVAL reaches the right server of a cluster
-            // and also caches the script. SCRIPT LOAD would need all servers, including those that are down.
-            Err(CallError::Redis(error))
-                if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) =>
-            {
-                execute(
-                    invocation("EVAL", script.code, keys, arguments),
-                    *replicas,
-                    connection,
-                )
-                .await
+            } => {
+                let by_digest = invocation("EVALSHA", script.digest.get_hash(), keys, arguments);
+                match send(&by_digest, connection, asking).await {
+                    // The server has restarted, or its script cache was flushed. EVAL also caches the script.
+                    Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                        send(
+                            &invocation("EVAL", script.code, keys, arguments),
+                            connection,
+                            asking,
+                        )
+                        .await
+                    }
+                    outcome => outcome,
+                }
             }
-            outcome => outcome,
         }
+    }
+}
+
+async fn send(command: &Cmd, connection: &mut Connection, asking: bool) -> RedisResult<Value> {
+    if !asking {
+        return connection.command(command).await;
+    }
+    // ASKING counts for the next command of the connection, so both are sent in one packet.
+    let mut pipeline = Pipeline::with_capacity(2);
+    pipeline.cmd("ASKING").add_command(command.clone());
+    let mut replies = connection.commands(&pipeline).await?;
+    let reply = replies.pop().unwrap_or(Value::Nil);
+    server_error(&reply).map_or(Ok(reply), Err)
+}
+
+/// Returns the error that a reply is. The elements of a reply are never errors: no request asks for such a reply.
+pub(super) fn server_error(reply: &Value) -> Option<RedisError> {
+    match reply {
+        Value::ServerError(error) => Some(error.clone().into()),
+        _ => None,
     }
 }
 
@@ -169,28 +195,28 @@ fn invocation(name: &str, script: &str, keys: &[String], arguments: &[Vec<u8>]) 
     command
 }
 
-/// Sends `command` and, if replicas are required, WAIT in the same packet. On a connection that was replaced in
-/// between, WAIT would refer to no write.
-async fn execute(
-    command: Cmd,
-    replicas: Option<Replicas>,
-    connection: &mut Connection,
-) -> Result<Value, CallError> {
-    let Some(replicas) = replicas else {
-        return Ok(command.query_async(connection).await?);
+/// Returns the time of a TIME reply, or of one at the head of a list, in Unix microseconds.
+pub(super) fn redis_time(reply: &Value) -> Option<u64> {
+    let Value::Array(parts) = reply else {
+        return None;
     };
-    let mut wait = redis::cmd("WAIT");
-    wait.arg(replicas.count).arg(replicas.wait_milliseconds);
-    let mut pipeline = Pipeline::new();
-    pipeline
-        .add_command(command)
-        .add_command(wait)
-        .ignore_errors();
-    let mut answers: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
-    let replicated = answers.pop().unwrap_or(Ok(Value::Nil));
-    let answer = answers.pop().unwrap_or(Ok(Value::Nil))?;
-    match replicated? {
-        Value::Int(count) if count >= i64::from(replicas.count) => Ok(answer),
-        _ => Err(CallError::NotReplicated),
+    match parts.as_slice() {
+        [Value::BulkString(seconds), Value::BulkString(micros)] => {
+            let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse::<u64>().ok();
+            Some(
+                number(seconds)?
+                    .saturating_mul(1_000_000)
+                    .saturating_add(number(micros)?),
+            )
+        }
+        [first @ Value::Array(_), ..] => redis_time(first),
+        _ => None,
     }
+}
+
+/// Returns the slot and the address of a redirection of a cluster.
+pub(super) fn redirection(error: &RedisError) -> Option<(u16, &str, u16)> {
+    let (address, slot) = error.redirect_node()?;
+    let (host, port) = address.rsplit_once(':')?;
+    Some((slot, host, port.parse().ok()?))
 }

@@ -1,8 +1,15 @@
--- Deletes a session and marks the time, so that a turn that began before it is not stored afterwards.
+-- Deletes a session and leaves a mark, so that a turn that began before it is not stored afterwards: once per clear.
 --
 -- KEYS  messages, meta, cleared
--- ARGV  time to live of the mark in seconds, deadline of this request in Unix microseconds on Redis's clock
+-- ARGV  time to live of the mark in seconds, deadline of this request in Unix microseconds on Redis's clock, id of the
+--       clear (18 digits)
 -- Returns 'cleared', or 'late:' and the time in Unix microseconds if the deadline has passed.
+--
+-- A mark is the time of the clear in Unix microseconds, a point, and the ids of the last clears, newest first. So it is
+-- a decimal number, and each clear leaves another mark, whatever the clock says.
+
+local ID_LENGTH = 18
+local MAX_IDS = 8
 
 local MARK_SKEW_MICROSECONDS = 5 * 1000000 -- the same in commit.lua
 
@@ -12,14 +19,28 @@ local micros = string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time
 if tonumber(micros) > tonumber(ARGV[2]) then
   return 'late:' .. micros
 end
+
+local mark = redis.pcall('GET', KEYS[3])
+local earlier, ids = string.match(type(mark) == 'string' and mark or '', '^(%d+)%.?(%d*)$')
+ids = ids or ''
+for at = 1, #ids, ID_LENGTH do
+  if string.sub(ids, at, at + ID_LENGTH - 1) == ARGV[3] then
+    -- Another attempt has cleared the session, and turns may have been stored since. The mark is written again, so that
+    -- a wait for replicas covers it.
+    redis.call('DEL', KEYS[3])
+    redis.call('SET', KEYS[3], mark, 'EX', ARGV[1])
+    return 'cleared'
+  end
+end
+
 -- DEL comes first: a server without free memory rejects a script whose first write stores data.
 redis.call('DEL', KEYS[1], KEYS[2])
--- The later mark wins, because the clock of a new master may be behind after a failover. A mark so far ahead that
+-- The later time wins, because the clock of a new master may be behind after a failover. A time so far ahead that
 -- commits ignore it must not win: they would then ignore this clear as well.
-local earlier = redis.pcall('GET', KEYS[3])
-local ahead = type(earlier) == 'string' and tonumber(earlier) and tonumber(earlier) - tonumber(micros)
+local ahead = earlier and tonumber(earlier) - tonumber(micros)
 if ahead and ahead > 0 and ahead <= MARK_SKEW_MICROSECONDS then
   micros = earlier
 end
-redis.call('SET', KEYS[3], micros, 'EX', ARGV[1])
+ids = ARGV[3] .. string.sub(ids, 1, (MAX_IDS - 1) * ID_LENGTH)
+redis.call('SET', KEYS[3], micros .. '.' .. ids, 'EX', ARGV[1])
 return 'cleared'

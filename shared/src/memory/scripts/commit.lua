@@ -3,10 +3,11 @@
 --
 -- KEYS  messages, meta, cleared
 -- ARGV  turn id (36 bytes), beginning of the turn in Unix microseconds on Redis's clock, most messages to keep, time
---       to live in seconds, tokens to add, deadline of this request in Unix microseconds on Redis's clock, then the
---       messages as JSON, oldest first
--- Returns 'saved', or 'ahead:' and the seconds by which a mark that was not believed is ahead, if the turn was stored;
---   'duplicate', 'fenced', or 'late:' and the time in Unix microseconds if the deadline has passed.
+--       to live in seconds, tokens to add, deadline of this request in Unix microseconds on Redis's clock, the mark that
+--       the turn has read ('' for none, '?' if it could not be read), then the messages as JSON, oldest first
+-- Returns 'saved', 'duplicate', 'fenced', or 'late:' and the time in Unix microseconds if the deadline has passed.
+-- 'saved' may be followed by notices, each after a colon: 'no_messages' or 'no_figures' for what Redis had evicted of the
+-- session, 'ahead=' and the seconds by which the mark is too far ahead of the clock.
 --
 -- Redis does not roll back a script that fails halfway. Everything that can fail therefore comes before the first
 -- write, or is that write: a key of another type fails when it is read, or in LPUSH, which is the first write.
@@ -15,6 +16,8 @@ local ENTRY_BYTES = 48        -- id, ':', Unix seconds (10 digits until 2286), '
 local MAX_ENTRIES = 128       -- turn ids kept, to detect a repeated commit
 local ENTRY_TTL_SECONDS = 600
 local FENCE_MICROSECONDS = 3600 * 1000000
+local MARK_LENGTH = 35        -- of a mark: microseconds (16 digits until 2286), '.', the newest id; see clear.lua
+local FIRST = 8               -- the first message in ARGV
 local MARK_SKEW_MICROSECONDS = 5 * 1000000 -- the same in clear.lua
 
 local messages, meta, cleared = KEYS[1], KEYS[2], KEYS[3]
@@ -30,26 +33,61 @@ if now_micros > tonumber(ARGV[6]) then
   return string.format('late:%.0f', now_micros)
 end
 
--- A turn that began before a clear is not stored. The mark of a clear outlives the fence, so for a turn that began
--- before the fence a clear may have left no mark; such a turn is not stored either.
-local cleared_at = tonumber(redis.call('GET', cleared) or '')
--- After a failover or a correction of the clock, a mark may lie ahead of this server's time. One that is further ahead
--- than the difference that is allowed for would keep out every turn until the time has caught up, so it is ignored.
-local ahead
+local figures = redis.call('HMGET', meta, 'message_count', 'total_tokens', 'session_start', 'recent_turns', 'mark',
+  'stored')
+local seen = ARGV[7]
+local mark = redis.call('GET', cleared)
+-- Redis may evict the mark before it expires. A session that was stored after the clear has a copy of it.
+local known = string.sub(mark or figures[5] or '', 1, MARK_LENGTH)
+
+-- After a failover or a correction of the clock, a mark may lie ahead of this server's time. The time of one that is
+-- further ahead than the difference that is allowed for decides nothing: it would keep out every turn until the clock has
+-- caught up.
+local notice = ''
+local cleared_at = tonumber(string.match(known, '^%d+') or '')
 if cleared_at and cleared_at - now_micros > MARK_SKEW_MICROSECONDS then
-  ahead = string.format('ahead:%.0f', (cleared_at - now_micros) / 1000000)
+  notice = string.format(':ahead=%.0f', (cleared_at - now_micros) / 1000000)
   cleared_at = nil
 end
-if (cleared_at and cleared_at >= began) or now_micros - began > FENCE_MICROSECONDS then
+
+-- A turn is not stored if the session was cleared after it began: if there is another mark than the one that it has
+-- read. Only where one of the two is missing, the times decide. A mark outlives the fence, so for a turn that began
+-- before the fence a clear may have left no mark; such a turn is not stored either.
+local is_cleared
+if mark and seen ~= '?' then
+  is_cleared = known ~= seen
+else
+  is_cleared = cleared_at and cleared_at >= began and known ~= seen
+end
+if is_cleared or now_micros - began > FENCE_MICROSECONDS then
   return 'fenced'
 end
 
-local figures = redis.call('HMGET', meta, 'message_count', 'total_tokens', 'session_start', 'recent_turns')
+-- Redis evicts keys one by one. Without the messages the figures are of a session that is gone.
+local length = redis.call('LLEN', messages)
+if length == 0 and (tonumber(figures[6] or '') or 0) > 0 then
+  figures = {false, false, false, false, figures[5]}
+  notice = notice .. ':no_messages'
+elseif length > 0 and not figures[1] and not figures[4] then
+  -- Without the figures the ids of stored turns are gone too. An earlier attempt can only have stored the turn lately.
+  for _, element in ipairs(redis.call('LRANGE', messages, 0, 9)) do
+    if element == ARGV[#ARGV] then
+      redis.call('EXPIRE', messages, ttl)
+      return 'duplicate'
+    end
+  end
+  figures[1] = tostring(length)
+  notice = notice .. ':no_figures'
+end
+
 local recent = figures[4] or ''
 if #recent % ENTRY_BYTES ~= 0 then
   recent = ''
 end
 if string.find(recent, id, 1, true) then
+  -- Something is written, so that a wait for replicas covers the turn.
+  redis.call('EXPIRE', messages, ttl)
+  redis.call('EXPIRE', meta, ttl)
   return 'duplicate'
 end
 
@@ -73,12 +111,12 @@ local function figure(stored)
   end
   return 0
 end
-local added = #ARGV - 6
+local added = #ARGV - FIRST + 1
 local message_count = string.format('%.0f', figure(figures[1]) + added)
 local total_tokens = string.format('%.0f', figure(figures[2]) + tonumber(ARGV[5]))
 
 -- LPUSH comes first: a server without free memory rejects it, and nothing has been written then.
-local length = redis.call('LPUSH', messages, unpack(ARGV, 7))
+length = redis.call('LPUSH', messages, unpack(ARGV, FIRST))
 
 if length > most then
   redis.call('LTRIM', messages, 0, most - 1)
@@ -112,7 +150,9 @@ redis.call('HSET', meta,
   'message_count', message_count,
   'total_tokens', total_tokens,
   'session_start', figures[3] or time[1],
-  'recent_turns', recent)
+  'recent_turns', recent,
+  'mark', known,
+  'stored', length)
 redis.call('EXPIRE', messages, ttl)
 redis.call('EXPIRE', meta, ttl)
-return ahead or 'saved'
+return 'saved' .. notice
