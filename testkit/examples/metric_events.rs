@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | `healthy` | nothing |
 //! | `failing` | Redis was killed |
-//! | `timeouts` | one request in five to Redis is not answered in time |
+//! | `timeouts` | one request in six to Redis is not answered in time |
 //! | `slow` | Redis takes 0.6 s for each answer, and the upstream 6 s for its first delta |
 //! | `upstream` | the upstream refuses, breaks off, or is silent |
 //! | `commits` | Redis is full: it can be read, and takes no writes |
@@ -57,7 +57,7 @@ async fn failing() -> Vec<String> {
 async fn timeouts() -> Vec<String> {
     let redis = Server::start().await;
     let proxy = Proxy::start(redis.port()).await;
-    proxy.slow(5, Duration::from_millis(1_500));
+    proxy.slow(6, Duration::from_millis(1_500));
     let upstream = Upstream::start(reply()).await;
     let chat = chat(&proxy.url(), &upstream).start().await;
     talk(&chat, TURNS).await;
