@@ -20,6 +20,9 @@ use crate::clock::{lock, unix_micros, unix_millis};
 const IDLE_SUSPECT: Duration = Duration::from_secs(5);
 /// The part of the remaining time that a connection gets which may be dead, before it is replaced.
 const SUSPECT_SHARE: f32 = 0.4;
+/// The part of the remaining time that a write gives to a connection that was used lately. It leaves enough for a new
+/// connection, and is long enough for a server that is slow but answers.
+const WRITE_SHARE: f32 = 0.65;
 /// The server's clock has not been read on this connection.
 const UNKNOWN: i64 = i64::MIN;
 
@@ -116,8 +119,8 @@ impl Link<'_> {
         asking: bool,
         deadline: Instant,
     ) -> Result<Value, Failure> {
-        let limit = if self.reused && self.idle() > IDLE_SUSPECT {
-            part_until(deadline)
+        let limit = if self.may_be_dead() {
+            part_until(deadline, SUSPECT_SHARE)
         } else {
             deadline
         };
@@ -134,10 +137,10 @@ impl Link<'_> {
         asking: bool,
         deadline: Instant,
     ) -> Result<Value, Failure> {
-        let limit = if self.reused {
-            part_until(deadline)
-        } else {
-            deadline
+        let limit = match (self.reused, self.may_be_dead()) {
+            (_, true) => part_until(deadline, SUSPECT_SHARE),
+            (true, false) => part_until(deadline, WRITE_SHARE),
+            (false, false) => deadline,
         };
         if self.server_now().is_none() {
             let time = self.send(&Call::time(), false, limit).await?;
@@ -164,6 +167,10 @@ impl Link<'_> {
     ) -> Result<Value, Failure> {
         let reply = timeout_at(deadline, self.live.connection.command(command)).await;
         self.judge(reply)
+    }
+
+    fn may_be_dead(&self) -> bool {
+        self.reused && self.idle() > IDLE_SUSPECT
     }
 
     async fn send(&mut self, call: &Call, asking: bool, limit: Instant) -> Result<Value, Failure> {
@@ -242,11 +249,9 @@ impl Link<'_> {
     }
 }
 
-fn part_until(deadline: Instant) -> Instant {
+fn part_until(deadline: Instant, share: f32) -> Instant {
     let now = Instant::now();
-    now + deadline
-        .saturating_duration_since(now)
-        .mul_f32(SUSPECT_SHARE)
+    now + deadline.saturating_duration_since(now).mul_f32(share)
 }
 
 /// Returns the server's time from the reply of a script that has refused a call as too late.
