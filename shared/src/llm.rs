@@ -93,8 +93,8 @@ pub enum Error {
     /// It refuses this request, and would again.
     #[error("the upstream rejected the request: {0}")]
     Rejected(Cause),
-    /// It stopped in mid-reply.
-    #[error("the upstream stopped in mid-reply: {0}")]
+    /// The upstream stopped mid-reply.
+    #[error("the upstream stopped mid-reply: {0}")]
     Interrupted(Cause),
 }
 
