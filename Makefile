@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: run chat test chaos bench measured-chat instructions capacity package template-check build deploy-check fmt lint docs lint-python clean help
+.PHONY: run chat test upstreams chaos bench measured-chat instructions capacity package template-check build deploy-check fmt lint docs lint-python clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
@@ -27,6 +27,12 @@ test: ## run all tests
 	cargo test --workspace --locked
 	python3 -m unittest discover --start-directory scripts
 	python3 -m unittest discover --start-directory bench/peers
+
+# The test is selected together with the workspace, as in `make test`: alone, its dependencies would be built once more,
+# with other features.
+upstreams: ## test against real model servers: llama.cpp, LiteLLM, and llmock, which judges retries
+	@scripts/setup.sh upstreams
+	cargo test --workspace --locked --test upstreams
 
 chaos: ## run many clients under random faults (TOPOLOGY=standalone|sentinel|cluster SECONDS=120 SEED=7)
 	@scripts/setup.sh test

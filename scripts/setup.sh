@@ -16,6 +16,10 @@
 # `setup.sh bench` also installs valgrind, which counts instructions, and binutils.
 #
 # `setup.sh python` also installs ruff from PyPI, into .tools/python.
+#
+# `setup.sh upstreams` also installs model servers from PyPI: LiteLLM's proxy into .tools/litellm, llmock into
+# .tools/llmock, and llama.cpp into .tools/llama. Building that takes a C++ compiler and minutes, once on each machine:
+# what was built is kept in ~/.cache/companion-chat. LiteLLM and llmock need Python 3.10 or later.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -28,6 +32,12 @@ AIRSPEED_VERSION=0.6.9
 SAM=.tools/sam
 RUFF_VERSION=0.17.6
 RUFF=.tools/python
+LITELLM_VERSION=1.110.2
+LITELLM=.tools/litellm
+LLMOCK_VERSION=0.2.2
+LLMOCK=.tools/llmock
+LLAMA_VERSION=0.3.36
+LLAMA=.tools/llama
 
 main() {
     has cargo || fail "Rust is missing; install it with rustup (https://rustup.rs) and run this again"
@@ -54,6 +64,13 @@ main() {
             ;;
         sam) install_sam ;;
         python) install_ruff ;;
+        upstreams)
+            python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+                || fail "python3 is too old for the model servers; install Python 3.10 or later"
+            install_from_pypi "$LLMOCK" llmock "$LLMOCK_VERSION"
+            install_from_pypi "$LITELLM" litellm "$LITELLM_VERSION" "${LITELLM_NEEDS[@]}"
+            install_llama
+            ;;
         arm64)
             runs_arm64 || install_packages emulator
             runs_arm64 || fail "arm64 programs do not run here; install qemu-aarch64, and an arm64 C library in /usr/aarch64-linux-gnu"
@@ -88,6 +105,9 @@ install_packages() {
             apk:compiler) packages+=(gcc musl-dev) ;;
             brew:compiler | brew:make) fail "a C compiler and make are missing; run: xcode-select --install" ;;
             *:make) packages+=(make) ;;
+            apt-get:c++ | apk:c++) packages+=(g++) ;;
+            dnf:c++) packages+=(gcc-c++) ;;
+            brew:c++) fail "a C++ compiler is missing; run: xcode-select --install" ;;
             apt-get:python) packages+=(python3 python3-venv) ;;
             *:python) packages+=(python3) ;;
             apt-get:venv) packages+=(python3-venv) ;;
@@ -212,6 +232,78 @@ install_ruff() {
     echo "setup: installing ruff $RUFF_VERSION into $RUFF"
     quietly python3 -m venv --clear "$RUFF"
     quietly "$RUFF/bin/python3" -m pip install --disable-pip-version-check "ruff==$RUFF_VERSION"
+}
+
+# --- model servers ----------------------------------------------------------------------------------------------
+
+# Of the many packages in LiteLLM's extra `proxy`, those without which its proxy does not start.
+LITELLM_NEEDS=(
+    apscheduler==3.11.3 backoff==2.2.1 cryptography==50.0.2 expression==5.8.0 fastapi==0.165.0 fastapi-sso==0.23.0
+    mcp==2.3.0 orjson==3.13.0 pyjwt==2.15.1 python-multipart==0.0.34 pyyaml==6.0.4 redis==8.1.0 semver==3.1.2
+    soundfile==0.14.0 uvicorn==0.54.0 uvloop==0.23.0 websockets==15.0.1
+)
+
+# Installs a version of a package into an environment of its own, together with other packages.
+install_from_pypi() {
+    local folder=$1 name=$2 version=$3
+    shift 3
+    has_from_pypi "$folder" "$name" "$version" && return 0
+
+    echo "setup: installing $name $version into $folder"
+    quietly python3 -m venv --clear "$folder"
+    quietly "$folder/bin/python3" -m pip install --disable-pip-version-check "$name==$version" "$@"
+}
+
+# The version is read from the name of a folder, because starting Python takes longer.
+has_from_pypi() {
+    compgen -G "$1/lib/python*/site-packages/$2-$3.dist-info" >/dev/null && "$1/bin/python3" -c '' 2>/dev/null
+}
+
+# llama-cpp-python's sources contain llama.cpp. Its server is built from them, with the libraries that the Python server
+# then loads from the same folder, $LLAMA/server. The model of the tests is tiny, so nothing is optimized: that takes
+# minutes less. What was built is kept for other clones on this machine. Python's package is installed last, so that it
+# shows that all is there.
+install_llama() {
+    has_from_pypi "$LLAMA" llama_cpp_python "$LLAMA_VERSION" && return 0
+
+    local kept
+    kept=${XDG_CACHE_HOME:-$HOME/.cache}/companion-chat/llama-cpp-python-$LLAMA_VERSION-$(uname -m)
+    quietly python3 -m venv --clear "$LLAMA"
+    [ -x "$kept/server/llama-server" ] || build_llama "$kept"
+    echo "setup: installing llama-cpp-python $LLAMA_VERSION into $LLAMA"
+    cp -R "$kept/server" "$LLAMA/server"
+    quietly "$LLAMA/bin/python3" -m pip install --disable-pip-version-check \
+        "llama-cpp-python[server] @ file://$(echo "$kept"/*.whl)"
+}
+
+build_llama() {
+    local kept=$1 folder=$PWD/$LLAMA
+    local pip=("$folder/bin/python3" -m pip --disable-pip-version-check) sources=$folder/sources build=$folder/build
+    local path=$folder/bin:$PATH
+    has c++ || install_packages c++
+
+    echo "setup: building llama.cpp of llama-cpp-python $LLAMA_VERSION, which takes minutes"
+    quietly "${pip[@]}" install cmake==4.1.2 ninja==1.13.2
+    quietly "${pip[@]}" download --no-deps --no-binary llama-cpp-python --dest "$sources" \
+        "llama-cpp-python==$LLAMA_VERSION"
+    quietly tar --extract --gzip --strip-components 1 --directory "$sources" --file "$sources"/*.tar.gz
+    PATH=$path quietly cmake -G Ninja -S "$sources/vendor/llama.cpp" -B "$build" \
+        -DCMAKE_BUILD_TYPE=Release -DCMAKE_C_FLAGS_RELEASE=-O0 -DCMAKE_CXX_FLAGS_RELEASE=-O0 \
+        "-DCMAKE_INSTALL_RPATH=\$ORIGIN" -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON -DLLAMA_ALL_WARNINGS=OFF \
+        -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DGGML_LLAMAFILE=OFF -DGGML_CPU_REPACK=OFF -DGGML_CCACHE=OFF \
+        -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
+        -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DMTMD_VIDEO=OFF
+    PATH=$path quietly cmake --build "$build" --target llama-server
+    # Python's package alone, without a build of its own.
+    CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" quietly "${pip[@]}" wheel --no-deps --no-cache-dir \
+        --wheel-dir "$build" "$sources"
+    # Moved in one step, so that nobody finds a part of it.
+    mkdir -p "$kept.$$"
+    mv "$build/bin" "$kept.$$/server"
+    mv "$build"/llama_cpp_python-*.whl "$kept.$$"
+    rm -rf "$kept"
+    mv "$kept.$$" "$kept"
+    rm -rf "$sources" "$build"
 }
 
 # --- arm64 ------------------------------------------------------------------------------------------------------

@@ -117,6 +117,8 @@ pub enum Cause {
     Cut,
     /// It said itself that it gave the reply up.
     GaveUp,
+    /// An answer without a byte in it, although its status is a success.
+    Empty,
     /// Something that is not a stream of completion chunks.
     NotAStream,
     /// A line longer than any chunk.
@@ -156,6 +158,7 @@ impl std::fmt::Display for Cause {
             Self::Compressed => f.write_str("the answer is compressed"),
             Self::Cut => f.write_str("the connection was cut"),
             Self::GaveUp => f.write_str("it gave the reply up"),
+            Self::Empty => f.write_str("the answer was empty"),
             Self::NotAStream => f.write_str("not a stream of completion chunks"),
             Self::LineTooLong => f.write_str("a line over the limit"),
             Self::NoFirstToken => f.write_str("no first token in time"),

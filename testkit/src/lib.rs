@@ -12,6 +12,7 @@
 //! | [`proxy`] | a TCP proxy that loses, delays and cuts connections on demand |
 //! | [`runtime`] | a stand-in for the Lambda Runtime API that drives a real binary and sees its stream frame by frame |
 //! | [`upstream`] | an OpenAI-compatible server over real HTTP that follows a script, misbehaviour included |
+//! | [`model_server`] | model servers as people run them, each on its own port |
 //! | [`answer`] | a function's answer, and assertions about it |
 //! | [`jwks`] | a server that publishes signing keys |
 //! | [`tokens`] | bearer tokens, good and bad, with keys made at run time |
@@ -31,6 +32,7 @@ pub mod doorkeeper;
 pub mod emf;
 pub mod events;
 pub mod jwks;
+pub mod model_server;
 mod process;
 pub mod proxy;
 pub mod redis;

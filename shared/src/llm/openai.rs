@@ -137,7 +137,7 @@ impl OpenAi {
             .map_err(|_| Error::Unavailable(Cause::NoKey))?;
         let mut key_is_new = false;
         loop {
-            let refusal = match self.attempt(&key, body.clone(), deadline).await {
+            let mut refusal = match self.attempt(&key, body.clone(), deadline).await {
                 Ok(reply) => {
                     if question.dialect != known {
                         self.dialects.remember(model, question.dialect);
@@ -153,6 +153,10 @@ impl OpenAi {
                 };
                 (key, key_is_new) = (other, true);
                 continue;
+            }
+            // An empty answer to a prompt that is not too long passes with a retry.
+            if retries == self.max_retries {
+                refusal.suspect_length();
             }
             if let Some(objection) = refusal.objection
                 && question.reword(objection)

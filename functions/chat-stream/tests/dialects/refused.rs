@@ -298,6 +298,37 @@ async fn a_prompt_that_stays_too_long_is_rejected_after_two_halvings() {
     assert_eq!(stage.upstream.requests().len(), 1);
 }
 
+/// As llama.cpp's server in Python answers a prompt that is too long: the failure comes after the head of the answer.
+#[tokio::test]
+async fn an_answer_that_stays_empty_is_taken_for_a_prompt_that_is_too_long() {
+    let empty = || Script::raw(Vec::new());
+    let mut scripts = vec![good(); 4];
+    scripts.extend([empty(), empty(), empty(), good(), empty(), good()]);
+    let stage = Stage::with(&[("LLM_MAX_RETRIES", "1")], scripts).await;
+    for turn in 0..4 {
+        assert_eq!(stage.say(&format!("第{turn}句")).await.reply(), "好");
+    }
+    stage.replies("好", "empty").await;
+    let asked: Vec<usize> = stage.upstream.requests()[4..]
+        .iter()
+        .map(|request| history(request).len())
+        .collect();
+    assert_eq!(asked, [5, 5, 3, 2], "as it was, again, and twice with half");
+    // One that passes costs no history.
+    stage.replies("好", "once").await;
+    let asked = stage.upstream.requests();
+    assert_eq!(history(&asked[8]), history(&asked[9]));
+
+    // Without a history there is nothing to leave out, and a cut connection says nothing of the length.
+    let stage = Stage::with(&[("LLM_MAX_RETRIES", "0")], vec![empty()]).await;
+    stage.fails("upstream_unavailable", "no history").await;
+    let cut = Script::raw(Vec::new()).cut();
+    let stage = Stage::with(&[("LLM_MAX_RETRIES", "0")], vec![good(), cut, good()]).await;
+    stage.replies("好", "before").await;
+    stage.fails("upstream_unavailable", "cut").await;
+    assert_eq!(stage.upstream.requests().len(), 2);
+}
+
 #[tokio::test]
 async fn a_pause_in_milliseconds_is_honoured() {
     for (name, value, at_least, at_most) in [

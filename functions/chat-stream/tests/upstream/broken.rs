@@ -8,6 +8,7 @@ use testkit::upstream::{Script, Step, chunk};
 use crate::{House, once};
 
 const MIB: usize = 1024 * 1024;
+const NO_RETRIES: [(&str, &str); 1] = [("LLM_MAX_RETRIES", "0")];
 
 fn failing(error: &Value) -> Step {
     Step::Bytes(chunk(&json!({ "error": error })))
@@ -67,7 +68,7 @@ async fn an_error_before_the_first_delta_is_a_refusal_or_an_outage_by_its_code()
         let script = Script::deltas(&[])
             .then(failing(&error))
             .then(Step::Silence);
-        let house = House::with(&[("LLM_MAX_RETRIES", "0")], once(script)).await;
+        let house = House::with(&NO_RETRIES, once(script)).await;
         house.fails(code, "").await;
     }
 }
@@ -91,7 +92,7 @@ async fn a_connection_that_is_cut_before_any_delta_is_an_outage() {
         Script::raw(Vec::new()).cut(),
         Script::deltas(&[]),
     ] {
-        let house = House::new(once(script)).await;
+        let house = House::with(&NO_RETRIES, once(script)).await;
         house.fails("upstream_unavailable", "").await;
     }
 }
@@ -111,7 +112,7 @@ async fn a_body_that_is_no_stream_is_an_outage_and_not_a_reply() {
         (Script::status(200, ""), "nothing"),
         (Script::status(204, ""), "no content"),
     ] {
-        let house = House::new(once(script)).await;
+        let house = House::with(&NO_RETRIES, once(script)).await;
         let answer = house.fails("upstream_unavailable", "").await;
         assert!(!answer.text().contains('<'), "{name}");
         assert_eq!(house.stored().await.len(), 2, "{name}");
@@ -128,7 +129,7 @@ async fn garbage_in_data_is_an_outage_before_a_delta_and_interrupts_after_it() {
         "data: 7\n\n",
     ] {
         let script = Script::deltas(&[]).then(text(garbage)).then(Step::Silence);
-        let house = House::new(once(script)).await;
+        let house = House::with(&NO_RETRIES, once(script)).await;
         house.fails("upstream_unavailable", "").await;
 
         let script = Script::deltas(&["我"])

@@ -80,7 +80,7 @@ async fn a_rate_limit_that_outlasts_the_first_token_is_told_at_once() {
 async fn an_upstream_that_recovers_is_asked_again_with_growing_pauses() {
     let scripts = vec![
         Script::status(500, "oops"),
-        Script::status(503, OVERLOADED),
+        Script::status(409, OVERLOADED),
         good(),
     ];
     let house = House::with(&[("LLM_MAX_RETRIES", "2")], scripts).await;
@@ -109,6 +109,38 @@ async fn an_upstream_that_does_not_recover_is_asked_as_often_as_was_set() {
         let house = House::with(&[("LLM_MAX_RETRIES", retries)], scripts).await;
         house.fails("upstream_unavailable", "").await;
         assert_eq!(house.upstream.requests().len(), requests + 1, "{retries}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_before_any_text_is_asked_for_again() {
+    let bytes = |bytes: &'static str| Step::Bytes(bytes.into());
+    let thought = "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"嗯\"}}]}\n\n";
+    for (broken, name) in [
+        (Script::raw(Vec::new()).cut(), "cut before anything"),
+        (Script::deltas(&[]).cut(), "cut after the role"),
+        (Script::raw(vec![bytes(thought)]).cut(), "cut after thought"),
+        (Script::status(200, ""), "nothing"),
+        (Script::deltas(&[]), "an end without a reason"),
+        (Script::raw(vec![bytes("<html>\n</html>\n")]), "a page"),
+        (
+            Script::deltas(&[]).then(bytes("data: {\"cho\n\n")),
+            "garbage",
+        ),
+    ] {
+        let house = House::new(once(broken)).await;
+        assert_done(&house.say("晚上好呀").await, "好");
+        assert_eq!(house.upstream.requests().len(), 2, "{name}");
+        assert_eq!(house.stored().await.len(), 2, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_would_come_again_is_not_asked_for_again() {
+    for body in [r#"{"object":"list"}"#, r#"{"error":{"message":"no"}}"#] {
+        let house = House::new(once(Script::status(200, body))).await;
+        house.fails("upstream_unavailable", "").await;
+        assert_eq!(house.upstream.requests().len(), 2, "{body}");
     }
 }
 

@@ -32,11 +32,12 @@ pub(super) struct Said {
 }
 
 /// The ways to say that a prompt is too long.
-const TOO_LONG: [&str; 35] = [
+const TOO_LONG: [&str; 36] = [
     "context_length",
     "context length",
     "context window",
     "context_window",
+    "contextwindow",
     "context size",
     "context_size",
     "context limit",
@@ -182,12 +183,22 @@ impl Said {
             Some(401 | 403) => Some(Hint::Key),
             _ if objection.is_some() => objection,
             Some(404 | 405) => Some(Hint::NotFound),
-            _ if self.says_any(&["model_not_found", "model not found", "model does not exist"]) => {
+            // LiteLLM without a database says so of any key that is not its own.
+            Some(400) if self.says("no_db_connection") => Some(Hint::Key),
+            _ if self.says_any(&[
+                "model_not_found",
+                "model not found",
+                "model does not exist",
+                "invalid model name",
+            ]) =>
+            {
                 Some(Hint::NotFound)
             }
             _ if self.says_any(&[
                 "content_filter",
                 "content_policy",
+                "content policy",
+                "content management policy",
                 "data_inspection_failed",
                 "sensitive",
             ]) =>
@@ -394,5 +405,26 @@ mod tests {
         );
         assert_eq!(long, Some(Hint::TooLong(Some(4_097))));
         assert_eq!(hint(400, "bad"), None);
+        // As LiteLLM words them.
+        let no_db =
+            r#"{"error":{"message":"No connected db.","type":"no_db_connection","code":"400"}}"#;
+        assert_eq!(hint(400, no_db), Some(Hint::Key));
+        for (text, kind) in [
+            (
+                "/chat/completions: Invalid model name passed in model=nope. Call `/v1/models` to view",
+                Hint::NotFound,
+            ),
+            (
+                "litellm.BadRequestError: OpenAIException - The response was filtered due to the prompt triggering \
+                 content management policy",
+                Hint::Filtered,
+            ),
+            (
+                "litellm.ContextWindowExceededError: litellm.BadRequestError: OpenAIException - too much",
+                Hint::TooLong(None),
+            ),
+        ] {
+            assert_eq!(hint(400, &message(text)), Some(kind), "{text}");
+        }
     }
 }

@@ -89,6 +89,15 @@ impl Refusal {
         }
     }
 
+    /// Takes an empty answer for an objection to the length of the prompt. llama.cpp's server in Python cannot object in any
+    /// other way once it streams, and a session whose history is too long for it would fail for ever.
+    pub(super) fn suspect_length(&mut self) {
+        if matches!(self.error, Error::Unavailable(Cause::Empty)) {
+            self.objection = Some(Objection::TooLong);
+            self.hint = Some(Hint::TooLong(None));
+        }
+    }
+
     /// Whether another key may be let in. Some upstreams say it of other things too, which a fetch now and then does no harm.
     /// A key that no header can carry did not even get there.
     pub(super) fn is_of_key(&self) -> bool {
@@ -99,9 +108,10 @@ impl Refusal {
     }
 }
 
-/// Statuses of what may pass by itself: a time-out, too early, a rate limit, a failure of the server.
+/// Statuses of what may pass by itself: a time-out, a conflict (OpenAI's clients take it for a lock), too early, a rate
+/// limit, a failure of the server.
 fn may_pass(status: u16) -> bool {
-    matches!(status, 408 | 425 | 429 | 500..)
+    matches!(status, 408 | 409 | 425 | 429 | 500..)
 }
 
 fn is_passing_code(code: &str) -> bool {

@@ -155,10 +155,10 @@ impl Reply {
                 return Ok(step);
             }
         }
-        self.ended(if self.alive {
-            Cause::Cut
-        } else {
-            Cause::NotAStream
+        self.ended(match self.form {
+            _ if self.alive => Cause::Cut,
+            Form::Unknown => Cause::Empty,
+            Form::Events(_) | Form::Whole(_) => Cause::NotAStream,
         })
     }
 
@@ -192,7 +192,7 @@ impl Reply {
         if let Some(finish) = chunk.finish {
             self.finish_reason = Some(match finish {
                 Finish::Ended(reason) => reason,
-                Finish::GaveUp => return Err(self.gave_up()),
+                Finish::GaveUp => return Err(self.broken(Cause::GaveUp)),
             });
             self.deadline = Instant::now() + USAGE_GRACE.min(self.idle_timeout);
         } else if token && self.finish_reason.is_none() {
@@ -255,18 +255,21 @@ impl Reply {
         Err(Error::Timeout(cause).into())
     }
 
+    /// Bytes that are no reply, or the end of one. Before the first text a stream that breaks is like a connection that
+    /// does; a whole answer that makes no sense would come again, and a line without an end too.
     fn broken(&self, cause: Cause) -> Refusal {
         if self.shown {
-            Error::Interrupted(cause).into()
-        } else {
-            Error::Unavailable(cause).into()
+            return Error::Interrupted(cause).into();
         }
-    }
-
-    fn gave_up(&self) -> Refusal {
-        let mut refusal = self.broken(Cause::GaveUp);
-        refusal.retry = (!self.shown).then_some(Retry::Backoff);
-        refusal
+        let may_pass = match cause {
+            Cause::Cut | Cause::Empty | Cause::GaveUp => true,
+            Cause::NotAStream => !matches!(self.form, Form::Whole(_)),
+            _ => false,
+        };
+        Refusal {
+            retry: may_pass.then_some(Retry::Backoff),
+            ..Error::Unavailable(cause).into()
+        }
     }
 
     /// An error object in the stream. Before the first delta it means what a status would.
