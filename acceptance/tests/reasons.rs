@@ -13,6 +13,12 @@ const PASSWORD: &str = "password-of-a-test";
 
 /// Sends a request to a function with these settings, and returns the line that says why Redis failed.
 async fn failure(settings: &[(&str, &str)]) -> Value {
+    failure_and_request(settings).await.0
+}
+
+/// Sends a request to a function with these settings, and returns the line that says why Redis failed, and the line of
+/// the request.
+async fn failure_and_request(settings: &[(&str, &str)]) -> (Value, Value) {
     let mut builder = Function::builder("session-meta")
         .env("JWT_SECRET", secret())
         .env("MEMORY_READ_TIMEOUT_MS", "400");
@@ -27,11 +33,12 @@ async fn failure(settings: &[(&str, &str)]) -> Value {
     let output = function.stop();
     assert!(!output.contains(PASSWORD), "{output}");
     assert!(!output.contains("alice"), "a key is not logged: {output}");
-    let line = output
-        .lines()
-        .find(|line| line.contains("\"Redis failed\""))
-        .unwrap_or_else(|| panic!("no line says why: {output}"));
-    serde_json::from_str(line).expect("JSON")
+    let line = |text: &str| {
+        let line = output.lines().find(|line| line.contains(text));
+        let line = line.unwrap_or_else(|| panic!("no line has {text}: {output}"));
+        serde_json::from_str(line).expect("JSON")
+    };
+    (line("\"Redis failed\""), line("breaker_open"))
 }
 
 fn assert_says(line: &Value, reason: &str, detail: &str) {
@@ -110,11 +117,12 @@ async fn a_server_that_loads_its_data_says_so() {
     server
         .command::<String>(&["CONFIG", "SET", "aof-use-rdb-preamble", "no"])
         .await;
-    server.restart_loading(&["--key-load-delay", "200"]).await;
-    let line = failure(&[
+    server.restart_loading(&["--key-load-delay", "500"]).await;
+    let (line, request) = failure_and_request(&[
         ("REDIS_URL", &server.url()),
         ("MEMORY_READ_TIMEOUT_MS", "3000"),
     ])
     .await;
     assert_says(&line, "loading", "LOADING");
+    assert_eq!(request["breaker_open"], true, "{request}");
 }

@@ -1,7 +1,8 @@
 //! Short-term memory: the sessions of users with characters, stored in Redis.
 //!
-//! Every operation is one round trip within a time budget and is recorded in the invocation that calls it. An error
-//! means that memory is unavailable. It never stands for an empty memory.
+//! Every operation is one round trip within a time budget and is recorded in the invocation that calls it. A write that
+//! is the first request on its connection takes one more, to read the server's clock. An error means that memory is
+//! unavailable. It never stands for an empty memory.
 
 mod mark;
 mod scripts;

@@ -21,6 +21,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+pub(crate) use self::dial::race;
 pub(crate) use self::failure::Failure;
 use self::route::{Route, Use};
 pub(crate) use self::trust::Trust;

@@ -12,25 +12,16 @@ mod subject;
 
 use std::time::{Duration, Instant};
 
-use shared::memory::{Commit, Error, Memory};
+use shared::memory::{Commit, Error};
 use testkit::cluster::Cluster;
 use testkit::proxy::Proxy;
 use testkit::redis::Server;
 use testkit::sentinel::Sentinels;
 use testkit::tls::TlsServer;
 
-use self::subject::{SLACK, Subject, memory};
+use self::subject::{SLACK, Subject, probing_often};
 
 const BUDGET: Duration = Duration::from_secs(1);
-
-fn by(env: &[(String, String)]) -> Memory {
-    let mut settings: Vec<(&str, &str)> = env
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
-    settings.push(("REDIS_BREAKER_COOLDOWN_MS", "100"));
-    memory(&settings)
-}
 
 #[tokio::test]
 async fn tls_with_a_private_authority() {
@@ -54,18 +45,18 @@ async fn tls_with_a_private_authority() {
 #[tokio::test]
 async fn sentinels_name_the_master_and_its_successor() {
     let mut sentinels = Sentinels::start_with(Some("of-the-nodes"), Some("of-the-sentinels")).await;
-    let subject = Subject::of("alice", by(&sentinels.env()));
+    let subject = Subject::of("alice", probing_often(&sentinels.env()));
     assert_eq!(subject.say("before").await, Commit::Saved);
 
     // A sentinel that is down is skipped.
     sentinels.kill_sentinel(0).await;
-    let fresh = Subject::of("alice", by(&sentinels.env()));
+    let fresh = Subject::of("alice", probing_often(&sentinels.env()));
     assert_eq!(fresh.contents().await, ["before", "re: before"]);
 
     // A sentinel that hangs delays nothing: the others are queried concurrently.
     sentinels.pause_sentinel(1);
     let started = Instant::now();
-    let fresh = Subject::of("alice", by(&sentinels.env()));
+    let fresh = Subject::of("alice", probing_often(&sentinels.env()));
     assert_eq!(fresh.contents().await, ["before", "re: before"]);
     println!(
         "one sentinel dead, one hanging: connected after {} ms",
@@ -77,7 +68,7 @@ async fn sentinels_name_the_master_and_its_successor() {
 #[tokio::test]
 async fn a_failover_moves_us_to_the_new_master() {
     let mut sentinels = Sentinels::start().await;
-    let subject = Subject::of("alice", by(&sentinels.env()));
+    let subject = Subject::of("alice", probing_often(&sentinels.env()));
     let turn = subject.turn("before").await;
     assert_eq!(subject.commit(&turn).await, Commit::Saved);
     sentinels.replicated().await;
@@ -114,7 +105,7 @@ async fn planned_failover(wait_replicas: &str, min_replicas: &str) -> (usize, us
     let mut env = sentinels.env();
     env.push(("REDIS_WAIT_REPLICAS".into(), wait_replicas.into()));
     env.push(("MEMORY_MAX_MESSAGES".into(), "10000".into()));
-    let subject = Subject::of("alice", by(&env));
+    let subject = Subject::of("alice", probing_often(&env));
     let stored = async || -> Vec<String> {
         sentinels
             .command(&["LRANGE", "chat:alice:luna:messages", "0", "-1"])
@@ -222,7 +213,7 @@ async fn a_commit_can_wait_for_replicas() {
 #[tokio::test]
 async fn a_cluster_spreads_users_and_a_migration_is_not_noticed() {
     let cluster = Cluster::start().await;
-    let memory = by(&cluster.env());
+    let memory = probing_often(&cluster.env());
     for user in 0..30 {
         let subject = Subject::of(&format!("user{user}"), memory.clone());
         assert_eq!(subject.say("hello").await, Commit::Saved);
@@ -285,7 +276,7 @@ async fn a_cluster_spreads_users_and_a_migration_is_not_noticed() {
 #[tokio::test]
 async fn a_lost_shard_is_the_problem_of_its_own_users_until_its_replica_is_promoted() {
     let mut cluster = Cluster::start().await;
-    let memory = by(&cluster.env());
+    let memory = probing_often(&cluster.env());
     let key = "chat:{alice}:luna:messages";
     let alice = Subject::of("alice", memory.clone());
     let lost = cluster.master_of(key).await;

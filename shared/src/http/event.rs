@@ -3,7 +3,7 @@
 //! REST APIs send version 1 of the payload and HTTP APIs version 2. `lambda_http` reads both too, but it panics at odd
 //! input: at a host or a scheme that makes no URL, at a raw quotation mark in a query, at a body that is not base64.
 //! Here only what the functions use is read, each field by itself. A field that makes no sense counts as missing, and
-//! an event that is no HTTP request at all is [malformed](Event::malformed).
+//! an event that is not an HTTP request is [malformed](Event::malformed).
 
 use std::collections::BTreeMap;
 
@@ -41,69 +41,7 @@ pub(super) struct Event {
 }
 
 type Raw<'a> = Option<&'a RawValue>;
-
-/// The fields of both versions of the payload.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Fields<'a> {
-    #[serde(borrow)]
-    http_method: Raw<'a>,
-    #[serde(borrow)]
-    headers: Raw<'a>,
-    #[serde(borrow)]
-    multi_value_headers: Raw<'a>,
-    #[serde(borrow)]
-    raw_query_string: Raw<'a>,
-    #[serde(borrow)]
-    query_string_parameters: Raw<'a>,
-    #[serde(borrow)]
-    multi_value_query_string_parameters: Raw<'a>,
-    #[serde(borrow)]
-    request_context: Raw<'a>,
-    #[serde(borrow)]
-    body: Raw<'a>,
-    #[serde(borrow)]
-    is_base64_encoded: Raw<'a>,
-}
-
-#[derive(Default, Deserialize)]
-struct Context<'a> {
-    #[serde(borrow)]
-    http: Raw<'a>,
-    #[serde(borrow)]
-    authorizer: Raw<'a>,
-}
-
-#[derive(Deserialize)]
-struct Http<'a> {
-    #[serde(borrow)]
-    method: Raw<'a>,
-}
-
-/// What authorizers found: REST APIs with Cognito in `claims`, HTTP APIs in `jwt.claims`, Lambda authorizers in
-/// `principalId`.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Authorizer<'a> {
-    #[serde(borrow)]
-    jwt: Raw<'a>,
-    #[serde(borrow)]
-    claims: Raw<'a>,
-    #[serde(borrow)]
-    principal_id: Raw<'a>,
-}
-
-#[derive(Deserialize)]
-struct Jwt<'a> {
-    #[serde(borrow)]
-    claims: Raw<'a>,
-}
-
-#[derive(Deserialize)]
-struct Claims<'a> {
-    #[serde(borrow)]
-    sub: Raw<'a>,
-}
+type Object<'a> = BTreeMap<String, &'a RawValue>;
 
 impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -118,15 +56,14 @@ impl Event {
             malformed: Some(reason),
             ..Self::default()
         };
-        let Ok(fields) = serde_json::from_str::<Fields<'_>>(event) else {
+        let Ok(fields) = serde_json::from_str::<Object<'_>>(event) else {
             return malformed("the event is not an HTTP request");
         };
-        let context: Context<'_> = parsed(fields.request_context).unwrap_or_default();
-        let http: Option<Http<'_>> = parsed(context.http);
+        let context = object(member(&fields, "requestContext")).unwrap_or_default();
         // `cargo lambda watch` sends version 2, with a `httpMethod` that is not the request's.
-        let (gateway, method) = match http {
-            Some(http) => (Gateway::Http, http.method),
-            None => (Gateway::Rest, fields.http_method),
+        let (gateway, method) = match object(member(&context, "http")) {
+            Some(http) => (Gateway::Http, member(&http, "method")),
+            None => (Gateway::Rest, member(&fields, "httpMethod")),
         };
         let method = text(method).and_then(|method| Method::from_bytes(method.as_bytes()).ok());
         let Some(method) = method else {
@@ -142,7 +79,7 @@ impl Event {
             headers: headers(&fields),
             query: query(&fields),
             body,
-            authorizer_subject: authorizer_subject(context.authorizer),
+            authorizer_subject: authorizer_subject(&context),
             malformed,
         }
     }
@@ -163,9 +100,19 @@ fn text(field: Raw<'_>) -> Option<String> {
     parsed(field)
 }
 
+fn object(field: Raw<'_>) -> Option<Object<'_>> {
+    parsed(field)
+}
+
+/// Returns a member of an object, or `None` if it is missing or null.
+fn member<'a>(object: &Object<'a>, name: &str) -> Raw<'a> {
+    let value = object.get(name).copied();
+    value.filter(|value| value.get() != "null")
+}
+
 /// Returns the names and values of a JSON object. A value is text, or a list of texts.
 fn pairs(field: Raw<'_>) -> Vec<(String, String)> {
-    let object: BTreeMap<String, &RawValue> = parsed(field).unwrap_or_default();
+    let object = object(field).unwrap_or_default();
     let mut pairs = Vec::with_capacity(object.len());
     for (name, value) in object {
         if let Some(value) = text(Some(value)) {
@@ -179,11 +126,11 @@ fn pairs(field: Raw<'_>) -> Vec<(String, String)> {
     pairs
 }
 
-fn headers(fields: &Fields<'_>) -> HeaderMap {
+fn headers(fields: &Object<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     // The single values are the last of each header, so they come second.
-    for field in [fields.multi_value_headers, fields.headers] {
-        for (name, value) in pairs(field) {
+    for field in ["multiValueHeaders", "headers"] {
+        for (name, value) in pairs(member(fields, field)) {
             let name = HeaderName::from_bytes(name.as_bytes());
             let value = HeaderValue::from_bytes(value.as_bytes());
             if let (Ok(name), Ok(value)) = (name, value) {
@@ -194,8 +141,8 @@ fn headers(fields: &Fields<'_>) -> HeaderMap {
     headers
 }
 
-fn query(fields: &Fields<'_>) -> Vec<(String, String)> {
-    if let Some(query) = text(fields.raw_query_string) {
+fn query(fields: &Object<'_>) -> Vec<(String, String)> {
+    if let Some(query) = text(member(fields, "rawQueryString")) {
         let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
         let decoded = parameters.map(|parameter| {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
@@ -203,9 +150,9 @@ fn query(fields: &Fields<'_>) -> Vec<(String, String)> {
         });
         return decoded.collect();
     }
-    let several = pairs(fields.multi_value_query_string_parameters);
+    let several = pairs(member(fields, "multiValueQueryStringParameters"));
     if several.is_empty() {
-        pairs(fields.query_string_parameters)
+        pairs(member(fields, "queryStringParameters"))
     } else {
         several
     }
@@ -217,12 +164,12 @@ fn form_decoded(text: &str) -> String {
     percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }
 
-fn body(fields: &Fields<'_>) -> Result<Vec<u8>, &'static str> {
-    let Some(body) = fields.body else {
+fn body(fields: &Object<'_>) -> Result<Vec<u8>, &'static str> {
+    let Some(body) = member(fields, "body") else {
         return Ok(Vec::new());
     };
     let body = text(Some(body)).ok_or("the body is not text")?;
-    if parsed(fields.is_base64_encoded).unwrap_or(false) {
+    if parsed(member(fields, "isBase64Encoded")).unwrap_or(false) {
         STANDARD
             .decode(body)
             .map_err(|_| "the body is not valid base64")
@@ -231,14 +178,16 @@ fn body(fields: &Fields<'_>) -> Result<Vec<u8>, &'static str> {
     }
 }
 
-fn authorizer_subject(authorizer: Raw<'_>) -> Option<String> {
-    let authorizer: Authorizer<'_> = parsed(authorizer)?;
-    let subject = |claims| parsed::<Claims<'_>>(claims).and_then(|claims| claims.sub);
-    if let Some(jwt) = authorizer.jwt {
-        let jwt: Jwt<'_> = parsed(Some(jwt))?;
-        return text(subject(jwt.claims));
+/// Returns the subject of the token that an authorizer checked: in `claims` from REST APIs with Cognito, in `jwt.claims`
+/// from HTTP APIs, in `principalId` from Lambda authorizers.
+fn authorizer_subject(context: &Object<'_>) -> Option<String> {
+    let authorizer = object(member(context, "authorizer"))?;
+    if let Some(jwt) = member(&authorizer, "jwt") {
+        let claims = object(member(&object(Some(jwt))?, "claims"))?;
+        return text(member(&claims, "sub"));
     }
-    text(subject(authorizer.claims).or(authorizer.principal_id))
+    let subject = object(member(&authorizer, "claims")).and_then(|claims| member(&claims, "sub"));
+    text(subject.or(member(&authorizer, "principalId")))
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ pub fn run<S>(
         poll::end_on_sigterm(base.ending.clone());
         serve(base, built).await
     });
-    // Computations and name look-ups may still run on their own threads, and nobody waits for them any more.
+    // Computations and name look-ups may still run on their own threads, and no request waits for them.
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -121,8 +121,8 @@ where
     poll::poll(runtime, &ending, margin).await
 }
 
-/// Serves streamed responses, concurrently where the platform allows it, until the process is asked to end. A response that cannot be sent is logged and
-/// does not end the loop.
+/// Serves streamed responses, concurrently where the platform allows it, until the process is asked to end. A response
+/// that cannot be sent is logged and does not end the loop.
 ///
 /// # Errors
 /// The Runtime API can no longer be polled.

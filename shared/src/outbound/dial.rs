@@ -5,6 +5,7 @@
 //! waits for a silent address of the same family until the whole time limit is used up.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -140,36 +141,48 @@ fn in_order(mut addresses: Vec<SocketAddr>, start: Option<Start>) -> Vec<SocketA
     ordered
 }
 
-/// Returns the first connection that is made. Each address has a head start over the next one, which a failure cuts short.
-async fn race<T, F>(
-    addresses: Vec<SocketAddr>,
+/// Returns the first connection that is made, and its address. Each attempt has a head start over the next, which its
+/// failure cuts short. An address may appear more than once, to be tried again beside an attempt that is silent; it is
+/// not tried again once it has failed.
+///
+/// # Errors
+/// Every attempt has failed: the error of the last one. Without an address: [`io::ErrorKind::NotFound`].
+pub(crate) async fn race<T, E, F>(
+    addresses: impl IntoIterator<Item = SocketAddr>,
     head_start: Duration,
     connect: impl Fn(SocketAddr) -> F,
-) -> Result<(SocketAddr, T), BoxError>
+) -> Result<(SocketAddr, T), E>
 where
-    F: Future<Output = Result<T, BoxError>>,
+    E: From<io::Error>,
+    F: Future<Output = Result<T, E>>,
 {
-    let mut waiting = addresses.into_iter();
+    let mut waiting = addresses.into_iter().peekable();
     let mut running = FuturesUnordered::new();
-    let mut error: BoxError = "the name has no address".into();
+    let mut failed = Vec::new();
+    let no_address = "failed to lookup address: the name has none";
+    let mut error = io::Error::new(io::ErrorKind::NotFound, no_address).into();
     loop {
-        if let Some(address) = waiting.next() {
+        if let Some(address) = waiting.find(|address| !failed.contains(address)) {
             let attempt = connect(address);
             running.push(async move { (address, attempt.await) });
         }
         tokio::select! {
             attempt = running.next() => match attempt {
                 Some((address, Ok(connection))) => return Ok((address, connection)),
-                Some((_, Err(failure))) => error = failure,
+                Some((address, Err(failure))) => {
+                    failed.push(address);
+                    error = failure;
+                }
                 None => return Err(error),
             },
-            () = sleep(head_start), if waiting.len() > 0 => {}
+            () = sleep(head_start), if waiting.peek().is_some() => {}
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::future::pending;
 
     use tokio::time::Instant;
@@ -219,6 +232,39 @@ mod tests {
                 .expect_err("refused");
             assert_eq!(began.elapsed(), Duration::ZERO);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_is_tried_again_beside_its_silent_attempt() {
+        let attempts = Cell::new(0);
+        let began = Instant::now();
+        let twice = addresses(&["192.0.2.1", "192.0.2.1"]);
+        let (_, number) = race(twice, HEAD_START, async |_| {
+            attempts.set(attempts.get() + 1);
+            match attempts.get() {
+                1 => pending().await,
+                number => Ok::<_, BoxError>(number),
+            }
+        })
+        .await
+        .expect("connected");
+        assert_eq!((number, began.elapsed()), (2, HEAD_START));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_refused_is_not_tried_again() {
+        let attempts = Cell::new(0);
+        let repeated = addresses(&["192.0.2.2", "192.0.2.12"])
+            .into_iter()
+            .cycle()
+            .take(4);
+        race(repeated, HEAD_START, async |address| {
+            attempts.set(attempts.get() + 1);
+            dial(address).await
+        })
+        .await
+        .expect_err("refused");
+        assert_eq!(attempts.get(), 2);
     }
 
     #[test]

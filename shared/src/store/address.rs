@@ -1,6 +1,5 @@
 //! Where a Redis server listens, and what the configured URLs say about it.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
@@ -38,15 +37,6 @@ impl Address {
 
     pub(super) fn is_tls(&self) -> bool {
         matches!(self, Self::Tcp { tls: true, .. })
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { host, port, .. } => write!(formatter, "{host}:{port}"),
-            Self::Unix(path) => write!(formatter, "{}", path.display()),
-        }
     }
 }
 

@@ -6,8 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use redis::{
@@ -17,7 +15,6 @@ use redis::{
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,7 +22,7 @@ use super::address::Address;
 use super::call::server_error;
 use super::login::Login;
 use crate::config::{ConfigError, RedisConfig};
-use crate::outbound::Trust;
+use crate::outbound::{Trust, race};
 use crate::secrets::{self, Value as Password};
 
 /// Time without an acknowledgement after which the operating system closes a connection, so that no dead socket
@@ -37,8 +34,8 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Time after which a second attempt to connect starts beside a silent one. A host that drops packets while it
 /// restarts is then reached this soon after it is back, instead of after TCP's retransmission a second later.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// Most attempts to connect at the same time.
-const MAX_ATTEMPTS: usize = 4;
+/// Attempts to connect to a host that has fewer addresses than this.
+const MIN_ATTEMPTS: usize = 4;
 
 /// Why no connection could be opened.
 #[derive(Debug)]
@@ -208,117 +205,17 @@ where
     })
 }
 
-/// Connects to the first address of a host that answers. A silent attempt does not hold up the next one.
+/// Connects to the first address of a host that answers. After the last address, silent ones are tried again from the
+/// first, because a lost packet is common while a host restarts.
 async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = lookup_host((host, port)).await?.collect();
-    let stream = race(&addresses, HEAD_START, TcpStream::connect).await?;
+    let attempts = addresses.len().max(MIN_ATTEMPTS);
+    let attempts = addresses.into_iter().cycle().take(attempts);
+    let (_, stream) = race(attempts, HEAD_START, TcpStream::connect).await?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
     Ok(stream)
-}
-
-/// Returns the first connection that is made. Each attempt has a head start over the next, which its failure cuts
-/// short. After the last address, silent ones are tried again from the first, because a lost packet is common while a
-/// host restarts. Fails as soon as every attempt has failed.
-async fn race<T, F: Future<Output = io::Result<T>>>(
-    addresses: &[SocketAddr],
-    head_start: Duration,
-    attempt: impl Fn(SocketAddr) -> F,
-) -> io::Result<T> {
-    let attempts = if addresses.is_empty() {
-        0
-    } else {
-        addresses.len().max(MAX_ATTEMPTS)
-    };
-    let mut next = (0..attempts).zip(addresses.iter().cycle());
-    let mut failed = io::Error::new(
-        io::ErrorKind::NotFound,
-        "failed to lookup address: the name has none",
-    );
-    let mut failures = 0;
-    let mut running = FuturesUnordered::new();
-    loop {
-        // Once each address has refused, repeating them at once would not help.
-        if failures < addresses.len()
-            && let Some((_, address)) = next.next()
-        {
-            running.push(attempt(*address));
-        }
-        tokio::select! {
-            outcome = running.next() => match outcome {
-                Some(Ok(connection)) => return Ok(connection),
-                Some(Err(error)) => {
-                    failed = error;
-                    failures += 1;
-                }
-                None => return Err(failed),
-            },
-            () = sleep(head_start), if next.size_hint().0 > 0 && failures < addresses.len() => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::future::pending;
-
-    use tokio::time::Instant;
-
-    use super::*;
-
-    fn addresses(ports: &[u16]) -> Vec<SocketAddr> {
-        ports
-            .iter()
-            .map(|port| SocketAddr::from(([127, 0, 0, 1], *port)))
-            .collect()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_address_costs_its_head_start() {
-        let began = Instant::now();
-        let addresses = addresses(&[1, 2]);
-        let found = race(
-            &addresses,
-            HEAD_START,
-            async |address: SocketAddr| match address.port() {
-                1 => pending().await,
-                port => Ok(port),
-            },
-        );
-        assert_eq!(found.await.expect("connected"), 2);
-        assert_eq!(began.elapsed(), HEAD_START);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lost_packet_is_sent_again_soon() {
-        let attempts = Cell::new(0);
-        let began = Instant::now();
-        let addresses = addresses(&[1]);
-        let found = race(&addresses, HEAD_START, async |_| {
-            attempts.set(attempts.get() + 1);
-            match attempts.get() {
-                1 => pending().await,
-                number => Ok(number),
-            }
-        });
-        assert_eq!(found.await.expect("connected"), 2);
-        assert_eq!(began.elapsed(), HEAD_START);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn where_every_address_refuses_the_attempt_fails_at_once() {
-        for ports in [&[1, 2][..], &[1], &[]] {
-            let began = Instant::now();
-            let addresses = addresses(ports);
-            let refused = race(&addresses, HEAD_START, async |_| {
-                Err::<(), _>(io::ErrorKind::ConnectionRefused.into())
-            });
-            assert!(refused.await.is_err());
-            assert_eq!(began.elapsed(), Duration::ZERO);
-        }
-    }
 }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use shared::memory::{Commit, Error};
-use shared::session::{Session, State};
-use shared::telemetry::Invocation;
+use shared::memory::Commit;
+use shared::session::State;
 use testkit::proxy::Proxy;
 use testkit::redis::Server;
 use tokio::time::sleep;
@@ -15,18 +14,6 @@ use crate::subject::Subject;
 const DELAY: Duration = Duration::from_millis(700);
 /// When the first attempt has arrived, counted from before it was sent.
 const ARRIVED: Duration = Duration::from_millis(1_200);
-
-async fn set(subject: &Subject, state: State) -> Result<Option<Session>, Error> {
-    subject
-        .memory
-        .set_state(
-            &Invocation::detached(),
-            &subject.user,
-            &subject.character,
-            state,
-        )
-        .await
-}
 
 #[tokio::test]
 async fn a_clear_whose_first_attempt_is_late_deletes_no_turn_that_came_after_it() {
@@ -58,7 +45,7 @@ async fn a_change_of_state_whose_first_attempt_is_late_is_made_once() {
     subject.say("one").await;
     proxy.delay_existing(DELAY);
     let arrived = tokio::spawn(sleep(ARRIVED));
-    let ended = set(&subject, State::Ended).await.expect("Redis is up");
+    let ended = subject.set_state(State::Ended).await.expect("Redis is up");
     assert_eq!(ended.expect("a session").state, State::Ended);
     other.say("two").await;
     arrived.await.expect("no panic");
@@ -74,8 +61,11 @@ async fn an_abandoned_change_of_state_does_not_take_effect_later() {
         ("REDIS_BREAKER_COOLDOWN_MS", "100"),
     ]);
     subject.say("one").await;
+    // The server knows the script now, so the change below would take effect as soon as the server goes on.
+    let active = subject.set_state(State::Active).await;
+    active.expect("Redis is up").expect("a session");
     server.pause();
-    assert!(set(&subject, State::Ended).await.is_err());
+    assert!(subject.set_state(State::Ended).await.is_err());
     server.resume();
     subject.load_when_back().await;
     let session = subject.session().await.expect("a session");

@@ -8,7 +8,7 @@ use shared::ids::{CharacterId, TurnId, UserId};
 use shared::memory::{Commit, Error, History, Memory, NewTurn};
 use shared::message::{Message, Role};
 use shared::secrets::Secrets;
-use shared::session::Session;
+use shared::session::{Session, State};
 use shared::store::Store;
 use shared::telemetry::Invocation;
 
@@ -27,6 +27,16 @@ pub(crate) fn memory(settings: &[(&str, &str)]) -> Memory {
     let memory = MemoryConfig::from_lookup(&lookup).expect("valid settings");
     let store = Store::new(&redis, &memory, &Secrets::new()).expect("valid settings");
     Memory::new(store, redis.key_layout, &memory)
+}
+
+/// Returns a memory for the servers of a topology. Its breakers probe every 100 ms.
+pub(crate) fn probing_often(env: &[(String, String)]) -> Memory {
+    let mut settings: Vec<(&str, &str)> = env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    settings.push(("REDIS_BREAKER_COOLDOWN_MS", "100"));
+    memory(&settings)
 }
 
 pub(crate) struct Subject {
@@ -111,6 +121,12 @@ impl Subject {
             .session(&Invocation::detached(), &self.user, &self.character)
             .await
             .expect("memory is up")
+    }
+
+    pub(crate) async fn set_state(&self, state: State) -> Result<Option<Session>, Error> {
+        self.memory
+            .set_state(&Invocation::detached(), &self.user, &self.character, state)
+            .await
     }
 
     pub(crate) async fn clear(&self) {
