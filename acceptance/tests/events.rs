@@ -1,7 +1,8 @@
-//! The sample events: each goes to the real binary that it is for, and the whole answer is the promised one.
+//! The sample events: each is sent to the real binary that it is for, and the whole response is compared.
 //!
-//! `events/` holds one whole event for each route and gateway. `events/refusals.json` is a table of patches (RFC 7396)
-//! that turn a sample into an event that is refused, each with the refusal. Try one by hand with `scripts/event.py`.
+//! `events/` contains one whole event for each route and gateway. `events/refusals.json` is a table of patches (RFC
+//! 7396) that turn a sample into an event that is refused, each with the refusal. To try one by hand, use
+//! `scripts/event.py`.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
-//! Events with odd fields. Callers choose most of an event, and a gateway passes much of it on as it is. No value may
-//! cost a caller the answer, and none may cost the process anything.
+//! Events with odd fields. Callers choose most of an event, and a gateway passes much of it on unchanged. Every value
+//! gets a response, and none affects the process.
 
 use serde_json::{Value, json};
 use testkit::events::{Event, Gateway};

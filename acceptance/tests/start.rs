@@ -1,5 +1,5 @@
-//! Starting: what is missing or wrong is named, what is not needed is not asked for, and an outage is no reason to
-//! fail.
+//! Start-up: errors name the setting that is missing or wrong, settings that are not needed are not required, and an
+//! outage does not prevent a start.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use serde_json::Value;

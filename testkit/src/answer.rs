@@ -1,4 +1,4 @@
-//! A function's answer, as a client behind a gateway sees it.
+//! A function's response, as a client behind a gateway receives it.
 
 use std::borrow::Cow;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! The functions' real binaries, built from the tree as it is.
+//! The functions' real binaries, built from the current tree.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Three masters and three replicas of a real cluster, ended on drop.
+//! A real Redis Cluster of three masters and three replicas, killed on drop.
 
 use std::time::{Duration, Instant};
 

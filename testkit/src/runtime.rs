@@ -1,7 +1,7 @@
-//! A stand-in for the Lambda Runtime API that drives a function's real binary and sees its stream frame by frame.
+//! A stand-in for the Lambda Runtime API that drives a function's real binary and records its stream frame by frame.
 //!
-//! Follows AWS's "Using the Lambda runtime API for custom runtimes": the function polls for its next event, and posts
-//! an answer, buffered or streamed, or an error.
+//! Follows AWS's "Using the Lambda runtime API for custom runtimes": the function polls for its next event, and posts a
+//! response, buffered or streamed, or an error.
 
 mod api;
 mod builder;

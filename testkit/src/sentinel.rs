@@ -1,4 +1,4 @@
-//! A master, two replicas and three sentinels, all real, killed on drop.
+//! A real Redis master with two replicas and three sentinels, all killed on drop.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,8 @@ impl Sentinels {
         let mut nodes = Vec::new();
         for number in 0..3 {
             let mut arguments = login(password);
-            // A master that restarts without its data can be promoted again, and its replicas then copy the empty dataset.
+            // A master that restarts without its data can be promoted again, and its replicas then copy the empty
+            // dataset.
             arguments.extend(
                 [
                     "--appendonly",

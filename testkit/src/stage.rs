@@ -1,4 +1,4 @@
-//! A conversation with everything behind it: `chat-stream`, a Redis, an upstream, and somebody who talks.
+//! A conversation with all its parts: `chat-stream`, a Redis, an upstream, and a user.
 
 use std::time::{Duration, Instant};
 

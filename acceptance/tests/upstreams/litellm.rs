@@ -1,4 +1,4 @@
-//! LiteLLM's proxy in front of upstreams that follow scripts: through its wording, each failure keeps its meaning.
+//! LiteLLM's proxy in front of scripted upstreams: each failure keeps its meaning behind LiteLLM's wording.
 
 use serde_json::{Value, json};
 use testkit::model_server::ModelServer;

@@ -1,7 +1,7 @@
-//! Real model servers: llama.cpp's two, LiteLLM's proxy, and llmock, which judges its clients. The real binary behind a
-//! stand-in for the platform, with a real Redis, talks to each as it is installed from its package.
+//! Real model servers: the two of llama.cpp, LiteLLM's proxy, and llmock, which judges its clients. The real binary
+//! behind a stand-in for the platform, with a real Redis, talks to each server as installed from its package.
 //!
-//! `make upstreams` installs them and runs these tests. `make test` leaves them out, because installing takes minutes.
+//! `make upstreams` installs them and runs these tests. `make test` omits them, because the installation takes minutes.
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,

@@ -1,17 +1,18 @@
-//! The words by which upstreams end a reply.
+//! Maps the `finish_reason` values of different upstreams to the end of a reply.
 
 use crate::llm::FinishReason;
 
-/// What a `finish_reason` says.
+/// The meaning of a `finish_reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finish {
-    /// The reply ended.
+    /// The reply has ended, for this reason.
     Ended(FinishReason),
-    /// The upstream gave the reply up.
+    /// The upstream reports that generating the reply failed.
     GaveUp,
 }
 
-/// Reads a `finish_reason`; `None` if it is none, as some servers send one with every delta.
+/// Returns the meaning of a `finish_reason`, or `None` if it means that the reply goes on: some servers send one with
+/// every delta.
 pub(super) fn read(word: &str) -> Option<Finish> {
     use FinishReason::{ContentFilter, Length, Stop};
     let word = word.trim().to_ascii_lowercase();
@@ -45,7 +46,7 @@ pub(super) fn read(word: &str) -> Option<Finish> {
         | "internal_error"
         | "timeout"
         | "insufficient_system_resource" => Finish::GaveUp,
-        // Words of other families (`tool_calls`, `eos`, `end_turn`) mean that the reply is complete.
+        // Values of other families (`tool_calls`, `eos`, `end_turn`) mean that the reply is complete.
         _ => Finish::Ended(Stop),
     })
 }
