@@ -183,13 +183,23 @@ class Settings(unittest.TestCase):
             ),
             (
                 "LlmBaseUrl",
-                ["https://model.example.com/api/v3", "http://10.0.0.1:8000", "http://[::1]:8000/v1"],
+                [
+                    "https://model.example.com/api/v3",
+                    "http://10.0.0.1:8000",
+                    "http://[::1]:8000/v1",
+                    "https://x.openai.azure.com/openai/deployments/d?api-version=2024-10-21",
+                    "https://model.example.com?a=1&b=2",
+                ],
                 [
                     "model.example.com",
                     "https://",
                     "https:///v1",
                     "https://model.example.com/a b",
                     "https://key@model.example.com",
+                    "https://user:key@model.example.com/v1?a=1",
+                    "https://model.example.com/v1#fragment",
+                    "https://model.example.com/v1?a=1#fragment",
+                    "https://model.example.com/v1?a= b",
                 ],
             ),
             (
