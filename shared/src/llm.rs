@@ -119,7 +119,7 @@ pub enum Cause {
     /// The connection ended before the reply did.
     Cut,
     /// The upstream ended the reply with a `finish_reason` that reports a failure.
-    GaveUp,
+    FailureReported,
     /// The response has a success status and an empty body.
     Empty,
     /// The response is not a stream of completion chunks.
@@ -160,7 +160,7 @@ impl std::fmt::Display for Cause {
             }
             Self::Compressed => f.write_str("the answer is compressed"),
             Self::Cut => f.write_str("the connection was cut"),
-            Self::GaveUp => f.write_str("it gave the reply up"),
+            Self::FailureReported => f.write_str("its finish_reason reports a failure"),
             Self::Empty => f.write_str("the answer was empty"),
             Self::NotAStream => f.write_str("not a stream of completion chunks"),
             Self::LineTooLong => f.write_str("a line over the limit"),

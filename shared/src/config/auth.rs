@@ -56,7 +56,8 @@ impl Section for AuthConfig {
         if rules.secret.is_none() && rules.jwks_url.is_none() {
             return Err(ConfigError::new(
                 "JWT_SECRET",
-                "must be set, unless JWT_SECRET_SECRET_ARN or JWT_JWKS_URL is or AUTH_TRUST_AUTHORIZER is true: without one of them no request could be authenticated",
+                "must be set, unless JWT_SECRET_SECRET_ARN, JWT_JWKS_URL or AUTH_TRUST_AUTHORIZER=true is set: requests must be \
+                 authenticated in one of these ways",
             ));
         }
         Ok(Self::Token(Box::new(rules)))

@@ -6,7 +6,7 @@
 //! For one invocation at a time, this uses the runtime's own loop, which ends at the first poll that fails. For several
 //! at once, the runtime would poll again immediately after a failure, which keeps a CPU busy while the Runtime API is
 //! unavailable, and it would permanently lose a worker to a response that is not an event. The workers here pause after
-//! a failure instead.
+//! a failure instead: see docs/decisions/own-polling.md.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -8,7 +8,7 @@ pub(super) enum Finish {
     /// The reply has ended, for this reason.
     Ended(FinishReason),
     /// The upstream reports that generating the reply failed.
-    GaveUp,
+    Failed,
 }
 
 /// Returns the meaning of a `finish_reason`, or `None` if it means that the reply goes on: some servers send one with
@@ -45,7 +45,7 @@ pub(super) fn read(word: &str) -> Option<Finish> {
         | "server_error"
         | "internal_error"
         | "timeout"
-        | "insufficient_system_resource" => Finish::GaveUp,
+        | "insufficient_system_resource" => Finish::Failed,
         // Values of other families (`tool_calls`, `eos`, `end_turn`) mean that the reply is complete.
         _ => Finish::Ended(Stop),
     })
@@ -75,7 +75,7 @@ mod tests {
                 "sensitive",
                 Some(Finish::Ended(FinishReason::ContentFilter)),
             ),
-            ("network_error", Some(Finish::GaveUp)),
+            ("network_error", Some(Finish::Failed)),
             ("null", None),
             (" ", None),
         ] {

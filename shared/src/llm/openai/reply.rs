@@ -193,7 +193,7 @@ impl Reply {
         if let Some(finish) = chunk.finish {
             self.finish_reason = Some(match finish {
                 Finish::Ended(reason) => reason,
-                Finish::GaveUp => return Err(self.broken(Cause::GaveUp)),
+                Finish::Failed => return Err(self.broken(Cause::FailureReported)),
             });
             self.deadline = Instant::now() + USAGE_GRACE.min(self.idle_timeout);
         } else if token && self.finish_reason.is_none() {
@@ -264,7 +264,7 @@ impl Reply {
             return Error::Interrupted(cause).into();
         }
         let may_pass = match cause {
-            Cause::Cut | Cause::Empty | Cause::GaveUp => true,
+            Cause::Cut | Cause::Empty | Cause::FailureReported => true,
             Cause::NotAStream => !matches!(self.form, Form::Whole(_)),
             _ => false,
         };
