@@ -29,7 +29,7 @@ struct Refusal {
     /// The sample that is patched.
     base: String,
     patch: Value,
-    /// What the refusal depends on besides the event.
+    /// State on which the refusal depends, besides the event.
     #[serde(default)]
     given: Given,
     status: u16,
@@ -188,7 +188,7 @@ async fn every_event_is_answered_as_expected_by_functions_behind_an_authorizer()
     Service::start(Checks::Authorizer).await.replay().await;
 }
 
-/// Who checks the tokens.
+/// The part that verifies tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Checks {
     Function,

@@ -21,7 +21,7 @@ fn patched(event: &Value, patch: &Value) -> Value {
     event
 }
 
-/// What the answer does not depend on.
+/// Returns patches of an event that do not change its response.
 fn odd() -> Vec<Value> {
     let mut patches = vec![
         json!({ "path": null, "rawPath": null }),

@@ -30,7 +30,7 @@ pub struct SseEvent {
     pub at: Instant,
 }
 
-/// What a problem document (RFC 9457) says: the members that differ from one problem to the next.
+/// The members of a problem document (RFC 9457) that differ between problems.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The HTTP status.

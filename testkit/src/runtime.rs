@@ -25,9 +25,9 @@ use crate::binary::binary;
 use crate::process::Process;
 use crate::server::HttpServer;
 
-/// How long a test waits for something that takes milliseconds on an idle machine.
+/// The time that a test waits for something that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a test waits for an answer.
+/// The time that a test waits for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 
 /// A function that exited by itself.

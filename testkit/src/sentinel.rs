@@ -6,7 +6,7 @@ use ::redis::{Client, FromRedisValue, RedisResult};
 
 use crate::redis::Server;
 
-/// How long the servers may take to agree on anything: discovery, replication, a failover.
+/// The time that the servers may take to agree: on discovery, replication or a failover.
 const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 /// The name under which the sentinels monitor the master.

@@ -6,7 +6,7 @@ use testkit::model_server::ModelServer;
 
 use crate::{Stage, assert_done, assert_failed};
 
-/// What llmock says; a stream of one word in each event, the first of which has the role alone.
+/// The text that llmock streams, one word in each event. Its first event contains the role alone.
 const SAID: &str = "one two three four five";
 
 async fn start() -> ModelServer {
@@ -18,12 +18,12 @@ async fn start() -> ModelServer {
     .await
 }
 
-/// What happens to one turn, and what came of it.
+/// A fault of one turn, and its outcome.
 struct Case<'a> {
-    /// What goes wrong, in llmock's words.
+    /// Name of the fault in llmock.
     faults: Value,
     settings: &'a [(&'a str, &'a str)],
-    /// The code of the failure; none if the turn ends well.
+    /// Code of the failure; `None` if the turn ends well.
     fails: Option<&'a str>,
     shown: &'a str,
     attempts: u64,

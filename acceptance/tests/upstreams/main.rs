@@ -23,7 +23,7 @@ use testkit::redis::Server;
 use testkit::runtime::{Function, Streaming};
 use testkit::tokens::{secret, token};
 
-/// How long a test waits for something that takes milliseconds on an idle machine.
+/// The time that a test waits for something that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A function and its memory, before a model server.
@@ -70,7 +70,7 @@ impl Stage {
         self.chat.invoke_streaming(&event).await
     }
 
-    /// What Alice and Luna said, oldest first, as (role, content, metadata).
+    /// Returns the messages of Alice and Luna, oldest first, as (role, content, metadata).
     async fn stored(&self) -> Vec<(String, String, Value)> {
         let elements: Vec<String> = self
             .redis
