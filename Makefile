@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: run chat test upstreams chaos bench measured-chat instructions capacity package template-check build deploy-check fmt lint docs lint-python clean help
+.PHONY: run chat test upstreams chaos bench measured-chat instructions capacity package template-check build \
+	deploy-check fmt lint docs lint-python clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
@@ -47,7 +48,7 @@ BENCH := COMPANION_CHAT_BIN_DIR=$(CURDIR)/$(MEASURED)
 # This build of the benchmark shares its dependencies with the tests. It is fast enough to count instructions.
 DEBUG_BENCH := cargo bench --locked --target-dir target --profile dev --workspace --bench bench
 
-bench: ## measure what a turn costs (PEER=http://… or PEER_DIR=… measures another service too; BENCH_QUICK=1 for a trial run)
+bench: ## measure what a turn costs (PEER=http://… or PEER_DIR=… adds another service; BENCH_QUICK=1: trial run)
 	@scripts/setup.sh bench
 ifdef BENCH_QUICK
 	@echo "A trial run of debug builds: it shows that the benchmark works, and its figures mean nothing."
@@ -66,7 +67,7 @@ measured-chat:
 	@scripts/setup.sh bench
 	$(BUILD_MEASURED) --package chat-stream
 
-instructions: measured-chat ## check that a turn takes no more instructions than accepted (ACCEPT=1 accepts what it takes now)
+instructions: measured-chat ## check the number of instructions of a turn (ACCEPT=1 accepts the present one)
 	$(BENCH) BENCH_INSTRUCTIONS=$(if $(ACCEPT),accept,check) $(DEBUG_BENCH)
 
 package: ## build a zip of each function for Lambda, in target/lambda (ARCH=arm64|x86_64)
@@ -86,7 +87,7 @@ build: ## build what `sam deploy` deploys, in .aws-sam
 # SAM and `make package` build with the same command in the same target folder, so the zips take no second build, and
 # the functions in them are the same to the byte unless ARCH differs. The example is selected together with the
 # workspace, as in `make test`: alone, its dependencies would be built once more, with other features.
-deploy-check: template-check package build ## the same, then build, zip, and run the built functions behind a Runtime API
+deploy-check: template-check package build ## the same, then build, zip, and run the functions behind a Runtime API
 	@scripts/setup.sh arm64
 	@python3 infra/packages.py target/lambda .aws-sam/packages
 	cargo build --quiet --locked --target-dir target --workspace --examples
@@ -95,7 +96,7 @@ deploy-check: template-check package build ## the same, then build, zip, and run
 		cd ../.. && target/debug/examples/bootstraps .aws-sam/packages template.yaml
 
 # Every variable of the command line is passed on, so that the tool refuses a misspelt one.
-capacity: ## estimate the memory of Redis and the cost of Lambda from measured sessions (USERS=100000 ACTIVE_PERCENT=20 MESSAGES=50 BYTES=500 …)
+capacity: ## estimate the memory of Redis and the cost of Lambda (USERS=100000 ACTIVE_PERCENT=20 MESSAGES=50 …)
 	@scripts/setup.sh
 	@cargo run --quiet --locked --package capacity -- $(MAKEOVERRIDES)
 

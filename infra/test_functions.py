@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unittest
 from typing import Any
 
@@ -77,6 +78,12 @@ class Deployment(unittest.TestCase):
         for function in FUNCTIONS:
             build = SOURCE["Resources"][function.resource]["Metadata"]
             self.assertEqual(build, {"BuildMethod": "rust-cargolambda", "BuildProperties": {"Binary": function.name}})
+
+    def test_make_run_serves_every_path_of_the_gateway(self) -> None:
+        cargo = (ROOT / "Cargo.toml").read_text(encoding="utf-8")
+        router = cargo.partition("[workspace.metadata.lambda.watch.router]\n")[2].partition("\n[")[0]
+        served = dict(re.findall(r'^"(.+)" = "(.+)"$', router, re.MULTILINE))
+        self.assertEqual(served, {path: function.name for _, path, function in ROUTES})
 
     def test_the_uploaded_template_has_no_yaml_anchors(self) -> None:
         def anchors(text: str) -> list:

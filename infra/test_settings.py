@@ -13,7 +13,7 @@ from functions import FUNCTIONS
 
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "shared/src").rglob("*.rs")))
 
-# Settings that have no parameter, and the reason.
+# Settings that have no parameter, and the reason. docs/settings.md has what to do instead.
 WITHOUT_PARAMETER = {
     "REDIS_PASSWORD": "secrets are named by ARN",
     "LLM_API_KEY": "secrets are named by ARN",
@@ -21,9 +21,9 @@ WITHOUT_PARAMETER = {
     "REDIS_SENTINEL_USERNAME": "useful with a password only",
     "REDIS_SENTINEL_PASSWORD": "would put a secret into the environment",
     "LOG_FORMAT": "text is meant for terminals",
-    "LLM_STARTS_THINKING": "for self-hosted models; docs/settings.md says to add it to the template",
-    "LLM_TLS_CA_FILE": "needs a file in the package; docs/settings.md says to add it to the template",
-    "JWT_JWKS_TLS_CA_FILE": "needs a file in the package; docs/settings.md says to add it to the template",
+    "LLM_STARTS_THINKING": "for self-hosted models",
+    "LLM_TLS_CA_FILE": "needs a file in the package",
+    "JWT_JWKS_TLS_CA_FILE": "needs a file in the package",
 }
 
 
@@ -49,6 +49,10 @@ class Settings(unittest.TestCase):
         self.assertEqual(settings(), read - set(WITHOUT_PARAMETER) - {"AUTH_TRUST_AUTHORIZER"})
         for name in settings():
             self.assertIn(parameter_of(name), SOURCE["Parameters"])
+        page = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+        listed = page.partition("## Without a parameter")[2].partition("\n## ")[0]
+        for name in {*WITHOUT_PARAMETER, "AUTH_TRUST_AUTHORIZER"}:
+            self.assertIn(f"`{name}`", listed)
 
     def test_a_parameter_reaches_its_setting_and_no_other(self) -> None:
         # Two deployments, because IAM uses no password and echo needs no key.
@@ -183,13 +187,23 @@ class Settings(unittest.TestCase):
             ),
             (
                 "LlmBaseUrl",
-                ["https://model.example.com/api/v3", "http://10.0.0.1:8000", "http://[::1]:8000/v1"],
+                [
+                    "https://model.example.com/api/v3",
+                    "http://10.0.0.1:8000",
+                    "http://[::1]:8000/v1",
+                    "https://x.openai.azure.com/openai/deployments/d?api-version=2024-10-21",
+                    "https://model.example.com?a=1&b=2",
+                ],
                 [
                     "model.example.com",
                     "https://",
                     "https:///v1",
                     "https://model.example.com/a b",
                     "https://key@model.example.com",
+                    "https://user:key@model.example.com/v1?a=1",
+                    "https://model.example.com/v1#fragment",
+                    "https://model.example.com/v1?a=1#fragment",
+                    "https://model.example.com/v1?a= b",
                 ],
             ),
             (

@@ -4,6 +4,7 @@
 CHARACTER selects the character (default luna). CHAT_URL and CHAT_TOKEN select a service elsewhere.
 """
 
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -47,7 +48,9 @@ def main(environ: Mapping[str, str], env_file: Path = client.ENV_FILE) -> int:
             continue
         if line == "/quit":
             return 0
-        if line:
+        if not is_utf8(line):
+            say("(Sorry: this line is not valid UTF-8, so it was not sent.)")
+        elif line:
             answer(chat, character, line)
 
 
@@ -74,6 +77,15 @@ def greet(chat: Chat, character: str) -> None:
         else:
             raise
     say(f"{chat.url}: {known}. /help lists the commands.")
+
+
+def is_utf8(line: str) -> bool:
+    """Returns whether a line was valid UTF-8 when it was read: invalid bytes are read as lone surrogates."""
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def answer(chat: Chat, character: str, line: str) -> None:
@@ -126,6 +138,9 @@ def say(text: str, end: str = "\n") -> None:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # By default, the first invalid byte would end the program, and take with it the valid lines read with it.
+        sys.stdin.reconfigure(errors="surrogateescape")
     try:
         sys.exit(main(os.environ))
     except BrokenPipeError:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -25,12 +27,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import client
 from client import ROOT, Chat, ChatError
 
 RUN = ROOT / ".run"
+LOCK = RUN / "lock"
 FUNCTIONS_LOG = RUN / "functions.log"
 REDIS_LOG = RUN / "redis.log"
 CARGO_LAMBDA = ROOT / ".tools" / "venv" / "bin" / "cargo-lambda"
@@ -43,13 +46,6 @@ STOP_TIMEOUT_SECONDS = 5.0
 CHARACTER = "luna"
 FIRST_MESSAGE = "我叫小雨，我喜欢下雨天。"
 SECOND_MESSAGE = "你还记得我刚才说了什么吗？"
-
-# A request without a token to each function. It starts the function, which rejects it.
-FUNCTIONS = (
-    ("session-meta", "GET", "/api/v1/chat/session?character_id=luna"),
-    ("chat-stream", "POST", "/api/v1/chat/stream"),
-    ("clear-history", "DELETE", "/api/v1/chat/history?character_id=luna"),
-)
 
 
 class Failure(Exception):
@@ -76,11 +72,13 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     servers = Servers(signals)
     serving = False
     try:
-        port = choose_port(environ)
+        port = port_of(environ)
+        url = f"http://127.0.0.1:{port}"
         settings = function_settings(environ)
+        _lock = claim_folder(url)
+        require_free(port)
         require_tools(settings)
         build(servers, settings)
-        url = f"http://127.0.0.1:{port}"
         start_redis(servers, settings)
         start_functions(servers, settings, port)
         run = describe_run(settings, url)
@@ -115,12 +113,37 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 # --- settings -------------------------------------------------------------------------------------------------
 
 
-def choose_port(environ: Mapping[str, str]) -> int:
-    """Returns the port to serve on. Raises Failure if another process uses it."""
+def port_of(environ: Mapping[str, str]) -> int:
+    """Returns the port to serve on."""
     text = environ.get("PORT") or "9000"
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise Failure(f"PORT must be a number from 1 to 65535, not {text!r}")
-    port = int(text)
+    return int(text)
+
+
+def claim_folder(url: str) -> TextIO:
+    """Returns the lock that makes this the only run of the folder: two would replace each other's files and logs.
+
+    The operating system releases it when the process ends, however it ends. Raises Failure if another run holds it.
+    """
+    RUN.mkdir(exist_ok=True)
+    file = open(LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open until the process ends
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "it is just starting"
+        file.close()
+        already = f"`make run` is already running in this folder ({holder})"
+        raise Failure(f"{already}; stop it first, or talk to it with `make chat`") from None
+    file.truncate(0)
+    file.write(f"{url}, process {os.getpid()}")
+    file.flush()
+    return file
+
+
+def require_free(port: int) -> None:
+    """Raises Failure if another process uses the port."""
     other = port + 100 if port <= 65435 else 9000
     with socket.socket() as probe:
         # The server sets this option too: a port whose last connections are in TIME_WAIT is free.
@@ -131,7 +154,6 @@ def choose_port(environ: Mapping[str, str]) -> int:
             raise Failure(f"port {port} needs root privileges; choose another: PORT={other} make run") from None
         except OSError:
             raise Failure(f"port {port} is in use; choose another: PORT={other} make run") from None
-    return port
 
 
 def function_settings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -187,7 +209,7 @@ def describe_run(settings: Mapping[str, str], url: str) -> dict[str, str]:
 
 
 def remove_own_env() -> None:
-    # A second run on another port may have replaced the file since.
+    # The file of another run stays: a second run in the same folder is refused, and ends here too.
     if client.read_env(client.ENV_FILE).get("PID") == str(os.getpid()):
         client.ENV_FILE.unlink()
 
@@ -436,14 +458,23 @@ def start_functions(servers: Servers, settings: Mapping[str, str], port: int) ->
     servers.read_functions_log()
 
 
+def routes() -> dict[str, str]:
+    """Returns the function behind each path that `cargo lambda watch` serves, from Cargo.toml."""
+    command = ["cargo", "metadata", "--no-deps", "--locked", "--format-version", "1"]
+    metadata = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
+    router: dict[str, str] = metadata["metadata"]["lambda"]["watch"]["router"]
+    return router
+
+
 def wait_for_functions(servers: Servers, url: str) -> None:
     chat = Chat(url, token="")
-    for name, method, path in FUNCTIONS:
+    for path, name in routes().items():
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while True:
             servers.check()
             try:
-                if chat.status(method, path, timeout_seconds=2):
+                # Whatever its methods, a function refuses a request without a token, and so shows that it runs.
+                if chat.status("GET", path, timeout_seconds=2):
                     break
             except ChatError:
                 pass

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import stat
@@ -198,16 +199,81 @@ class RunTest(unittest.TestCase):
             kept["PORT"] = str(probe.getsockname()[1])
         # Without this, a test whose check is missing would start the service.
         kept["PATH"] = ""
-        done = subprocess.run(
-            [sys.executable, str(SCRIPTS / "run.py")],
-            env={**kept, **environ},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        # In a folder of its own, so that a run in this one does not matter.
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [sys.executable, str(copy_of_run(Path(folder)))],
+                env={**kept, **environ},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
         self.assertEqual(done.stderr, "")
         return done.returncode, done.stdout
+
+
+class OneRunTest(unittest.TestCase):
+    """run.py as a program, up to the build, by a `cargo` that takes its time."""
+
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.folder = Path(directory.name)
+        self.script = copy_of_run(self.folder)
+        cargo = self.folder / "cargo"
+        cargo.write_text('#!/bin/sh\ncd "${0%/*}"\n[ -e fails ] && exit 1\necho $$ >building\nexec sleep 60\n')
+        cargo.chmod(0o755)
+        cargo_lambda = self.folder / ".tools" / "venv" / "bin" / "cargo-lambda"
+        cargo_lambda.parent.mkdir(parents=True)
+        cargo_lambda.touch()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+
+    def test_a_second_run_in_the_same_folder_names_the_first_and_one_after_it_was_killed_starts(self) -> None:
+        first = self.start()
+        self.addCleanup(first.wait)
+        self.addCleanup(first.kill)
+        building = self.folder / "building"
+        wait_until(lambda: building.exists() and building.read_text().endswith("\n"))
+        self.addCleanup(os.kill, int(building.read_text()), signal.SIGKILL)
+        second = self.start()
+        output, _ = second.communicate(timeout=60)
+        self.assertEqual(second.returncode, 1)
+        self.assertIn(f"already running in this folder (http://127.0.0.1:{self.port}, process {first.pid})", output)
+        self.assertIsNone(first.poll())
+        first.kill()
+        first.wait()
+        (self.folder / "fails").touch()
+        output, _ = self.start().communicate(timeout=60)
+        self.assertIn("Building the functions.", output)
+        self.assertNotIn("already running", output)
+
+    def start(self) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, str(self.script)],
+            env={
+                "PATH": f"{self.folder}:{os.environ['PATH']}",
+                "PORT": str(self.port),
+                "REDIS_URL": "redis://127.0.0.1:1",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout
+        self.addCleanup(process.stdout.close)
+        return process
+
+
+def copy_of_run(folder: Path) -> Path:
+    """Returns a copy of run.py, which takes the folder for the repository."""
+    scripts = folder / "scripts"
+    scripts.mkdir()
+    for name in ("run.py", "client.py"):
+        shutil.copy(SCRIPTS / name, scripts)
+    return scripts / "run.py"
 
 
 class ServersTest(unittest.TestCase):
@@ -396,15 +462,25 @@ class ChatTest(unittest.TestCase):
 
     def test_the_program_reads_its_lines_from_a_pipe(self) -> None:
         self.server.stream(START, DELTA % "你好", DONE)
+        self.assertIn("luna  你好\n", self.pipe("你好\n".encode()))
+
+    def test_a_line_that_is_not_utf_8_is_reported_and_the_next_ones_are_sent(self) -> None:
+        self.server.stream(START, DELTA % "你好", DONE)
+        output = self.pipe(b"\xff\nhello \xe4\xbd there\n/\xff\n" + "你好\n".encode())
+        self.assertEqual(output.count("this line is not valid UTF-8, so it was not sent"), 3)
+        self.assertIn("luna  你好\n", output)
+
+    def pipe(self, lines: bytes) -> str:
+        """Returns what the program prints when it reads these lines."""
         done = subprocess.run(
             [sys.executable, str(SCRIPTS / "chat.py")],
             env={**os.environ, "CHAT_URL": self.server.url, "CHAT_TOKEN": "a.b.c", "PYTHONIOENCODING": "utf-8"},
-            input="你好\n".encode(),
+            input=lines,
             capture_output=True,
             timeout=60,
         )
         self.assertEqual((done.returncode, done.stderr), (0, b""))
-        self.assertIn("luna  你好\n", done.stdout.decode())
+        return done.stdout.decode()
 
 
 def wait_until(condition: Any) -> None:

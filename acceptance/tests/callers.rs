@@ -1,4 +1,4 @@
-//! Who calls: what a token must be, what the gateway's authorizer may say, and that nothing else says it.
+//! Authentication in all functions: valid tokens, the subject of the gateway's authorizer, and no other proof.
 #![expect(clippy::indexing_slicing, reason = "a test")]
 
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! A conversation as its client sees it: the real binaries behind a stand-in for the platform, a real Redis, and an
-//! upstream over real HTTP.
+//! A conversation from the client's point of view: the real binaries behind a stand-in for the platform, a real Redis,
+//! and an upstream over real HTTP.
 #![expect(clippy::expect_used, reason = "a test")]
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Which pages browsers let read the answers of the three functions: successes, refusals and streams alike.
+//! CORS headers in the responses of all functions: successes, refusals and streams.
 
 use std::collections::BTreeSet;
 

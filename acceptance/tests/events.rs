@@ -1,7 +1,8 @@
-//! The sample events: each goes to the real binary that it is for, and the whole answer is the promised one.
+//! The sample events: each is sent to the real binary that it is for, and the whole response is compared.
 //!
-//! `events/` holds one whole event for each route and gateway. `events/refusals.json` is a table of patches (RFC 7396)
-//! that turn a sample into an event that is refused, each with the refusal. Try one by hand with `scripts/event.py`.
+//! `events/` contains one whole event for each route and gateway. `events/refusals.json` is a table of patches (RFC
+//! 7396) that turn a sample into an event that is refused, each with the refusal. To try one by hand, use
+//! `scripts/event.py`.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 use testkit::answer::{Answer, Problem};
+use testkit::binary;
 use testkit::redis::Server;
 use testkit::runtime::Function;
 use testkit::tokens::{Token, secret, token};
@@ -17,13 +19,6 @@ use testkit::upstream::{Script, Upstream};
 
 /// The user of the samples, in tokens and in the claims of authorizers.
 const CALLER: &str = "8f14e45f-ceea-467f-a3d1-0c6f3b7d21ab";
-const FUNCTIONS: [&str; 3] = ["chat-stream", "clear-history", "session-meta"];
-const ROUTES: [&str; 4] = [
-    "chat-stream",
-    "clear-history",
-    "session-meta.get",
-    "session-meta.patch",
-];
 const GATEWAYS: [&str; 2] = ["rest", "http"];
 
 /// A row of `refusals.json`.
@@ -34,7 +29,7 @@ struct Refusal {
     /// The sample that is patched.
     base: String,
     patch: Value,
-    /// What the refusal depends on besides the event.
+    /// State on which the refusal depends, besides the event.
     #[serde(default)]
     given: Given,
     status: u16,
@@ -88,9 +83,32 @@ impl Refusal {
     }
 }
 
+/// Returns the names of all files in `events/`.
+fn files() -> BTreeSet<String> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events");
+    std::fs::read_dir(directory)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name().into_string())
+        .map(|name| name.expect("UTF-8"))
+        .collect()
+}
+
+/// Returns the routes that have a sample. Each is named after its function, and after its method if the function has
+/// several.
+fn routes() -> BTreeSet<String> {
+    let route = |file: &String| {
+        let name = file.strip_suffix(".json")?;
+        GATEWAYS
+            .iter()
+            .find_map(|gateway| name.strip_suffix(&format!(".{gateway}")))
+            .map(str::to_owned)
+    };
+    files().iter().filter_map(route).collect()
+}
+
 fn samples() -> Vec<String> {
-    let of_route = |route| GATEWAYS.map(|gateway| format!("{route}.{gateway}.json"));
-    ROUTES.into_iter().flat_map(of_route).collect()
+    let of_route = |route: String| GATEWAYS.map(|gateway| format!("{route}.{gateway}.json"));
+    routes().into_iter().flat_map(of_route).collect()
 }
 
 fn refusals() -> Vec<Refusal> {
@@ -105,19 +123,16 @@ fn read(name: &str) -> String {
 }
 
 #[test]
-fn every_route_has_a_sample_for_each_gateway_and_every_refusal_patches_one() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events");
-    let files: BTreeSet<String> = std::fs::read_dir(directory)
-        .expect("a directory")
-        .map(|entry| entry.expect("an entry").file_name().into_string())
-        .map(|name| name.expect("UTF-8"))
-        .collect();
+fn every_function_has_samples_for_each_gateway_and_every_refusal_patches_one() {
+    let routes = routes();
+    let sampled: BTreeSet<&str> = routes.iter().map(|route| function_of(route)).collect();
+    assert_eq!(Vec::from_iter(sampled), binary::functions());
     let mut expected = BTreeSet::from_iter(samples());
     for refusal in refusals() {
         assert!(expected.contains(&refusal.base), "{}", refusal.name);
     }
     expected.insert("refusals.json".into());
-    assert_eq!(files, expected);
+    assert_eq!(files(), expected);
     let names: BTreeSet<String> = refusals().into_iter().map(|refusal| refusal.name).collect();
     assert_eq!(names.len(), refusals().len(), "a name is used twice");
 }
@@ -173,7 +188,7 @@ async fn every_event_is_answered_as_expected_by_functions_behind_an_authorizer()
     Service::start(Checks::Authorizer).await.replay().await;
 }
 
-/// Who checks the tokens.
+/// The part that verifies tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Checks {
     Function,
@@ -185,8 +200,8 @@ struct Service {
     checks: Checks,
     redis: Server,
     _upstream: Upstream,
-    functions: BTreeMap<&'static str, Function>,
-    without_redis: BTreeMap<&'static str, Function>,
+    functions: BTreeMap<String, Function>,
+    without_redis: BTreeMap<String, Function>,
 }
 
 impl Service {
@@ -206,9 +221,9 @@ impl Service {
             function.start().await
         };
         let (mut functions, mut without_redis) = (BTreeMap::new(), BTreeMap::new());
-        for name in FUNCTIONS {
-            functions.insert(name, start(name, &redis).await);
-            without_redis.insert(name, start(name, &gone).await);
+        for name in binary::functions() {
+            without_redis.insert(name.clone(), start(&name, &gone).await);
+            functions.insert(name.clone(), start(&name, &redis).await);
         }
         Self {
             checks,
@@ -220,9 +235,9 @@ impl Service {
     }
 
     async fn replay(&self) {
-        for route in ROUTES {
+        for route in routes() {
             for gateway in GATEWAYS {
-                assert_promised(route, &self.answer(route, gateway).await);
+                assert_promised(&route, &self.answer(&route, gateway).await);
             }
         }
         for refusal in refusals() {

@@ -1,4 +1,4 @@
-//! Ids of any text, and the literal keys that they become.
+//! Ids with any text, and the literal keys that they result in.
 
 use serde_json::json;
 use testkit::events;

@@ -1,5 +1,5 @@
-//! Metrics, as CloudWatch would read them from what the real binaries print: one event an invocation, whatever becomes
-//! of it.
+//! Metrics, read from the output of the real binaries as CloudWatch reads them: one event for each invocation, whatever
+//! its outcome.
 
 #[path = "metrics/memory.rs"]
 mod memory;

@@ -1,7 +1,8 @@
-//! Events with odd fields. Callers choose most of an event, and a gateway passes much of it on as it is. No value may
-//! cost a caller the answer, and none may cost the process anything.
+//! Events with odd fields. Callers choose most of an event, and a gateway passes much of it on unchanged. Every value
+//! gets a response, and none affects the process.
 
 use serde_json::{Value, json};
+use testkit::answer::Problem;
 use testkit::events::{Event, Gateway};
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
@@ -20,7 +21,7 @@ fn patched(event: &Value, patch: &Value) -> Value {
     event
 }
 
-/// What the answer does not depend on.
+/// Returns patches of an event that do not change its response.
 fn odd() -> Vec<Value> {
     let mut patches = vec![
         json!({ "path": null, "rawPath": null }),
@@ -118,6 +119,42 @@ async fn a_query_is_read_however_raw_the_gateway_passes_it_on() {
         let problem = session.invoke(&event).await.problem();
         assert_eq!((problem.status, &*problem.code), (status, code), "{query}");
     }
+}
+
+#[tokio::test]
+async fn a_parameter_of_the_query_that_is_not_utf_8_is_refused_and_nothing_is_changed() {
+    let redis = Server::start().await;
+    let token = token("alice");
+    // The session that is meant if the bytes are replaced.
+    let key = "chat:alice:a%EF%BF%BD:messages";
+    let _: i64 = redis.command(&["LPUSH", key, "{}"]).await;
+    for (name, event) in [
+        ("session-meta", Event::session()),
+        ("clear-history", Event::clear()),
+    ] {
+        let function = function(name, &redis).start().await;
+        let event = event.token(&token);
+        let http = event.clone().http();
+        let raw = |query: &str| patched(&http, &json!({ "rawQueryString": query }));
+        for event in [
+            raw("character_id=a%ff"),
+            raw("character_id=a%C3"),
+            raw("character_id=a%ED%A0%80"),
+            raw("character_id=a%EF%BF%BD"),
+            // The gateway has replaced the bytes.
+            event.query("character_id", "a\u{FFFD}").rest(),
+        ] {
+            let problem = function.invoke(&event).await.problem();
+            let detail = "character_id: must be valid UTF-8 without U+FFFD";
+            assert_eq!(
+                problem,
+                Problem::new(422, "invalid_request", detail),
+                "{name}"
+            );
+        }
+    }
+    let left: i64 = redis.command(&["EXISTS", key]).await;
+    assert_eq!(left, 1);
 }
 
 #[tokio::test]

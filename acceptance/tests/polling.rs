@@ -1,4 +1,4 @@
-//! Polling the Runtime API while it fails: nothing spins, and what comes afterwards is served.
+//! The Runtime API fails: polling it pauses between attempts, and later invocations are served.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! What a function prints: what happened, and nothing that anybody said, no prompt, no token and no secret, at any
-//! level.
+//! The output of a function at any log level: it reports what happened, and contains no message text, prompt, token or
+//! secret.
 
 use serde_json::json;
 use testkit::events::Event;

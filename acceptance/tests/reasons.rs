@@ -1,4 +1,4 @@
-//! When Redis fails, the log says why: the kind of failure, what is known beyond it, and no secret.
+//! When Redis fails, the log names the reason: the kind of failure, the known details, and no secret.
 #![expect(clippy::expect_used, reason = "a test")]
 
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! The log: one line a request, whatever becomes of it, and every line says whose request it is about.
+//! The log: each request has one line, whatever its outcome, and every line contains the id of its request.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! Secrets that AWS keeps: fetched at first use and all at once, rotated without a restart, and never waited for in
-//! vain.
+//! Secrets in AWS Secrets Manager: fetched together at first use, rotated without a restart, and never waited for
+//! longer than their time limit.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 #[path = "secrets/bounds.rs"]

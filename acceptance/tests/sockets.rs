@@ -1,5 +1,5 @@
-//! What is sent leaves at once, on every socket: to the platform, to Redis however it is arranged, to the upstream, to
-//! the publisher of keys. This looks at the option and not at the clock.
+//! Every socket sends at once: to the platform, to Redis in every topology, to the upstream, and to the publisher of
+//! keys. The test reads the socket option and measures no time.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use testkit::cluster::Cluster;

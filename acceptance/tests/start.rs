@@ -1,14 +1,13 @@
-//! Starting: what is missing or wrong is named, what is not needed is not asked for, and an outage is no reason to
-//! fail.
+//! Start-up: errors name the setting that is missing or wrong, settings that are not needed are not required, and an
+//! outage does not prevent a start.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use serde_json::Value;
+use testkit::binary::functions;
 use testkit::events;
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
 use testkit::tokens::{secret, token};
-
-const FUNCTIONS: [&str; 3] = ["chat-stream", "clear-history", "session-meta"];
 
 fn function(name: &str) -> FunctionBuilder {
     Function::builder(name).env("JWT_SECRET", secret())
@@ -43,7 +42,7 @@ async fn assert_names(function: FunctionBuilder, variable: &str, value: &str) {
 
 #[tokio::test]
 async fn a_missing_setting_is_named() {
-    for name in FUNCTIONS {
+    for name in &functions() {
         assert_names(Function::builder(name), "JWT_SECRET", "").await;
         // Set to nothing is not set: templates cannot leave a variable out.
         let empty = function(name).env("JWT_SECRET", "").env("JWT_JWKS_URL", "");
@@ -95,8 +94,8 @@ async fn a_bad_setting_is_named_and_its_value_is_not_repeated() {
         ("CORS_ALLOWED_ORIGINS", "https://app.example.com/"),
         ("CORS_ALLOWED_ORIGINS", "https://a.example,*"),
     ] {
-        for name in FUNCTIONS {
-            let function = match name {
+        for name in &functions() {
+            let function = match name.as_str() {
                 "chat-stream" => chat(),
                 _ => function(name),
             };

@@ -1,7 +1,7 @@
-//! Who calls: a bearer token becomes a [`UserId`], and nothing else does.
+//! Authentication: turns a bearer token into a [`UserId`], the only proof of who sent a request.
 //!
-//! A shared secret checks HS256, and published keys check RS256, ES256 and EdDSA. The header of a token chooses among the
-//! algorithms that are configured and never adds one: a public key cannot be used as a shared secret, and `none` is never
+//! A shared secret verifies HS256, and published keys verify RS256, ES256 and EdDSA. The header of a token selects one
+//! of the configured algorithms and never adds one: a public key cannot be used as a shared secret, and `none` is never
 //! accepted.
 
 mod jwks;
@@ -20,7 +20,7 @@ use crate::ids::UserId;
 use crate::outbound::TlsSetupError;
 use crate::secrets::{Secret, Secrets, Value};
 
-/// Why a request was not authenticated.
+/// The reason why a request was not authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The token is missing or not valid. The text is for the caller and reveals nothing about keys.
@@ -34,32 +34,32 @@ pub enum Error {
     SecretUnavailable,
 }
 
-/// What a request contains to prove who sent it.
+/// The parts of a request that prove who sent it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Credentials<'a> {
-    /// The bearer token.
+    /// Bearer token of the `Authorization` header.
     pub bearer: Option<&'a str>,
-    /// The subject that the gateway's authorizer found.
+    /// Subject that the gateway's authorizer reports.
     pub authorizer_subject: Option<&'a str>,
 }
 
-/// Checks credentials.
+/// Authenticates requests, in the configured way.
 pub enum Authenticator {
-    /// The gateway's authorizer has checked them already.
+    /// The gateway's authorizer has already verified the token.
     Authorizer,
-    /// The function checks tokens itself.
+    /// The function verifies tokens itself.
     Token(Box<TokenRules>),
 }
 
-/// What a token must satisfy.
+/// The keys that verify a token, and the claims that it must contain.
 pub struct TokenRules {
     secret: Option<Secret>,
     jwks: Option<Jwks>,
     claims: ClaimRules,
 }
 
-/// The age at which a shared secret is fetched again before it checks anything. Otherwise a secret that leaked and was replaced
-/// would be accepted until somebody sends a token that is signed with its successor.
+/// The maximum age of a cached shared secret. An older one is fetched again before it verifies anything. Otherwise a
+/// secret that leaked and was replaced would be accepted until somebody sends a token that is signed with the new one.
 const MAX_SECRET_AGE: Duration = Duration::from_secs(3600);
 
 const MISSING: Error = Error::Unauthorized("a bearer token is required");
@@ -83,10 +83,10 @@ impl Authenticator {
         }
     }
 
-    /// Returns the user that the credentials prove.
+    /// Returns the user whom the credentials prove.
     ///
     /// # Errors
-    /// The credentials prove nobody, or they cannot be checked at the moment.
+    /// The credentials are missing or not valid, or they cannot be verified at the moment.
     pub async fn authenticate(&self, credentials: Credentials<'_>) -> Result<UserId, Error> {
         match self {
             Self::Authorizer => {
@@ -133,8 +133,8 @@ impl TokenRules {
     }
 }
 
-/// Returns whether the token is signed with the shared secret. A signature that does not match may be that of the secret's
-/// successor, so the secret is then fetched again.
+/// Returns whether the token is signed with the shared secret. If the signature does not match, the secret may have
+/// been replaced, so it is fetched again.
 async fn is_signed_by_secret(token: &Token<'_>, secret: &Secret) -> Result<bool, Error> {
     let value = secret
         .renewed(MAX_SECRET_AGE)
@@ -149,7 +149,8 @@ async fn is_signed_by_secret(token: &Token<'_>, secret: &Secret) -> Result<bool,
     }
 }
 
-/// The settings cannot show that a stored secret is blank, and anybody could sign with a blank one.
+/// Returns whether the token is signed with `value`. Fails for a blank secret, with which anybody could sign; the
+/// settings only name a stored secret, so this is the first place that sees its value.
 fn is_signed_with(token: &Token<'_>, value: &Value) -> Result<bool, Error> {
     let secret = value.expose_secret();
     if secret.trim().is_empty() {

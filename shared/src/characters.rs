@@ -31,7 +31,7 @@ const SAMPLES: [(&str, &str); 3] = [
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The character does not exist.
-    #[error("there is no such character")]
+    #[error("the character does not exist")]
     NotFound,
     /// Redis is unavailable, and there is no copy of the character.
     #[error("the character could not be looked up")]

@@ -29,7 +29,7 @@ pub use self::secret::{IamLogin, RedisLogin, SecretArn, SecretSource};
 pub struct ConfigError {
     /// Name of the environment variable.
     pub variable: &'static str,
-    /// What is wrong with the variable and what would be valid. Never contains the variable's value.
+    /// Problem with the variable, and what would be valid. Never contains the value of the variable.
     pub problem: String,
 }
 

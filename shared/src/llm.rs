@@ -1,6 +1,6 @@
-//! The upstream: a prompt goes in, deltas come out.
+//! The upstream: sends it a prompt and returns the deltas of its reply.
 //!
-//! An enum and not a trait, because the set is closed: any OpenAI-compatible endpoint, or the echo that is built in for
+//! An enum and not a trait, because the set is closed: any OpenAI-compatible endpoint, or the built-in echo for
 //! development.
 
 mod echo;
@@ -15,34 +15,34 @@ use crate::message::PromptMessage;
 use crate::outbound::TlsSetupError;
 use crate::secrets::Secrets;
 
-/// What the upstream is asked.
+/// A request to the upstream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prompt {
-    /// System prompt, history, new message.
+    /// System prompt, history and new message, in this order.
     pub messages: Vec<PromptMessage>,
-    /// Instead of the configured model.
+    /// Model to use; `None` for the configured one.
     pub model: Option<String>,
-    /// Sampling temperature.
+    /// Sampling temperature; `None` for the model's default.
     pub temperature: Option<f64>,
-    /// Nucleus sampling.
+    /// Probability mass for nucleus sampling; `None` for the model's default.
     pub top_p: Option<f64>,
-    /// The longest reply, in tokens.
+    /// Maximum length of the reply, in tokens; `None` for the model's own limit.
     pub max_tokens: Option<u32>,
 }
 
-/// Why a reply ended.
+/// The reason why a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
     /// The reply is complete.
     Stop,
-    /// It reached its limit.
+    /// The reply reached its token limit.
     Length,
-    /// A filter ended it.
+    /// A content filter of the upstream ended the reply.
     ContentFilter,
 }
 
 impl FinishReason {
-    /// The word of the HTTP contract.
+    /// Returns the value of `finish_reason` in the HTTP API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,7 +53,8 @@ impl FinishReason {
     }
 }
 
-/// Tokens, as the upstream counted them. A count that it did not send, or that makes no sense, is `None`.
+/// Token counts of one reply, as the upstream reported them. A count that it did not send, or that is not plausible, is
+/// `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Tokens of the prompt.
@@ -62,8 +63,8 @@ pub struct Usage {
     pub completion_tokens: Option<u64>,
     /// The part of `completion_tokens` that is hidden reasoning.
     pub reasoning_tokens: Option<u64>,
-    /// Whether the stream carried reasoning under any name. Without `reasoning_tokens` beside it, `completion_tokens`
-    /// then says nothing about the visible text.
+    /// Whether the stream contained reasoning, under any name. If it did and `reasoning_tokens` is `None`,
+    /// `completion_tokens` is not the count of the visible text.
     pub thought_seen: bool,
 }
 
@@ -74,23 +75,23 @@ pub enum Step {
     Delta(String),
     /// The reply is complete. Nothing follows.
     End {
-        /// Why.
+        /// Reason why the reply ended.
         finish_reason: FinishReason,
-        /// The upstream's own count, if it sent one.
+        /// Token counts of the upstream, if it sent any.
         usage: Option<Usage>,
     },
 }
 
-/// A reply that failed. What the upstream said about it may quote the prompt, so it is not kept, except for a short code.
+/// A failed reply. The upstream's own error text may quote the prompt, so only a short code of it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It could not be reached, is overloaded, or sent what is no reply.
+    /// The upstream could not be reached, is overloaded, or did not send a valid reply.
     #[error("the upstream is unavailable: {0}")]
     Unavailable(Cause),
-    /// It was silent for too long.
+    /// The upstream sent nothing for too long.
     #[error("the upstream timed out: {0}")]
     Timeout(Cause),
-    /// It refuses this request, and would again.
+    /// The upstream rejected the request, and would reject it again.
     #[error("the upstream rejected the request: {0}")]
     Rejected(Cause),
     /// The upstream stopped mid-reply.
@@ -98,34 +99,36 @@ pub enum Error {
     Interrupted(Cause),
 }
 
-/// What exactly went wrong, for logs.
+/// The cause of a failed reply, for logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    /// The API key could not be had.
+    /// The API key could not be read or cannot be sent in a header.
     NoKey,
-    /// Connecting, or sending the request.
+    /// Connecting or sending the request failed.
     Connection,
     /// The certificate of the endpoint, or of the proxy, is not trusted.
     Untrusted,
-    /// An HTTP status, the code in the error object if it is a plain word, and what kind of refusal it is.
+    /// The upstream answered with an HTTP status that is not a success. Holds the status, the code of the error object
+    /// if it is a single word, and the kind of refusal.
     Status(u16, Option<String>, Option<Hint>),
-    /// An error object in the stream, its code if it is a plain word, and what kind of refusal it is.
+    /// The upstream sent an error object in the stream. Holds its code if that is a single word, and the kind of
+    /// refusal.
     ErrorObject(Option<String>, Option<Hint>),
-    /// The answer is compressed, although that was not asked for.
+    /// The response is compressed, although the request did not ask for compression.
     Compressed,
     /// The connection ended before the reply did.
     Cut,
-    /// It said itself that it gave the reply up.
-    GaveUp,
-    /// An answer without a byte in it, although its status is a success.
+    /// The upstream ended the reply with a `finish_reason` that reports a failure.
+    FailureReported,
+    /// The response has a success status and an empty body.
     Empty,
-    /// Something that is not a stream of completion chunks.
+    /// The response is not a stream of completion chunks.
     NotAStream,
-    /// A line longer than any chunk.
+    /// A line of the stream is longer than 1 MiB.
     LineTooLong,
-    /// No delta at all.
+    /// No delta arrived within the time limit.
     NoFirstToken,
-    /// No further delta.
+    /// No further delta arrived within the time limit.
     Idle,
 }
 
@@ -157,7 +160,7 @@ impl std::fmt::Display for Cause {
             }
             Self::Compressed => f.write_str("the answer is compressed"),
             Self::Cut => f.write_str("the connection was cut"),
-            Self::GaveUp => f.write_str("it gave the reply up"),
+            Self::FailureReported => f.write_str("its finish_reason reports a failure"),
             Self::Empty => f.write_str("the answer was empty"),
             Self::NotAStream => f.write_str("not a stream of completion chunks"),
             Self::LineTooLong => f.write_str("a line over the limit"),
@@ -167,17 +170,17 @@ impl std::fmt::Display for Cause {
     }
 }
 
-/// An upstream. Cheap to clone; clones share connections.
+/// A client of the upstream. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub enum Llm {
-    /// Over HTTP.
+    /// An OpenAI-compatible endpoint, reached over HTTP.
     OpenAi(Box<openai::OpenAi>),
-    /// Built in.
+    /// The built-in echo.
     Echo,
 }
 
 impl Llm {
-    /// Checks the settings and touches no network.
+    /// Builds the client from the settings, without touching the network.
     ///
     /// # Errors
     /// TLS cannot be set up, or the file of a private authority cannot be used.
@@ -190,10 +193,10 @@ impl Llm {
         }
     }
 
-    /// Asks, retrying what may pass, until the reply begins.
+    /// Sends the prompt, retries failures that may be temporary, and returns the reply once it begins.
     ///
     /// # Errors
-    /// The upstream could not be reached, refused, or did not answer in time.
+    /// The upstream could not be reached, rejected the request, or did not answer in time.
     pub async fn reply(&self, prompt: &Prompt) -> Result<Reply, Error> {
         match self {
             Self::OpenAi(upstream) => upstream
@@ -206,19 +209,19 @@ impl Llm {
     }
 }
 
-/// A reply as it comes. Dropping it ends the upstream's work.
+/// A reply that is arriving. Dropping it closes the request, so that the upstream can stop.
 pub enum Reply {
-    /// Over HTTP.
+    /// A reply of an OpenAI-compatible endpoint.
     OpenAi(Box<openai::Reply>),
-    /// Built in.
+    /// A reply of the built-in echo.
     Echo(echo::Reply),
 }
 
 impl Reply {
-    /// Waits for the next step. After [`Step::End`] or an error there is none.
+    /// Waits for the next step and returns it. Nothing follows [`Step::End`] or an error.
     ///
     /// # Errors
-    /// The upstream failed or fell silent.
+    /// The upstream failed, or sent nothing for too long.
     pub async fn next(&mut self) -> Result<Step, Error> {
         match self {
             Self::OpenAi(reply) => reply.next().await,

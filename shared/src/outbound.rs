@@ -1,4 +1,4 @@
-//! The one HTTP client for calls that leave this process: to the upstream, for published keys, and to AWS.
+//! The HTTP client for all requests that leave this process: to the upstream, to the publisher of keys, and to AWS.
 //!
 //! It is built once, touches no network until it is used, and keeps its connections for later invocations.
 
@@ -28,21 +28,21 @@ pub(crate) use self::trust::Trust;
 use crate::clock::lock;
 use crate::config::ConfigError;
 
-/// What sending a request failed by.
+/// The error of a request that could not be sent or answered.
 pub(crate) type Error = hyper_util::client::legacy::Error;
 
-/// After so long without a request, by the wall clock, connections are not trusted: gateways drop idle ones in silence, and
-/// the pool's own limit goes by a clock that may stand still while the process is frozen.
+/// The time without a request, on the wall clock, after which connections are no longer used. Gateways drop idle
+/// connections in silence, and the pool's own limit uses a clock that may stand still while the process is frozen.
 const IDLE_SUSPECT: Duration = Duration::from_secs(60);
-/// The pool's limit, for a process that is not frozen.
+/// The pool's own limit for idle connections, for a process that is not frozen.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 type Pool = Client<Route, Full<Bytes>>;
 
-/// A client could not be set up.
+/// The error of a client whose TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsSetupError {
-    /// It depends on nothing but the compiled-in algorithms.
+    /// TLS could not be set up. This depends only on the compiled-in algorithms.
     #[error("TLS could not be set up")]
     Tls(#[from] rustls::Error),
     /// The file of a private certificate authority cannot be used.
@@ -50,17 +50,17 @@ pub enum TlsSetupError {
     CaFile(#[from] ConfigError),
 }
 
-/// The client. Cheap to clone; clones share connections.
+/// An HTTP client. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub(crate) struct HttpClient {
     route: Route,
-    /// Held for a few instructions and never across an await.
+    /// Pool of connections, and the time of the last request. Locked for a few instructions and never across an await.
     pool: Arc<Mutex<(Pool, SystemTime)>>,
 }
 
 impl HttpClient {
-    /// Builds a client with the authorities that it trusts. Connecting takes at most `connect_timeout`, from the look-up of the
-    /// name to the end of the TLS handshake.
+    /// Builds a client that trusts these certificate authorities. Connecting takes at most `connect_timeout`, which
+    /// includes the look-up of the name and the TLS handshake.
     ///
     /// # Errors
     /// TLS cannot be set up.
@@ -70,8 +70,8 @@ impl HttpClient {
         Ok(Self { route, pool })
     }
 
-    /// Sends a request over a connection that was used lately, or over a new one. Where a connection that was used before dies
-    /// without a byte of the answer, the peer had closed it, and the request is sent once more over a new one.
+    /// Sends a request over a new or recently used connection, and returns the response. If a used connection breaks
+    /// before the first byte of the response, the peer had closed it, and the request is sent once more over a new one.
     pub(crate) async fn request(
         &self,
         mut request: Request<Full<Bytes>>,
@@ -96,14 +96,14 @@ impl HttpClient {
         } else {
             error
         };
-        // A failure to connect has put another address first already.
+        // A failure to connect has already put another address first.
         if !error.is_connect() {
             self.route.blame(&uri);
         }
         Err(error)
     }
 
-    /// Sends a request once. A failure comes with whether the connection had been closed before the request came.
+    /// Sends a request once. An error comes with whether the connection was already closed when the request was sent.
     async fn send(
         &self,
         pool: Pool,
@@ -139,7 +139,8 @@ impl HttpClient {
         in_use.clone()
     }
 
-    /// Returns a pool without connections: where one was closed in silence, the others were too.
+    /// Replaces the pool by an empty one and returns that: if one connection was closed in silence, the others were
+    /// too.
     fn fresh_pool(&self) -> Pool {
         let mut current = lock(&self.pool);
         current.0 = pool(&self.route);
@@ -163,13 +164,13 @@ fn pool(route: &Route) -> Pool {
         .build(route.clone())
 }
 
-/// Whether a request failed because the peer's certificate is not trusted.
+/// Returns whether a request failed because the peer's certificate is not trusted.
 pub(crate) fn is_untrusted(error: &Error) -> bool {
     fn of(error: &(dyn StdError + 'static)) -> bool {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
             return matches!(tls, rustls::Error::InvalidCertificate(_));
         }
-        // The error that an `io::Error` was made of is not its source.
+        // The error that an `io::Error` wraps is not its source.
         let inner = error
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref);

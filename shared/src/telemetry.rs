@@ -41,12 +41,13 @@ struct Process {
 }
 
 impl Telemetry {
-    /// Starts logging for this process. Call it once, at start; `function` is the function's name in logs and metrics.
+    /// Starts logging for this process. Call it once, at start; `function` is the name of the function's
+    /// package, which is its name in logs and metrics.
     ///
     /// # Errors
     /// Returns the first `LOG_…` or `METRICS…` variable that is invalid.
     pub fn from_env(function: &'static str) -> Result<Self, ConfigError> {
-        logs::init(LogConfig::from_env()?);
+        logs::init(LogConfig::from_env()?, function);
         let metrics = MetricsConfig::from_env()?;
         Ok(Self {
             process: Arc::new(Process {

@@ -1,6 +1,6 @@
-//! Whether what was built for deployment runs: each function's `bootstrap`, on the processor it was built for or an emulator of it,
-//! behind the Runtime API, with a Redis cluster in which it has the rights of template.yaml's cache user and no others.
-//!
+//! Checks that what was built for deployment runs: starts each function's `bootstrap`, on its own processor or an
+//! emulator, behind the Runtime API, with a Redis cluster in which it has only the rights of template.yaml's cache
+//! user.
 //! ```text
 //! cargo run --package testkit --example bootstraps -- .aws-sam/build template.yaml
 //! ```

@@ -1,4 +1,5 @@
-//! The smallest streaming function there is: what a cold start costs before a line of ours runs. For comparison in the benchmark.
+//! The smallest streaming function. The benchmark compares cold starts with it: it shows the part that the runtime
+//! takes.
 
 use std::convert::Infallible;
 

@@ -1,15 +1,15 @@
-//! Prints the metric events of the real functions in one condition, and nothing else: what alarms are tested against.
+//! Prints the metric events of the real functions in one condition, and nothing else. The alarms are tested with them.
 //!
-//! `cargo run -p testkit --example metric_events -- CONDITION`. Each runs within 20 seconds.
+//! `cargo run -p testkit --example metric_events -- CONDITION`. Each condition takes at most 20 seconds.
 //!
-//! | condition | what is the matter |
+//! | condition | fault |
 //! | --- | --- |
-//! | `healthy` | nothing |
+//! | `healthy` | none |
 //! | `failing` | Redis was killed |
 //! | `timeouts` | one request in six to Redis is not answered in time |
 //! | `slow` | Redis takes 0.6 s for each answer, and the upstream 6 s for its first delta |
 //! | `upstream` | the upstream refuses, breaks off, or is silent |
-//! | `commits` | Redis is full: it can be read, and takes no writes |
+//! | `commits` | Redis is full: reads succeed and writes fail |
 #![expect(clippy::print_stdout, reason = "a test tool, whose output this is")]
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A function's answer, as a client behind a gateway sees it.
+//! A function's response, as a client behind a gateway receives it.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -30,7 +30,7 @@ pub struct SseEvent {
     pub at: Instant,
 }
 
-/// What a problem document (RFC 9457) says: the members that differ from one problem to the next.
+/// The members of a problem document (RFC 9457) that differ between problems.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The HTTP status.

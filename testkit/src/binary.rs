@@ -1,5 +1,6 @@
-//! The functions' real binaries, built from the tree as it is.
+//! The functions' real binaries, built from the current tree.
 
+use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -50,15 +51,26 @@ pub fn chat_stream_with_test_hooks() -> PathBuf {
         .join(NAME)
 }
 
+/// Returns the names of all functions, in alphabetical order: those of the folders in `functions/`.
+///
+/// # Panics
+/// If the folder cannot be read.
+#[must_use]
+pub fn functions() -> Vec<String> {
+    let folders = std::fs::read_dir(workspace().join("functions")).expect("a folder of functions");
+    let name = |folder: std::io::Result<DirEntry>| folder.expect("a folder").file_name();
+    let names = folders.map(|folder| name(folder).into_string().expect("a name in ASCII"));
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
 /// Runs `cargo build` with these arguments, in the profile of the running test. Returns the profile's folder.
 fn built(arguments: &[&str]) -> PathBuf {
     let profile = profile();
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("testkit is in a workspace");
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build
-        .current_dir(workspace)
+        .current_dir(workspace())
         .args(["build", "--quiet", "--locked", "--target-dir"])
         .arg(profile.parent().expect("a profile is in a target folder"))
         .args(arguments);
@@ -72,6 +84,12 @@ fn built(arguments: &[&str]) -> PathBuf {
         arguments.join(" ")
     );
     profile
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("testkit is in a workspace")
 }
 
 /// Returns the folder into which cargo built the running test, such as `target/debug`.

@@ -1,4 +1,4 @@
-//! Three masters and three replicas of a real cluster, ended on drop.
+//! A real Redis Cluster of three masters and three replicas, killed on drop.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::redis::Server;
 
 const MASTERS: usize = 3;
 const SLOTS: u16 = 16_384;
-/// How long the nodes may take to agree on anything: joining, promoting a replica, moving a slot.
+/// The time that the nodes may take to agree: on joining, promoting a replica, or moving a slot.
 const SETTLE_WITHIN: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(20);
 

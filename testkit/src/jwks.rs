@@ -82,8 +82,8 @@ impl JwksServer {
         self.state.failing.store(failing, Ordering::SeqCst);
     }
 
-    /// Makes the server take requests and answer none from now on, or answer again. A request that it took while it was silent
-    /// stays without an answer.
+    /// Makes the server take requests and answer none from now on, or answer again. A request that it took while it was
+    /// silent stays without an answer.
     pub fn fall_silent(&self, silent: bool) {
         self.state.silent.store(silent, Ordering::SeqCst);
     }

@@ -1,4 +1,4 @@
-//! Model servers as people run them: programs that `scripts/setup.sh upstreams` installs, each on its own loopback port.
+//! Real model servers: programs that `scripts/setup.sh upstreams` installs, each on its own loopback port.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -48,8 +48,8 @@ pub struct ModelServer {
 }
 
 impl ModelServer {
-    /// Starts a program of `.tools` and waits until it answers `GET` on a path with 200. Its arguments are a function of
-    /// its port and of a folder of its own, which is its home.
+    /// Starts a program of `.tools` and waits until it answers `GET` on a path with 200. Its arguments are a function
+    /// of its port and of a folder of its own, which is its home.
     ///
     /// The program's environment holds nothing of the user's: no key, no proxy, no configuration.
     ///

@@ -93,11 +93,6 @@ impl Proxy {
             .store(self.accepted(), Ordering::SeqCst);
     }
 
-    /// Drops, from now on, all bytes on present and new connections, and keeps them open.
-    pub fn swallow_all(&self) {
-        self.state.swallowed_below.store(u64::MAX, Ordering::SeqCst);
-    }
-
     /// Delays, from now on, every request on the present connections, even if their callers go away meanwhile. New
     /// connections work.
     ///

@@ -1,7 +1,7 @@
-//! A stand-in for the Lambda Runtime API that drives a function's real binary and sees its stream frame by frame.
+//! A stand-in for the Lambda Runtime API that drives a function's real binary and records its stream frame by frame.
 //!
-//! Follows AWS's "Using the Lambda runtime API for custom runtimes": the function polls for its next event, and posts
-//! an answer, buffered or streamed, or an error.
+//! Follows AWS's "Using the Lambda runtime API for custom runtimes": the function polls for its next event, and posts a
+//! response, buffered or streamed, or an error.
 
 mod api;
 mod builder;
@@ -25,9 +25,9 @@ use crate::binary::binary;
 use crate::process::Process;
 use crate::server::HttpServer;
 
-/// How long a test waits for something that takes milliseconds on an idle machine.
+/// The time that a test waits for something that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a test waits for an answer.
+/// The time that a test waits for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 
 /// A function that exited by itself.

@@ -1,4 +1,4 @@
-//! A master, two replicas and three sentinels, all real, killed on drop.
+//! A real Redis master with two replicas and three sentinels, all killed on drop.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use ::redis::{Client, FromRedisValue, RedisResult};
 
 use crate::redis::Server;
 
-/// How long the servers may take to agree on anything: discovery, replication, a failover.
+/// The time that the servers may take to agree: on discovery, replication or a failover.
 const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 /// The name under which the sentinels monitor the master.
@@ -39,7 +39,8 @@ impl Sentinels {
         let mut nodes = Vec::new();
         for number in 0..3 {
             let mut arguments = login(password);
-            // A master that restarts without its data can be promoted again, and its replicas then copy the empty dataset.
+            // A master that restarts without its data can be promoted again, and its replicas then copy the empty
+            // dataset.
             arguments.extend(
                 [
                     "--appendonly",

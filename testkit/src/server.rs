@@ -1,4 +1,4 @@
-//! An HTTP/1 server on a free loopback port, stopped on drop. Its sockets send and read at once, so that a test
+//! An HTTP/1 server on a free loopback port, stopped on drop. Its sockets send and read without delay, so that a test
 //! measures only the other side.
 
 use std::net::SocketAddr;

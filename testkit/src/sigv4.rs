@@ -1,4 +1,5 @@
-//! Checks presigned URLs by the published rules of AWS Signature Version 4, without code of the SDK that signed them.
+//! Checks presigned URLs against the published rules of AWS Signature Version 4, without the code of the SDK that
+//! signed them.
 
 use aws_lc_rs::{digest, hmac};
 

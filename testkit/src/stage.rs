@@ -1,4 +1,4 @@
-//! A conversation with everything behind it: `chat-stream`, a Redis, an upstream, and somebody who talks.
+//! A conversation with all its parts: `chat-stream`, a Redis, an upstream, and a user.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::runtime::{Function, FunctionBuilder, Streaming};
 use crate::tokens::{secret, token};
 use crate::upstream::{Script, Upstream};
 
-/// How long memory may take to come back after an outage.
+/// The time that memory may take to return after an outage.
 const MEMORY_BACK_WITHIN: Duration = Duration::from_secs(10);
 
 /// Prepares a [`Stage`].

@@ -1,4 +1,4 @@
-//! Bearer tokens, good and bad. Secrets and keys are generated at run time, so none is in the source.
+//! Bearer tokens, valid and invalid. Secrets and keys are generated at run time, so none is in the source.
 
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};

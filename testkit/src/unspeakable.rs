@@ -1,7 +1,7 @@
-//! What a function must not print at any log level: message text, user ids, tokens and secrets.
+//! Text that a function must not print at any log level: message text, user ids, tokens and secrets.
 //!
-//! Every [`Function`](crate::runtime::Function) records what it received and what it answered; on drop its whole output
-//! is searched for that. So every test that starts a function makes this check.
+//! Every [`Function`](crate::runtime::Function) records its events and responses. When it is dropped, its whole output
+//! is searched for their confidential parts, so every test that starts a function makes this check.
 
 use std::collections::BTreeSet;
 

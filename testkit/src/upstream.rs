@@ -22,7 +22,7 @@ pub use self::script::{Gate, Script, Step, chunk, delta};
 pub use self::silent::Silent;
 use crate::server::{Body, HttpServer};
 
-/// How long a test waits for something that takes milliseconds on an idle machine.
+/// The time that a test waits for something that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running upstream, stopped on drop.
@@ -51,7 +51,7 @@ struct State {
     requests: Mutex<Vec<Received>>,
     /// When each piece of an answer was written to the socket, by the number of its request; recorded on demand.
     sent: Mutex<Option<Vec<(usize, Instant)>>>,
-    /// How many requests have arrived, and how many answers are being sent.
+    /// Numbers of requests that have arrived, and of responses that are being sent.
     counts: watch::Sender<Counts>,
 }
 

@@ -1,4 +1,4 @@
-//! The product's own library takes the events for what they are meant to be.
+//! AWS's own event types accept the sample events and read the intended values.
 #![expect(clippy::expect_used, reason = "a test")]
 
 use lambda_http::request::{LambdaRequest, RequestContext};

@@ -1,4 +1,4 @@
-//! A server starts, ends, comes back, stops and goes on.
+//! A server starts, ends, restarts, pauses and resumes.
 
 use redis::{Client, ErrorKind};
 use testkit::redis::Server;

@@ -1,4 +1,4 @@
-//! The stand-in drives a real function over the runtime's own code. The function is this very program, started again.
+//! The stand-in drives a real function on the real runtime. The function is this test program, started again.
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a test")]
 
 use std::convert::Infallible;

@@ -1,4 +1,4 @@
-//! Good tokens verify, and bad ones are bad in the way that they say.
+//! Valid tokens verify, and each invalid one has the fault that its name states.
 #![expect(clippy::expect_used, reason = "a test")]
 
 use jsonwebtoken::errors::ErrorKind;

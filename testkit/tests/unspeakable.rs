@@ -1,4 +1,4 @@
-//! A function that prints what it was given in confidence fails its test. The function is this very program, started again.
+//! A function that prints confidential text fails its test. The function is this test program, started again.
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a test")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

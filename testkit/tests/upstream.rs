@@ -1,4 +1,4 @@
-//! The upstream and the publisher of keys do what they are told, as a plain HTTP client sees it.
+//! The upstream and the publisher of keys follow their scripts, as a plain HTTP client observes them.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Whatever else a publisher publishes, its good keys are used.
+//! Key sets with unusual content: the good keys of a publisher are used, whatever else it publishes.
 
 use serde_json::{Value, json};
 use testkit::jwks::JwksServer;

@@ -1,4 +1,4 @@
-//! Tokens by published keys: the publisher is asked when it must be, and seldom.
+//! Tokens that are verified with published keys: the keys are fetched when necessary, and rarely.
 
 use std::net::TcpListener;
 

@@ -1,4 +1,4 @@
-//! Who is let in: what a token must be, which published keys are used, and when their publisher is asked.
+//! Authentication in detail: valid and invalid tokens, the published keys that are used, and when they are fetched.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 mod key_sets;

@@ -1,4 +1,4 @@
-//! A publisher of keys that cannot be asked costs little, and the log says why it cannot.
+//! A publisher of keys that is unavailable costs little time, and the log states the reason.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};

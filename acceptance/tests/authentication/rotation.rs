@@ -1,4 +1,4 @@
-//! A key is replaced by one that has the same name, or no name.
+//! A key is replaced by one with the same name, or without a name.
 
 use serde_json::json;
 use testkit::jwks::JwksServer;

@@ -1,4 +1,4 @@
-//! Headers and claims by the letter of RFC 7515 and RFC 7519.
+//! Headers and claims, according to RFC 7515 and RFC 7519.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

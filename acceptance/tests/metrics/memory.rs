@@ -1,4 +1,4 @@
-//! What memory did, in all three functions.
+//! The metrics of memory operations, in all functions.
 
 use super::*;
 

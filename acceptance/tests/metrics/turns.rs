@@ -1,4 +1,4 @@
-//! What a turn tells, however it ends.
+//! The metrics of a turn, for each way in which it can end.
 
 use super::*;
 

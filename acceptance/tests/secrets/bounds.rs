@@ -1,4 +1,4 @@
-//! Anybody can send a token with a bad signature; and what happens then is bounded.
+//! Anybody can send a token with a bad signature, and the work that this causes is bounded.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

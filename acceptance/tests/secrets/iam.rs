@@ -1,4 +1,5 @@
-//! ElastiCache by IAM: a real redis-server behind TLS sees a token that AWS would accept, a new one for each connection.
+//! ElastiCache with IAM: a real redis-server behind TLS receives a token that AWS would accept, and a new one for each
+//! connection.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! A secret changes, and the process goes on with the new one.
+//! A secret is rotated, and the process continues with the new one.
 
 use serde_json::json;
 use testkit::cluster::Cluster;

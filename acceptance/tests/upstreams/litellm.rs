@@ -1,4 +1,4 @@
-//! LiteLLM's proxy in front of upstreams that follow scripts: through its wording, each failure keeps its meaning.
+//! LiteLLM's proxy in front of scripted upstreams: each failure keeps its meaning behind LiteLLM's wording.
 
 use serde_json::{Value, json};
 use testkit::model_server::ModelServer;
@@ -9,7 +9,7 @@ use crate::{Stage, assert_done, assert_failed, wait_for_stored};
 const KEY: &str = "sk-of-a-proxy";
 const TOO_LONG: &str = "This model's maximum context length is 4097 tokens. However, your messages resulted in 5000 tokens.";
 
-/// How a turn ends.
+/// The end of a turn.
 enum Ends {
     /// With this reply and `finish_reason`.
     Well(&'static str, &'static str),
@@ -107,7 +107,7 @@ fn cases(gate: &Gate) -> Vec<Case> {
             Well("好", "content_filter"),
             1,
         ),
-        // What passes.
+        // Failures that pass.
         case(
             "limited",
             vec![
@@ -139,7 +139,7 @@ fn cases(gate: &Gate) -> Vec<Case> {
             Well("你好呀", "stop"),
             2,
         ),
-        // What does not.
+        // Failures that do not pass.
         case(
             "down",
             vec![refusal(500, "oops", "internal_error")],
@@ -184,7 +184,7 @@ fn cases(gate: &Gate) -> Vec<Case> {
             1,
         )
         .logged("too_long"),
-        // What breaks in the middle.
+        // Replies that break off.
         case(
             "cut",
             vec![begun().cut()],
@@ -203,7 +203,7 @@ fn cases(gate: &Gate) -> Vec<Case> {
             Failed("upstream_interrupted", "我在"),
             1,
         ),
-        // What LiteLLM itself refuses of a model, and what its upstream does.
+        // Requests that LiteLLM itself refuses for a model, and those that its upstream refuses.
         case("o-series", vec![good()], Well("你好呀", "stop"), 1)
             .model("openai/o3-mini")
             .logged("temperature"),

@@ -1,4 +1,4 @@
-//! llama.cpp: its own server, and the one of its Python binding, with a tiny model that recites one text.
+//! llama.cpp: its own server and that of its Python binding, with a tiny model that recites one text.
 
 use serde_json::json;
 use tempfile::TempDir;

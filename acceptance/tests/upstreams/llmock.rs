@@ -1,12 +1,12 @@
-//! llmock sees every attempt and when it came, and judges how its client took each fault. Every finding is either absent
-//! here or answered by what the user was told.
+//! llmock records every attempt with its time and judges how its client handled each fault. Each finding either does
+//! not occur here or is compensated by what the user receives.
 
 use serde_json::{Value, json};
 use testkit::model_server::ModelServer;
 
 use crate::{Stage, assert_done, assert_failed};
 
-/// What llmock says; a stream of one word in each event, the first of which has the role alone.
+/// The text that llmock streams, one word in each event. Its first event contains the role alone.
 const SAID: &str = "one two three four five";
 
 async fn start() -> ModelServer {
@@ -18,12 +18,12 @@ async fn start() -> ModelServer {
     .await
 }
 
-/// What happens to one turn, and what came of it.
+/// A fault of one turn, and its outcome.
 struct Case<'a> {
-    /// What goes wrong, in llmock's words.
+    /// Name of the fault in llmock.
     faults: Value,
     settings: &'a [(&'a str, &'a str)],
-    /// The code of the failure; none if the turn ends well.
+    /// Code of the failure; `None` if the turn ends well.
     fails: Option<&'a str>,
     shown: &'a str,
     attempts: u64,
@@ -63,8 +63,8 @@ fn fault(kind: &str, after_chunks: u32) -> Value {
     json!([{ "type": "stream_fault", "kind": kind, "after_chunks": after_chunks }])
 }
 
-/// Every status that llmock wants to be tried again is, after a pause that grows or that the server asks for; every other
-/// one is not.
+/// Every status that llmock wants to be tried again is, after a pause that grows or that the server asks for; every
+/// other one is not.
 #[tokio::test]
 async fn llmock_finds_nothing_in_how_statuses_are_taken() {
     let llmock = start().await;
@@ -186,8 +186,8 @@ async fn a_stream_that_breaks_after_the_text_began_is_reported_and_not_asked_for
     }
 }
 
-/// llmock takes any second request with the same body for a retry, and finds that a 400 is never to be tried again. What
-/// is refused is therefore never sent twice: the second request is another.
+/// llmock takes any second request with the same body for a retry, and finds that a 400 is never to be tried again.
+/// What is refused is therefore never sent twice: the second request is another.
 #[tokio::test]
 async fn what_is_refused_is_asked_in_another_way_and_not_again() {
     let llmock = start().await;

@@ -1,7 +1,7 @@
-//! Real model servers: llama.cpp's two, LiteLLM's proxy, and llmock, which judges its clients. The real binary behind a
-//! stand-in for the platform, with a real Redis, talks to each as it is installed from its package.
+//! Real model servers: the two of llama.cpp, LiteLLM's proxy, and llmock, which judges its clients. The real binary
+//! behind a stand-in for the platform, with a real Redis, talks to each server as installed from its package.
 //!
-//! `make upstreams` installs them and runs these tests. `make test` leaves them out, because installing takes minutes.
+//! `make upstreams` installs them and runs these tests. `make test` omits them, because the installation takes minutes.
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -23,7 +23,7 @@ use testkit::redis::Server;
 use testkit::runtime::{Function, Streaming};
 use testkit::tokens::{secret, token};
 
-/// How long a test waits for something that takes milliseconds on an idle machine.
+/// The time that a test waits for something that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A function and its memory, before a model server.
@@ -70,7 +70,7 @@ impl Stage {
         self.chat.invoke_streaming(&event).await
     }
 
-    /// What Alice and Luna said, oldest first, as (role, content, metadata).
+    /// Returns the messages of Alice and Luna, oldest first, as (role, content, metadata).
     async fn stored(&self) -> Vec<(String, String, Value)> {
         let elements: Vec<String> = self
             .redis

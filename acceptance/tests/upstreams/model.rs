@@ -1,8 +1,8 @@
-//! A tiny Llama whose weights are random but for its output, which makes it recite one text: what it says is known, and
-//! how long it is.
+//! Builds a tiny Llama model whose weights are random except for its output, which makes it recite one text. So tests
+//! know the text of its replies, and their length.
 //!
-//! The file is in the format GGUF, version 3 (`docs/gguf.md` of the repository of ggml): a head of typed pairs, then the
-//! list of tensors, then their data.
+//! The file has the format GGUF, version 3 (`docs/gguf.md` in ggml's repository): a head of typed pairs, the list of
+//! tensors, and their data.
 
 use std::path::Path;
 

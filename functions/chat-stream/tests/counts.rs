@@ -1,5 +1,5 @@
-//! What is counted, what is stored of it, and what of a stored history is sent on: the real binary behind a stand-in for the
-//! platform, a real Redis in which others have written, and an upstream over real HTTP.
+//! What is counted, what is stored of it, and what of a stored history is sent on: the real binary behind a stand-in
+//! for the platform, a real Redis in which others have written, and an upstream over real HTTP.
 #![expect(clippy::expect_used, reason = "a test")]
 
 #[path = "counts/blank.rs"]

@@ -118,7 +118,7 @@ async fn a_character_is_named_in_1_to_128_bytes_and_must_exist() {
         .await;
 
     // Before anything is streamed.
-    let nobody = Problem::new(404, "character_not_found", "there is no such character");
+    let nobody = Problem::new(404, "character_not_found", "the character does not exist");
     for id in [
         "nobody".to_owned(),
         "Luna".to_owned(),

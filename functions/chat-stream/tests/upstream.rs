@@ -76,8 +76,8 @@ impl House {
             .collect()
     }
 
-    /// One turn that fails with `code` after the user was shown `shown`: what was shown is stored and nothing else, nothing
-    /// of it is left open, and the next turn works.
+    /// One turn that fails with `code` after the user was shown `shown`: what was shown is stored and nothing else,
+    /// nothing of it is left open, and the next turn works.
     async fn fails(&self, code: &str, shown: &str) -> Answer {
         let answer = self.say("你在吗？").await;
         assert_failed(&answer, code, shown);

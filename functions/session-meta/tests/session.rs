@@ -83,7 +83,7 @@ async fn without_a_session_there_is_none_and_setting_its_state_makes_none() {
             let answer = session.invoke(&event).await;
             assert_eq!(
                 answer.problem(),
-                Problem::new(404, "session_not_found", "there is no such session"),
+                Problem::new(404, "session_not_found", "the session does not exist"),
                 "none"
             );
         }
@@ -386,7 +386,11 @@ async fn while_redis_is_down_a_session_is_unavailable_which_is_not_none() {
         let answer = session.invoke(&event).await;
         assert_eq!(
             answer.problem(),
-            Problem::new(503, "memory_unavailable", "会话暂时不可用，请稍后重试"),
+            Problem::new(
+                503,
+                "memory_unavailable",
+                "the session cannot be read or changed at the moment"
+            ),
             "down"
         );
         assert_eq!(answer.header("retry-after"), Some("1"));

@@ -1,12 +1,12 @@
-//! Published keys, fetched when they are needed and kept.
+//! Published keys: fetched when they are needed, and cached.
 //!
-//! A publisher whose keys are known is asked again after a while, in the background. It is asked at once when none of the keys
-//! has signed a token, because that may be the token of a new key: one with a new name, with no name, or with the name of its
-//! predecessor. That happens at most every half minute, because anybody can send a token with any signature. While the
-//! publisher is down, the keys that are known continue to serve.
+//! Cached keys are fetched again after ten minutes, in the background. They are fetched at once if none of them has
+//! signed a token, because the token may be signed with a new key: one with a new name, without a name, or with the
+//! name of its predecessor. That happens at most every 30 s, because anybody can send a token with any signature. While
+//! the publisher is down, the cached keys remain in use.
 //!
-//! A publisher that has failed is left alone for a moment, and the next attempt is a probe: it holds up a request only briefly,
-//! and a request that comes while the publisher is left alone fails at once.
+//! After a failure, no attempt is made for one second. The next attempt is a probe, which delays a request only
+//! briefly. A request that needs keys within that second fails at once.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -25,22 +25,22 @@ use crate::clock::{age, is_within, lock};
 use crate::config::JwtRules;
 use crate::outbound::{Failure, HttpClient, TlsSetupError, Trust};
 
-/// Keys younger than this are used without asking the publisher.
+/// The age up to which cached keys are used without asking the publisher.
 const FRESH: Duration = Duration::from_secs(600);
-/// Keys older than this are used only after the publisher was asked. Otherwise a withdrawn key would be accepted for as long as
-/// the process is frozen before each attempt in the background has ended.
+/// The age from which cached keys are used only after an attempt to fetch new ones. Otherwise a withdrawn key would be
+/// accepted for as long as the process is frozen before each attempt in the background has ended.
 const OLD: Duration = Duration::from_secs(3_600);
-/// A publisher whose keys are known is asked at most this often.
+/// The minimum time between two fetches while keys are cached.
 const BETWEEN_FETCHES: Duration = Duration::from_secs(30);
-/// A publisher that has failed is left alone for this long.
+/// The pause after a failed attempt.
 const COOLDOWN: Duration = Duration::from_secs(1);
-/// A request waits this long for a publisher that has failed last time, from the beginning of the attempt.
+/// The time that a request waits for a probe, from the start of the attempt.
 const PROBE_WAIT: Duration = Duration::from_millis(250);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_BYTES: usize = 256 * 1024;
 
-/// The keys of one publisher.
+/// The published keys of one publisher, and the state of fetching them.
 pub(super) struct Jwks {
     inner: Arc<Inner>,
 }
@@ -48,9 +48,9 @@ pub(super) struct Jwks {
 struct Inner {
     client: HttpClient,
     url: Uri,
-    /// Held for a look-up or a replacement, never across an await.
+    /// Cached keys. Locked for a look-up or a replacement, never across an await.
     known: Mutex<Known>,
-    /// How many attempts to fetch the keys have ended, with or without success. Changed while `known` is locked.
+    /// Number of attempts to fetch the keys that have ended, with or without success. Changed while `known` is locked.
     ended: watch::Sender<u64>,
 }
 
@@ -58,22 +58,22 @@ struct Inner {
 struct Known {
     keys: Option<Arc<KeySet>>,
     fetched_at: Option<SystemTime>,
-    /// When keys that were known were last asked for again. The first fetch does not count, so a key that is published soon
+    /// Time of the last attempt to replace cached keys. The first fetch does not count, so a key that is published soon
     /// after a start is found at once.
     asked_again_at: Option<SystemTime>,
-    /// When the last attempt failed; `None` if it succeeded.
+    /// Time at which the last attempt failed; `None` if it succeeded.
     failed_at: Option<SystemTime>,
-    /// When the attempt that is running began.
+    /// Start of the attempt that is running; `None` if none is.
     running_since: Option<SystemTime>,
 }
 
-/// An attempt to fetch the keys. It ends when it is dropped, so a panic ends it too.
+/// A running attempt to fetch the keys. Dropping it ends the attempt, so a panic ends it too.
 struct Attempt {
     inner: Arc<Inner>,
     fetched: Option<KeySet>,
 }
 
-/// Why the keys could not be fetched.
+/// The reason why the keys could not be fetched.
 enum FetchError {
     Request(Failure),
     Status(StatusCode),
@@ -83,7 +83,7 @@ enum FetchError {
 }
 
 impl Jwks {
-    /// Returns the keys of the publisher that the settings name, without fetching them, or `None` if they name none.
+    /// Returns the publisher that the settings name, without fetching its keys, or `None` if they name none.
     ///
     /// # Errors
     /// TLS cannot be set up, or the file of a private certificate authority cannot be used.
@@ -106,7 +106,7 @@ impl Jwks {
     /// Returns whether a published key has signed the token.
     ///
     /// # Errors
-    /// No keys are known, and they cannot be fetched at the moment.
+    /// No keys are cached, and they cannot be fetched at the moment.
     pub(super) async fn has_signed(&self, token: &Token<'_>) -> Result<bool, Error> {
         let now = SystemTime::now();
         let ended = *self.inner.ended.borrow();
@@ -115,14 +115,14 @@ impl Jwks {
             && keys.has_signed(token)
         {
             if *age >= FRESH {
-                // Not awaited: the keys at hand are good, and the attempt ends within its time limit.
+                // Not awaited: the cached keys can be used, and the attempt has a time limit.
                 self.inner.begin(now, ended);
             }
             return Ok(true);
         }
         if let Some(limit) = self.inner.begin(now, ended) {
             let mut changes = self.inner.ended.subscribe();
-            // Whatever comes of it, what is known then decides.
+            // Whether or not the attempt succeeds, the keys that are cached then decide.
             let _ = timeout(limit, changes.wait_for(|count| *count != ended)).await;
         }
         let (keys, _) = self.inner.current(now).ok_or(Error::KeysUnavailable)?;
@@ -132,11 +132,11 @@ impl Jwks {
 }
 
 impl Inner {
-    /// Returns the keys that are known, and their age.
+    /// Returns the cached keys and their age.
     fn current(&self, now: SystemTime) -> Option<(Arc<KeySet>, Duration)> {
         let known = lock(&self.known);
         let keys = Arc::clone(known.keys.as_ref()?);
-        // Keys from the future are new: the clock was set back, or they came while this request waited.
+        // Keys from the future count as new: the clock was set back, or they arrived while this request waited.
         let age = known
             .fetched_at
             .and_then(|at| age(at, now))
@@ -144,9 +144,9 @@ impl Inner {
         Some((keys, age))
     }
 
-    /// Begins an attempt to fetch the keys, unless one is running or it is too early. Returns how long the caller waits for the
-    /// attempt that is running then, or `None` if none is. `ended` is the number of ended attempts that the caller has seen:
-    /// the outcome of a later one is for that caller too.
+    /// Starts an attempt to fetch the keys, unless one is running or it is too early. Returns how long the caller may
+    /// wait for the running attempt, or `None` if none is running. `ended` is the number of ended attempts that the
+    /// caller has seen: a caller that has not seen the last one uses its outcome instead of starting another.
     fn begin(self: &Arc<Self>, now: SystemTime, ended: u64) -> Option<Duration> {
         let mut known = lock(&self.known);
         if *self.ended.borrow() != ended {
@@ -164,7 +164,7 @@ impl Inner {
                     inner: Arc::clone(self),
                     fetched: None,
                 };
-                // It ends within its time limit, and every caller waits for it no longer than for that.
+                // Not awaited here: it has a time limit, and no caller waits longer than that.
                 tokio::spawn(attempt.run().in_current_span());
                 now
             }
@@ -278,7 +278,7 @@ mod tests {
             .await
     }
 
-    /// Makes the keys that are known older.
+    /// Makes the cached keys older.
     fn make_older(jwks: &Jwks, by: Duration) {
         let mut known = lock(&jwks.inner.known);
         known.fetched_at = known.fetched_at.map(|at| at - by);
@@ -300,7 +300,7 @@ mod tests {
         ended.changed().await.expect("an attempt");
         assert_eq!(publisher.fetches(), 2);
 
-        // Withdrawn: what is known does not serve without a question any longer.
+        // Older than `OLD`: the cached keys are no longer used before an attempt to fetch new ones.
         publisher.set_keys(Vec::new());
         make_older(&jwks, OLD);
         assert_eq!(has_signed(&jwks, &key).await, Ok(false));

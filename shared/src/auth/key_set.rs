@@ -1,7 +1,7 @@
-//! A set of published keys (RFC 7517) and which of them can verify a token, as pure functions.
+//! A set of published keys (RFC 7517), and which of them can verify a token: pure functions.
 //!
-//! A key that cannot be read, or that is of no use here, is left out, so that it spoils no other key (section 5). Only the
-//! members that matter are read.
+//! A key that cannot be read or used is skipped, so that it does not affect the other keys (section 5). Only the
+//! members that are needed are read.
 
 use std::collections::HashMap;
 
@@ -17,10 +17,10 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The unpadded base64url length of 32 bytes, the length of a coordinate on P-256 (RFC 7518, section 6.2.1.2).
 const COORDINATE_CHARS: usize = 43;
 const ED25519_KEY_BYTES: usize = 32;
-/// RFC 7518, section 3.3.
+/// The minimum length of an RSA key (RFC 7518, section 3.3).
 const MIN_RSA_BITS: usize = 2_048;
 
-/// The keys of a publisher that can verify tokens.
+/// Keys of a publisher that can verify tokens.
 pub(super) struct KeySet {
     keys: Vec<PublishedKey>,
 }
@@ -31,7 +31,7 @@ struct PublishedKey {
     key: DecodingKey,
 }
 
-/// The members of a JSON Web Key that matter here. A member that occurs twice fails the deserialization.
+/// The members of a JSON Web Key that are needed here. Deserialization fails if a member occurs twice.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -47,16 +47,16 @@ struct Jwk {
 }
 
 impl KeySet {
-    /// Returns the usable keys of a document, or `None` if it is not a key set. A byte order mark is skipped, and a bare array
-    /// is read as the keys.
+    /// Returns the usable keys of a document, or `None` if it is not a key set. A byte order mark is skipped, and a
+    /// bare array is read as the list of keys.
     pub(super) fn parse(document: &[u8]) -> Option<Self> {
         let document = document.strip_prefix(BYTE_ORDER_MARK).unwrap_or(document);
-        // Bytes that are not UTF-8 spoil the key that they are in, not the set.
+        // Bytes that are not UTF-8 make only the key that contains them unusable.
         let document = String::from_utf8_lossy(document);
         let keys: Vec<&RawValue> = if document.trim_ascii_start().starts_with('[') {
             serde_json::from_str(&document).ok()?
         } else {
-            // A map takes the last of equal names, where a struct would refuse them.
+            // A map keeps the last of several equal names, where a struct would fail.
             let members: HashMap<String, &RawValue> = serde_json::from_str(&document).ok()?;
             serde_json::from_str(members.get("keys")?.get()).ok()?
         };
@@ -64,13 +64,13 @@ impl KeySet {
         Some(Self { keys })
     }
 
-    /// Returns whether no key of the set is of use.
+    /// Returns whether the set contains no usable key.
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Returns whether one of the keys has signed the token: one of those with the name that the token gives, or any if it
-    /// gives none.
+    /// Returns whether one of the keys has signed the token: a key with the name in the token's header, or any key if
+    /// the header contains no name.
     pub(super) fn has_signed(&self, token: &Token<'_>) -> bool {
         let is_named = |key: &PublishedKey| token.kid.is_none() || token.kid == key.kid;
         self.keys
@@ -110,7 +110,7 @@ impl Jwk {
         has_use && has_operation
     }
 
-    /// Returns the key and the one algorithm that this service verifies with a key of its kind.
+    /// Returns the key and the one algorithm that this service accepts from keys of its kind.
     fn key(&self) -> Option<(Algorithm, DecodingKey)> {
         let (x, y) = (self.x.as_deref(), self.y.as_deref());
         match (self.kty.as_str(), self.crv.as_deref()) {
@@ -136,7 +136,8 @@ impl Jwk {
     }
 }
 
-/// Returns the bytes of a number, without zeros before it: some publishers write one, and RFC 7518, section 2, does not allow it.
+/// Returns the bytes of a number without leading zeros. RFC 7518, section 2, forbids them, but some publishers write
+/// one.
 fn number(text: &str) -> Option<Vec<u8>> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     Some(bytes.into_iter().skip_while(|byte| *byte == 0).collect())
@@ -161,7 +162,7 @@ mod tests {
         keys.has_signed(&Token::parse(token).expect("a token"))
     }
 
-    /// Returns any JSON, often with the members of a key.
+    /// Returns arbitrary JSON, often with the members of a key.
     fn any_json() -> impl Strategy<Value = Value> {
         let name = prop_oneof![
             prop::sample::select(vec![

@@ -1,7 +1,8 @@
-//! What a token says (RFC 7515, RFC 7519): its header, its signature and its claims, as pure functions.
+//! A signed token (RFC 7515, RFC 7519): parses its header, verifies its signature and checks its claims. Pure
+//! functions.
 //!
-//! `jsonwebtoken` verifies the signature. Its own reading of header and claims cannot be used: it does not know the algorithm
-//! name `Ed25519`, ignores `crit`, accepts a list as `iss`, and has one leeway for `exp` and `nbf`.
+//! `jsonwebtoken` verifies the signature. Its own parser of headers and claims cannot be used: it does not know the
+//! algorithm name `Ed25519`, ignores `crit`, accepts a list as `iss`, and has one leeway for `exp` and `nbf`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,31 +14,31 @@ use serde::{Deserialize, Deserializer};
 
 use super::{EXPIRED, Error, INVALID};
 
-/// How far the clock of an issuer may be ahead of this one. It applies to `nbf` alone: a token is not accepted for longer than
-/// its issuer meant.
+/// How far the issuer's clock may be ahead of this one. It applies to `nbf` alone, because a token must not be accepted
+/// longer than its issuer intended.
 const NOT_BEFORE_LEEWAY_SECONDS: f64 = 60.0;
 
-/// A token whose header could be read. Nothing in it is trusted before its signature is verified.
+/// A token with a valid header. Nothing in it is trusted before its signature is verified.
 pub(super) struct Token<'a> {
-    /// The signed part: header and claims.
+    /// Signed part of the token: header and claims.
     message: &'a str,
     claims: &'a str,
     signature: &'a str,
-    /// The algorithm that the header names.
+    /// Algorithm that the header names.
     pub(super) algorithm: Algorithm,
-    /// The key that the header names.
+    /// Name of the key, if the header contains one.
     pub(super) kid: Option<String>,
 }
 
-/// What the claims of a token must be, besides in time.
+/// The required values of a token's claims, except times.
 pub(super) struct ClaimRules {
-    /// What `iss` must be.
+    /// Required value of `iss`; `None` accepts any.
     pub(super) issuer: Option<String>,
-    /// What `aud` must be or contain.
+    /// Value that `aud` must equal or contain; `None` accepts any.
     pub(super) audience: Option<String>,
 }
 
-/// A member that occurs twice fails the deserialization, as RFC 7515, section 4, allows.
+/// The header of a token. Deserialization fails if a member occurs twice, as RFC 7515, section 4, allows.
 #[derive(Deserialize)]
 struct Header {
     alg: String,
@@ -47,7 +48,7 @@ struct Header {
     b64: Option<bool>,
 }
 
-/// A claim of the wrong type fails the deserialization, whether or not its value is checked.
+/// The claims of a token. Deserialization fails if one has the wrong type, whether or not its value is checked.
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
@@ -65,13 +66,13 @@ enum Audience {
 }
 
 impl<'a> Token<'a> {
-    /// Returns the token, if its header is one that this service understands.
+    /// Returns the token if its header is valid and this service supports what it asks for.
     pub(super) fn parse(token: &'a str) -> Result<Self, Error> {
         let (message, signature) = token.rsplit_once('.').ok_or(INVALID)?;
         let (header, claims) = message.split_once('.').ok_or(INVALID)?;
         let header: Header = object(header).ok_or(INVALID)?;
-        // No extension is understood here, so any critical one refuses the token (RFC 7515, section 4.1.11), and the claims
-        // of a JWT are always encoded (RFC 7797, section 7).
+        // No extension is supported here, so a critical one makes the token invalid (RFC 7515, section 4.1.11), and the
+        // claims of a JWT are always encoded (RFC 7797, section 7).
         if header.crit || header.b64 == Some(false) {
             return Err(INVALID);
         }
@@ -84,7 +85,7 @@ impl<'a> Token<'a> {
         })
     }
 
-    /// Returns whether `key` has signed the token by the algorithm that its header names.
+    /// Returns whether `key` has signed the token with the algorithm in its header.
     pub(super) fn is_signed_by(&self, key: &DecodingKey) -> bool {
         crypto::verify(self.signature, self.message.as_bytes(), key, self.algorithm)
             .unwrap_or(false)
@@ -121,7 +122,7 @@ impl<'a> Token<'a> {
     }
 }
 
-/// Returns the algorithm of a header's `alg`. `Ed25519` is what RFC 9864 calls EdDSA by that curve.
+/// Returns the algorithm that `alg` names. `Ed25519` is the name in RFC 9864 for EdDSA on that curve.
 pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
     match name {
         "Ed25519" => Some(Algorithm::EdDSA),
@@ -129,7 +130,7 @@ pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
     }
 }
 
-/// Reads a part of a token that must be a JSON object: serde would fill a struct from a JSON array too.
+/// Decodes a part of a token, which must be a JSON object: serde would fill a struct from a JSON array too.
 fn object<T: DeserializeOwned>(part: &str) -> Option<T> {
     let json = URL_SAFE_NO_PAD.decode(part).ok()?;
     if !json.trim_ascii_start().starts_with(b"{") {
@@ -154,7 +155,7 @@ mod tests {
 
     const NOW_SECONDS: u64 = 1_800_000_000;
 
-    /// Returns what the claims come to, half a second after a full one.
+    /// Returns the outcome of checking the claims, half a second after a whole second.
     fn subject(claims: &Value) -> Result<String, Error> {
         let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
         let token = format!("{}.{}.", part(&json!({ "alg": "HS256" })), part(claims));

@@ -1,4 +1,4 @@
-//! Who may call: variables that begin with `JWT_` and `AUTH_`.
+//! Authentication: the variables that start with `JWT_` and `AUTH_`.
 
 use http::Uri;
 use secrecy::SecretString;
@@ -6,28 +6,28 @@ use secrecy::SecretString;
 use super::read::{choice, http_url, not_blank};
 use super::{ConfigError, Lookup, SecretSource, Section};
 
-/// What checks a token.
+/// The keys and claims with which a function verifies tokens.
 #[derive(Debug, Clone)]
 pub struct JwtRules {
-    /// The shared secret for HS256. Read from `JWT_SECRET` or `JWT_SECRET_SECRET_ARN`.
+    /// Shared secret for HS256. Read from `JWT_SECRET` or `JWT_SECRET_SECRET_ARN`; optional.
     pub secret: Option<SecretSource>,
-    /// Where the keys for RS256, ES256 and EdDSA are published. Read from `JWT_JWKS_URL`.
+    /// URL of the key set for RS256, ES256 and EdDSA. Read from `JWT_JWKS_URL`; optional.
     pub jwks_url: Option<Uri>,
-    /// The file with the authorities that the publisher's certificate is checked against, in PEM form. Read from
-    /// `JWT_JWKS_TLS_CA_FILE`; without it, the authorities that are compiled in are trusted.
+    /// PEM file with the certificate authorities to trust for the publisher of keys. Read from `JWT_JWKS_TLS_CA_FILE`;
+    /// defaults to the authorities that are compiled in.
     pub jwks_tls_ca_file: Option<String>,
-    /// What `iss` must be; without it, any issuer is accepted. Read from `JWT_ISSUER`.
+    /// Required value of `iss`. Read from `JWT_ISSUER`; without it, any issuer is accepted.
     pub issuer: Option<String>,
-    /// What `aud` must contain; without it, any audience is accepted. Read from `JWT_AUDIENCE`.
+    /// Value that `aud` must contain. Read from `JWT_AUDIENCE`; without it, any audience is accepted.
     pub audience: Option<String>,
 }
 
-/// What authenticates a caller.
+/// The way in which callers are authenticated.
 #[derive(Debug, Clone)]
 pub enum AuthConfig {
-    /// The gateway's authorizer has checked the token. Chosen by `AUTH_TRUST_AUTHORIZER`, which defaults to `false`.
+    /// The gateway's authorizer has verified the token. Chosen by `AUTH_TRUST_AUTHORIZER`, which defaults to `false`.
     Authorizer,
-    /// The function checks the token itself.
+    /// The function verifies the token itself.
     Token(Box<JwtRules>),
 }
 
@@ -56,7 +56,8 @@ impl Section for AuthConfig {
         if rules.secret.is_none() && rules.jwks_url.is_none() {
             return Err(ConfigError::new(
                 "JWT_SECRET",
-                "must be set, unless JWT_SECRET_SECRET_ARN or JWT_JWKS_URL is or AUTH_TRUST_AUTHORIZER is true: without one of them no request could be authenticated",
+                "must be set, unless JWT_SECRET_SECRET_ARN, JWT_JWKS_URL or AUTH_TRUST_AUTHORIZER=true is set: requests must be \
+                 authenticated in one of these ways",
             ));
         }
         Ok(Self::Token(Box::new(rules)))

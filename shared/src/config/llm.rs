@@ -1,4 +1,4 @@
-//! The upstream: variables that begin with `LLM_`, and the proxies on the way to it.
+//! The upstream: the variables that start with `LLM_`, and those of HTTP proxies.
 
 use std::time::Duration;
 
@@ -7,42 +7,45 @@ use http::Uri;
 use super::read::{choice, header_safe, http_url, milliseconds, small, text};
 use super::{ConfigError, Lookup, SecretSource, Section};
 
-/// Which upstream answers.
+/// The kind of upstream that generates replies.
 #[derive(Debug, Clone)]
 pub enum Provider {
-    /// Any endpoint that speaks OpenAI's streaming chat completions.
+    /// An endpoint with OpenAI's streaming chat completions.
     OpenAi(Box<OpenAiConfig>),
-    /// Built in and offline, for development.
+    /// The built-in echo, which works offline; for development.
     Echo,
 }
 
-/// An endpoint and how it is spoken to.
+/// An OpenAI-compatible endpoint, and how to connect to it.
 #[derive(Debug, Clone)]
 pub struct OpenAiConfig {
-    /// `LLM_BASE_URL` as the URL that is asked, with `/chat/completions` at the end of its path.
+    /// URL to which requests are sent. Read from `LLM_BASE_URL`, with `/chat/completions` added to its path.
     pub endpoint: Uri,
-    /// `LLM_API_KEY` or `LLM_API_KEY_SECRET_ARN`
+    /// API key. Read from `LLM_API_KEY` or `LLM_API_KEY_SECRET_ARN`.
     pub api_key: SecretSource,
-    /// `LLM_MODEL`; a character may name another.
+    /// Model to use unless a character names another. Read from `LLM_MODEL`.
     pub model: String,
-    /// `LLM_STARTS_THINKING`: the model's template opens `<think>` itself, so a reply begins with thought.
+    /// Whether a reply begins with reasoning, because the model's template opens `<think>`. Read from
+    /// `LLM_STARTS_THINKING`; defaults to `false`.
     pub starts_thinking: bool,
-    /// `LLM_TLS_CA_FILE`: the authorities that the endpoint's certificate is checked against.
+    /// PEM file with the certificate authorities to trust. Read from `LLM_TLS_CA_FILE`; defaults to those that are
+    /// compiled in.
     pub tls_ca_file: Option<String>,
 }
 
 /// The upstream and its time limits.
 #[derive(Debug, Clone)]
 pub struct LlmConfig {
-    /// `LLM_PROVIDER` and what it needs.
+    /// Kind of upstream, with its connection. Read from `LLM_PROVIDER`; defaults to `openai`.
     pub provider: Provider,
-    /// `LLM_CONNECT_TIMEOUT_MS`: one attempt to connect, TLS included.
+    /// Time for one attempt to connect, including TLS. Read from `LLM_CONNECT_TIMEOUT_MS`; defaults to 2,000 ms.
     pub connect_timeout: Duration,
-    /// `LLM_FIRST_TOKEN_TIMEOUT_MS`: from the first attempt to the first delta, retries included.
+    /// Time from the first attempt to the first delta, including retries. Read from `LLM_FIRST_TOKEN_TIMEOUT_MS`;
+    /// defaults to 30,000 ms.
     pub first_token_timeout: Duration,
-    /// `LLM_IDLE_TIMEOUT_MS`: silence between two deltas.
+    /// Time between two deltas. Read from `LLM_IDLE_TIMEOUT_MS`; defaults to 30,000 ms.
     pub idle_timeout: Duration,
-    /// `LLM_MAX_RETRIES`: attempts after the first, all before the first delta.
+    /// Number of retries, all before the first delta. Read from `LLM_MAX_RETRIES`; defaults to 2.
     pub max_retries: u32,
 }
 
@@ -100,7 +103,7 @@ fn open_ai(lookup: Lookup<'_>) -> Result<OpenAiConfig, ConfigError> {
     })
 }
 
-/// Returns the URL that is asked. The base URL may be the whole endpoint already; its query goes behind the whole path.
+/// Returns the URL to which requests are sent. The base URL may be the whole endpoint already; its query is kept.
 fn endpoint(base_url: &str) -> Result<Uri, &'static str> {
     const PATH: &str = "/chat/completions";
     const NOT_A_PATH: &str = "must have a path that a URL can have";
@@ -119,7 +122,8 @@ fn endpoint(base_url: &str) -> Result<Uri, &'static str> {
     Uri::from_parts(parts).map_err(|_| NOT_A_PATH)
 }
 
-/// Refuses a proxy that no request could go through, which would be ignored otherwise. The HTTP client reads them itself.
+/// Returns an error for a proxy that no request could use. The HTTP client reads these variables itself and would
+/// ignore it.
 fn check_proxies(lookup: Lookup<'_>) -> Result<(), ConfigError> {
     for name in [
         "HTTPS_PROXY",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::read::{count, milliseconds, number, small};
 use super::{ConfigError, Lookup, Section};
 
-/// How much is stored, for how long, and how long an operation on the memory may take.
+/// Limits of a stored session, and of the time that an operation on the memory may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryConfig {
     /// Number of messages stored per session. Read from `MEMORY_MAX_MESSAGES`; defaults to 100.

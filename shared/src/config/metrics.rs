@@ -6,7 +6,7 @@ use super::{ConfigError, Lookup, Section};
 /// The longest namespace that CloudWatch accepts.
 const MAX_NAMESPACE_CHARACTERS: usize = 255;
 
-/// Whether and where metrics are recorded.
+/// The recording of metrics: whether they are recorded, and in which CloudWatch namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsConfig {
     /// CloudWatch namespace of the metrics; `None` records none. Read from `METRICS_NAMESPACE`, which defaults to

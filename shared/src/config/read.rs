@@ -37,7 +37,7 @@ pub(super) fn number(
     }
 }
 
-/// As [`number`], for values that fit 32 bits.
+/// Returns the variable as a 32-bit whole number from `min` to `max`, or `default` if it is not set.
 pub(super) fn small(
     lookup: Lookup<'_>,
     name: &'static str,
@@ -49,7 +49,7 @@ pub(super) fn small(
     Ok(u32::try_from(number).unwrap_or(max))
 }
 
-/// As [`number`], for counts of things in memory.
+/// Returns the variable as a count from `min` to `max`, or `default` if it is not set.
 pub(super) fn count(
     lookup: Lookup<'_>,
     name: &'static str,
@@ -91,7 +91,7 @@ pub(super) fn choice<T: Copy>(
         })
 }
 
-/// Returns the variable, which must have more in it than white space.
+/// Returns the variable's value, or `None` if it is unset. A value of white space only is an error.
 pub(super) fn not_blank(
     lookup: Lookup<'_>,
     name: &'static str,
@@ -102,10 +102,10 @@ pub(super) fn not_blank(
     }
 }
 
-/// Returns a text as an `http://` or `https://` URL with a host, and without parts that no request would carry.
+/// Returns a text as an `http://` or `https://` URL with a host, and without parts that a request does not carry.
 ///
 /// # Errors
-/// The text is not such a URL. The error says why and repeats nothing of the text, which may contain a password.
+/// The text is not such a URL. The error states the reason and contains nothing of the text, which may hold a password.
 pub(super) fn http_url(text: &str) -> Result<Uri, &'static str> {
     const NOT_A_URL: &str = "must be an http:// or https:// URL";
     // A parsed URI no longer has its fragment.
@@ -118,7 +118,7 @@ pub(super) fn http_url(text: &str) -> Result<Uri, &'static str> {
     if authority.as_str().contains('@') {
         return Err("must not have a user or a password");
     }
-    // A port that is not a number is in the authority all the same, and missing from the parsed port.
+    // A port that is not a number is part of the authority, but missing from the parsed port.
     let after_host = authority.as_str().strip_prefix(authority.host());
     let has_usable_port =
         after_host == Some("") || authority.port_u16().is_some_and(|port| port > 0);
@@ -128,7 +128,8 @@ pub(super) fn http_url(text: &str) -> Result<Uri, &'static str> {
     Ok(uri)
 }
 
-/// Returns a secret that is sent in an HTTP header. A stray newline in it must prevent the start, not fail every turn.
+/// Returns a secret that is sent in an HTTP header. A stray newline in it prevents the start; otherwise every turn
+/// would fail.
 pub(super) fn header_safe(
     lookup: Lookup<'_>,
     name: &'static str,

@@ -43,8 +43,8 @@ pub struct RedisConfig {
     pub sentinel_username: Option<String>,
     /// Password for the sentinels. Read from `REDIS_SENTINEL_PASSWORD`; optional.
     pub sentinel_password: Option<SecretString>,
-    /// PEM file with the certificate authorities to trust. Read from `REDIS_TLS_CA_FILE`; defaults to the system's
-    /// roots.
+    /// PEM file with the certificate authorities to trust. Read from `REDIS_TLS_CA_FILE`; defaults to those that are
+    /// compiled in.
     pub tls_ca_file: Option<String>,
     /// Number of replicas that must acknowledge a commit before it counts as saved. Read from `REDIS_WAIT_REPLICAS`;
     /// defaults to 0.

@@ -93,8 +93,8 @@ impl Problem {
             | Self::MemoryUnavailable(detail) => detail,
             Self::PayloadTooLarge => "the body must be at most 64 KiB",
             Self::UnsupportedMediaType => "the body must be sent as application/json",
-            Self::CharacterNotFound => "there is no such character",
-            Self::SessionNotFound => "there is no such session",
+            Self::CharacterNotFound => "the character does not exist",
+            Self::SessionNotFound => "the session does not exist",
             Self::MethodNotAllowed(_) => "this path does not support this method",
             Self::CharacterTooLarge => {
                 "this character's prompt does not fit into the context window"
@@ -150,7 +150,10 @@ impl Problem {
     /// Returns the problem for a session that could not be read or changed.
     #[must_use]
     pub fn session_unavailable(error: memory::Error) -> Self {
-        Self::of_memory(&error, "会话暂时不可用，请稍后重试")
+        Self::of_memory(
+            &error,
+            "the session cannot be read or changed at the moment",
+        )
     }
 
     fn of_memory(error: &memory::Error, detail: &'static str) -> Self {

@@ -1,11 +1,12 @@
-//! Polls the Runtime API for invocations, and ends when the process is asked to.
+//! Polls the Runtime API for invocations, and stops when the process is asked to end.
 //!
-//! Lambda sends SIGTERM before it ends a process in which an extension is registered; so do others who run one. The
-//! invocations that still run then end within a margin, and their responses are sent to the end.
+//! Lambda sends SIGTERM before it ends a process in which an extension is registered, and so do containers and process
+//! managers. Invocations that still run then have a limited time to finish, and their responses are sent completely.
 //!
-//! One invocation at a time is the runtime's own loop, which ends with the first poll that fails. For several at once
-//! the runtime polls again immediately after a failure, which keeps a CPU busy for as long as the Runtime API is away,
-//! and it loses a worker for good when an answer is not an event. Here workers poll that pause after a failure.
+//! For one invocation at a time, this uses the runtime's own loop, which ends at the first poll that fails. For several
+//! at once, the runtime would poll again immediately after a failure, which keeps a CPU busy while the Runtime API is
+//! unavailable, and it would permanently lose a worker to a response that is not an event. The workers here pause after
+//! a failure instead: see docs/decisions/own-polling.md.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,10 +29,10 @@ const NEXT: &str = "/2018-06-01/runtime/invocation/next";
 const REQUEST_ID: &str = "lambda-runtime-aws-request-id";
 const DEADLINE: &str = "lambda-runtime-deadline-ms";
 
-/// The pause after the first failed poll. It doubles with each further one.
+/// The pause after the first failed poll. It doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Time after which a worker whose polls all fail ends, and with the last worker the process.
+/// The time after which a worker whose polls all fail ends. The process ends with its last worker.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 /// Returns the number of invocations that the platform sends to this process at once. The runtime reads the variable
@@ -43,11 +44,11 @@ pub(super) fn most_at_once() -> u32 {
 
 /// Cancels `ending` when the process receives SIGTERM.
 pub(super) fn end_on_sigterm(ending: CancellationToken) {
-    // Without this, the process ends at once, as every process does by default.
+    // Without a handler, SIGTERM ends the process at once.
     let Ok(mut signals) = signal(SignalKind::terminate()) else {
         return;
     };
-    // Not awaited: it ends with the process.
+    // Not awaited: the task ends with the process.
     tokio::spawn(async move {
         if signals.recv().await.is_some() {
             tracing::info!("SIGTERM: running invocations end, and then the process");
@@ -56,8 +57,7 @@ pub(super) fn end_on_sigterm(ending: CancellationToken) {
     });
 }
 
-/// Serves the invocations that the platform sends, until `ending` is cancelled and those that run then have ended, for
-/// which they have `margin`.
+/// Serves invocations until `ending` is cancelled. Those that run then have `margin` to finish.
 ///
 /// # Errors
 /// The Runtime API can no longer be polled.
@@ -152,7 +152,7 @@ where
     while let Some(ended) = working.join_next().await {
         match ended {
             Ok(ended) => outcome = outcome.and(ended),
-            // Whatever panicked, the place of this worker must not stay empty.
+            // A worker that panicked is replaced.
             Err(_panic) => {
                 working.spawn(worker(service.clone(), Arc::clone(&platform)));
             }
@@ -161,7 +161,8 @@ where
     outcome
 }
 
-/// Serves one invocation after another, until the process shall end or polls have failed for [`GIVE_UP_AFTER`].
+/// Serves one invocation after another, until the process is asked to end or all polls have failed for
+/// [`GIVE_UP_AFTER`].
 async fn worker<S>(mut service: S, platform: Arc<Platform>) -> Result<(), Error>
 where
     S: Service<LambdaInvocation, Response = (), Error = Error> + Send,
@@ -205,7 +206,7 @@ impl Platform {
         }
         let body = body.collect().await?.to_bytes();
         let header = |name| parts.headers.get(name);
-        // The runtime panics where one of them is missing.
+        // The runtime panics if one of these headers is missing.
         let (Some(id), Some(_)) = (header(REQUEST_ID), header(DEADLINE)) else {
             return Err("the Runtime API answered without an event".into());
         };
@@ -218,7 +219,7 @@ impl Platform {
     }
 }
 
-/// The failed polls since the last one that brought an event.
+/// The failed polls since the last one that returned an event.
 #[derive(Default)]
 struct Failures {
     count: u32,

@@ -88,14 +88,27 @@ impl UserRequest {
     /// # Errors
     /// [`Problem::InvalidRequest`] if the parameter is missing, appears more than once, or is not a valid id.
     pub fn character(&self) -> Result<CharacterId, Problem> {
-        let mut values = self.request.parameters("character_id");
-        let character = match (values.next(), values.next()) {
-            (Some(id), None) => character(id)?,
-            (None, _) => return Err(invalid("character_id", "is required in the query")),
-            (Some(_), Some(_)) => return Err(invalid("character_id", "must be given once")),
-        };
+        let character = character(self.parameter("character_id")?)?;
         self.invocation.note_character(&character);
         Ok(character)
+    }
+
+    /// Returns the value of a required parameter of the query.
+    ///
+    /// # Errors
+    /// [`Problem::InvalidRequest`] if the parameter is missing, appears more than once, or contains U+FFFD. Bytes that
+    /// are not UTF-8 arrive as U+FFFD, whichever side decodes the query; different ones would name the same thing.
+    fn parameter(&self, name: &'static str) -> Result<&str, Problem> {
+        let mut values = self.request.parameters(name);
+        let value = match (values.next(), values.next()) {
+            (Some(value), None) => value,
+            (None, _) => return Err(invalid(name, "is required in the query")),
+            (Some(_), Some(_)) => return Err(invalid(name, "must be given once")),
+        };
+        if value.contains(char::REPLACEMENT_CHARACTER) {
+            return Err(invalid(name, "must be valid UTF-8 without U+FFFD"));
+        }
+        Ok(value)
     }
 }
 

@@ -1,8 +1,8 @@
-//! Runs a function: the runtime's loop, and the parts that all invocations share.
+//! Runs a function: the runtime's loop, and the steps that all invocations share.
 //!
 //! If the connection to the Runtime API breaks while a response is sent, the runtime would end the process, or
-//! permanently one of its workers, with every turn that still runs there. Here a failed response is logged and the
-//! loop goes on; it ends only when the Runtime API can no longer be polled.
+//! permanently one of its workers, and with it every turn that still runs there. Here a failed response is logged and
+//! the loop goes on. It ends only when the process is asked to end, or when the Runtime API can no longer be polled.
 //!
 //! Every invocation has a span of the runtime, which adds the request id to every log line.
 
@@ -33,7 +33,7 @@ use super::{Answer, Base, Problem, poll};
 use crate::chat::FINISH_MARGIN;
 use crate::telemetry;
 
-/// Runs a function with buffered responses, from start to end.
+/// Runs a function with buffered responses from start to end, and returns the exit code of the process.
 ///
 /// `function` is its name in logs and metrics. `allow` lists its methods in the format of the `Allow` header. `build`
 /// returns the state that `route` needs; every invocation receives a clone of it.
@@ -80,7 +80,7 @@ pub fn run<S>(
         poll::end_on_sigterm(base.ending.clone());
         serve(base, built).await
     });
-    // Computations and name look-ups may still run on their own threads, and no request waits for them.
+    // Blocking computations and name look-ups may still run on their own threads; the process does not wait for them.
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -155,8 +155,8 @@ where
     poll::poll(runtime, &ending, margin).await
 }
 
-/// Returns how long an invocation may still run after the process was asked to end: a commit's budget, and time for the
-/// last frame, as before Lambda's deadline.
+/// Returns how long an invocation may still run after the process was asked to end: the time limit of a commit, and the
+/// time to send the last frame.
 fn ending_margin(base: &Base) -> Duration {
     base.memory_config.write_timeout + FINISH_MARGIN
 }
@@ -179,7 +179,7 @@ where
     let authenticator = &base.authenticator;
     let accepted = UserRequest::accept(payload, &context, allow, authenticator, invocation.clone());
     let outcome = async { route(accepted.await?).await };
-    // A panic cannot leave half-done changes here: a route shares no state with this function.
+    // A panic cannot leave partial changes here: a route shares no state with this function.
     let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
     let response = match outcome.unwrap_or(Err(Problem::Internal)) {
         Ok(response) => response,
@@ -189,7 +189,7 @@ where
     Ok(grant.add_to(response))
 }
 
-/// A response that is sent whole, in the form of its gateway.
+/// A buffered response in the format of its gateway.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Buffered {
@@ -218,7 +218,7 @@ fn buffered(answer: Answer, gateway: Gateway) -> Buffered {
     }
 }
 
-/// Returns the form in which the runtime sends a response as it arises.
+/// Returns a response in the form that the runtime sends as a stream.
 fn streamed(
     response: Response<StreamingBody>,
     no_delay: Arc<NoDelay>,

@@ -1,17 +1,17 @@
-//! An upstream that is built in: offline, free, and it shows what it remembers.
+//! The built-in upstream, which works offline and shows that it remembers.
 //!
-//! It says back what it was just told and what it was told before, so that a person trying the service sees memory work.
+//! It repeats the new message and the messages before it, so that a person who tries the service can see memory work.
 
 use std::time::Duration;
 
 use super::{FinishReason, Prompt, Step};
 use crate::message::Role;
 
-/// Slow enough to be seen streaming, fast enough not to annoy.
+/// The pause before each delta: long enough for a person to see the reply stream, short enough not to annoy.
 const PAUSE: Duration = Duration::from_millis(15);
 const CHARACTERS_PER_DELTA: usize = 2;
 
-/// A reply in the making.
+/// A reply of the echo that is being sent.
 pub struct Reply {
     deltas: std::vec::IntoIter<String>,
 }

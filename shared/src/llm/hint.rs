@@ -1,37 +1,37 @@
-//! What kind of refusal an upstream's answer is, and which setting mends it. In this service's own words: the upstream's may
-//! quote the prompt.
+//! The kind of an upstream's refusal, and the setting that solves it. The texts are this service's own, because the
+//! upstream's text may quote the prompt.
 
 use std::fmt;
 
-/// The kind of a refusal.
+/// The kind of an upstream's refusal. Its `Display` is the remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hint {
-    /// The API key is not let in.
+    /// The upstream does not accept the API key.
     Key,
-    /// The account has no credit, or used up its quota.
+    /// The account has no credit, or has used up its quota.
     Credit,
     /// The endpoint or the model does not exist.
     NotFound,
     /// The endpoint has moved.
     Moved,
-    /// The prompt is longer than the model takes. With the model's limit in tokens, where the upstream names it.
+    /// The prompt is too long for the model. Holds the model's limit in tokens, if the upstream names it.
     TooLong(Option<u64>),
-    /// A filter of the upstream does not take the prompt.
+    /// A content filter of the upstream rejects the prompt.
     Filtered,
-    /// The upstream does not take `stream_options`.
+    /// The upstream does not support `stream_options`.
     StreamOptions,
-    /// The model does not take `max_tokens`, or not this value.
+    /// The model does not support `max_tokens`, or not this value.
     MaxTokens,
-    /// The model does not take `temperature`, or not this value.
+    /// The model does not support `temperature`, or not this value.
     Temperature,
-    /// The model does not take `top_p`, or not this value.
+    /// The model does not support `top_p`, or not this value.
     TopP,
-    /// The model takes no `system` role.
+    /// The model does not support the `system` role.
     SystemRole,
 }
 
 impl Hint {
-    /// Returns the kind as one word, to search logs for.
+    /// Returns the kind as one word, by which logs can be searched.
     #[must_use]
     pub fn kind(self) -> &'static str {
         match self {
@@ -51,7 +51,7 @@ impl Hint {
 }
 
 impl fmt::Display for Hint {
-    /// Writes the remedy.
+    /// Writes the remedy: which setting to change.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Key => "set LLM_API_KEY (or the secret in LLM_API_KEY_SECRET_ARN) to a key that may use this model",

@@ -1,7 +1,7 @@
 //! Streaming chat completions from any OpenAI-compatible endpoint: the transport.
 //!
-//! Retries happen before the first delta only: afterwards a second attempt would say something else. Whatever the upstream
-//! sends, bytes are bounded and nothing is taken for a reply that is not one.
+//! Retries happen only before the first delta, because a second attempt would produce a different text. The bytes that
+//! are read from an upstream are bounded, and a response that is not a valid reply is an error.
 
 mod chunk;
 mod dialect;
@@ -37,17 +37,17 @@ use crate::message::PromptMessage;
 use crate::outbound::{self, HttpClient, TlsSetupError, Trust};
 use crate::secrets::{self, Secret, Secrets, Value as SecretValue};
 
-/// The pause before the first retry; it doubles, and a random part is added.
+/// The pause before the first retry. It doubles with each further retry, and a random part is added.
 const BACKOFF: Duration = Duration::from_millis(200);
-/// How often a prompt that is too long loses the older half of its history.
+/// The maximum number of times that a prompt that is too long loses the older half of its history.
 const MAX_HALVINGS: u32 = 2;
-/// An error's body is read for what kind of refusal it is.
+/// The maximum number of bytes that are read of an error's body, to find the kind of refusal.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(1);
-/// Where Azure's endpoints with an `api-version` look for a key.
+/// The header in which Azure's endpoints with an `api-version` expect the API key.
 const AZURE_KEY: HeaderName = HeaderName::from_static("api-key");
 
-/// The upstream and the connections to it.
+/// A client of one endpoint. Clones share its connections.
 #[derive(Clone)]
 pub struct OpenAi {
     client: HttpClient,
@@ -61,7 +61,7 @@ pub struct OpenAi {
     max_retries: u32,
 }
 
-/// A prompt as it is asked, in the dialect that is known so far.
+/// A prompt in the dialect of its model, as far as that dialect is known.
 struct Question<'a> {
     prompt: &'a Prompt,
     model: &'a str,
@@ -76,7 +76,7 @@ impl Question<'_> {
         body.into()
     }
 
-    /// Leaves out what the model objects to; `false` if there is nothing to leave out.
+    /// Leaves out what the model objects to. Returns `false` if there is nothing to leave out.
     fn reword(&mut self, objection: Objection) -> bool {
         if objection == Objection::TooLong {
             if self.halvings == MAX_HALVINGS {
@@ -154,7 +154,7 @@ impl OpenAi {
                 (key, key_is_new) = (other, true);
                 continue;
             }
-            // An empty answer to a prompt that is not too long passes with a retry.
+            // An empty response to a prompt that is not too long may succeed on a retry.
             if retries == self.max_retries {
                 refusal.suspect_length();
             }
@@ -176,7 +176,7 @@ impl OpenAi {
                 Some(Retry::Backoff) => BACKOFF * 2_u32.pow(retries) + jitter(),
                 None => return Err(refusal.error),
             };
-            // What an upstream asks for may be further away than any clock reaches.
+            // The pause that an upstream asks for may be beyond the range of the clock.
             let again_at = Instant::now().checked_add(pause);
             let Some(again_at) = again_at.filter(|at| *at < deadline) else {
                 return Err(refusal.error);
@@ -189,7 +189,7 @@ impl OpenAi {
         }
     }
 
-    /// Asks once and waits until the reply begins.
+    /// Sends the request once and waits until the reply begins.
     async fn attempt(
         &self,
         key: &SecretValue,
@@ -243,7 +243,8 @@ impl OpenAi {
     }
 }
 
-/// Marked sensitive, so that it does not print itself. A line break in a stored key shows here, at use.
+/// Returns the value of a header with the API key, marked sensitive so that it is never printed. Fails if the stored
+/// key contains a character that a header cannot carry, such as a line break.
 fn secret_header(scheme: &str, key: &SecretValue) -> Result<HeaderValue, Error> {
     let value = format!("{scheme}{}", key.expose_secret());
     let mut value = HeaderValue::try_from(value).map_err(|_| {
@@ -259,7 +260,7 @@ fn jitter() -> Duration {
     Duration::from_micros(unix_micros(SystemTime::now()) % 100_000)
 }
 
-/// Returns what came of an error's body within its limits.
+/// Returns the body of an error, or nothing if it exceeds its limits of size or time.
 async fn error_body(body: Incoming) -> Bytes {
     let body = Limited::new(body, MAX_ERROR_BYTES).collect();
     let body = timeout(ERROR_BODY_TIMEOUT, body).await;
@@ -269,7 +270,7 @@ async fn error_body(body: Incoming) -> Bytes {
         .unwrap_or_default()
 }
 
-/// Whether an answer is compressed, which nobody asked for.
+/// Returns whether a response is compressed, although the request did not ask for compression.
 fn is_compressed(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_ENCODING).iter().any(|encoding| {
         let encoding = encoding.as_bytes().trim_ascii();

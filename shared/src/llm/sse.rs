@@ -1,24 +1,24 @@
 //! Reads server-sent events from bytes in any chunking.
 //!
-//! After the WHATWG's "Server-sent events", with two deviations: an event that the end of the stream cuts short counts
-//! (some servers forget the last blank line), and lines and events have a limit.
+//! Follows the WHATWG's "Server-sent events", with two deviations: an event that is cut short by the end of the stream
+//! counts, because some servers forget the last blank line, and lines and events are limited to 1 MiB.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// The longest line, and the longest data of one event. A completion chunk is a few hundred bytes.
+/// The maximum length of a line, and of the data of one event. A completion chunk has a few hundred bytes.
 pub(super) const MAX_BYTES: usize = 1024 * 1024;
 
 /// A line or an event was longer than [`MAX_BYTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooLong;
 
-/// Collects bytes and gives out the `data` of each event.
+/// Collects bytes and returns the `data` of each event.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     buffer: BytesMut,
-    /// Bytes at the buffer's front that hold no line end, so that they are searched once.
+    /// Number of bytes at the front of the buffer that contain no line end, so that they are searched only once.
     searched: usize,
-    /// The last line ended with a carriage return; a line feed right after it belongs to it.
+    /// Whether the last line ended with a carriage return; a line feed right after it belongs to that line end.
     after_carriage_return: bool,
     data: BytesMut,
     has_data: bool,
@@ -30,7 +30,7 @@ impl Parser {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next event whose end has come.
+    /// Returns the data of the next complete event, or `None` if none is complete.
     pub(super) fn next_event(&mut self) -> Result<Option<Bytes>, TooLong> {
         while let Some(line) = self.next_line()? {
             if let Some(event) = self.take_line(line)? {
@@ -40,7 +40,7 @@ impl Parser {
         Ok(None)
     }
 
-    /// What the end of the stream completes.
+    /// Returns the data of an event that was cut short by the end of the stream, if there is one.
     pub(super) fn finish(&mut self) -> Result<Option<Bytes>, TooLong> {
         self.push(b"\n\n");
         self.next_event()

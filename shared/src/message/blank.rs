@@ -1,7 +1,8 @@
-//! Which text shows nothing. Some endpoints refuse a conversation with a blank message for ever.
+//! Detects text without a visible character. Some endpoints reject every later turn of a conversation with a blank
+//! message.
 
-/// Whether `text` has no character that can be seen: white space, control characters, what Unicode calls default-ignorable
-/// (zero width spaces, joiners, fillers, tags), and the few others that are drawn as nothing.
+/// Returns whether `text` contains no visible character. Invisible are white space, control characters, those that
+/// Unicode calls default-ignorable (zero width spaces, joiners, fillers, tags), and a few that have an empty glyph.
 #[must_use]
 pub fn is_blank(text: &str) -> bool {
     text.chars().all(is_invisible)
@@ -11,12 +12,12 @@ fn is_invisible(char: char) -> bool {
     char.is_whitespace()
         || char.is_control()
         || is_default_ignorable(char)
-        // Anchors of interlinear notes; the empty Braille pattern.
+        // The anchors of interlinear annotations, and the empty Braille pattern.
         || matches!(char, '\u{FFF9}'..='\u{FFFB}' | '\u{2800}')
 }
 
-/// `Default_Ignorable_Code_Point` of Unicode. The standard reserves these blocks whole, so that later versions add nothing
-/// elsewhere.
+/// Returns whether a character has Unicode's property `Default_Ignorable_Code_Point`. The standard reserves these
+/// blocks as a whole, so later versions add none elsewhere.
 fn is_default_ignorable(char: char) -> bool {
     matches!(
         char,

@@ -1,8 +1,9 @@
-//! From a name to a TCP connection: each address of the name is tried, and a dead one costs a fraction of the time limit.
+//! Opens a TCP connection to a name: tries each of its addresses, so that a dead one costs only a part of the time
+//! limit.
 //!
-//! After RFC 8305 ("Happy Eyeballs"): the next address is tried when the one before it has failed or has not answered within
-//! its head start, and the first that connects wins. hyper's own connector does this between the address families only, and
-//! waits for a silent address of the same family until the whole time limit is used up.
+//! Follows RFC 8305 ("Happy Eyeballs"): the next address is tried when the one before it has failed or has not answered
+//! within its head start, and the first connection wins. hyper's own connector does this only between the address
+//! families, and waits for a silent address of the same family until the whole time limit is used up.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,13 +26,13 @@ use crate::clock::lock;
 
 /// The longest head start of one address over the next, as RFC 8305 recommends.
 const MAX_HEAD_START: Duration = Duration::from_millis(250);
-/// Finds a dead peer while a stream is silent.
+/// The idle time after which TCP probes the peer, to find a dead one while a stream is silent.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
-/// The operating system gives up a peer that has not acknowledged for this long.
+/// The time after which the operating system closes a connection whose peer does not acknowledge.
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects by TCP. Clones share what they learned about addresses.
+/// Opens TCP connections. Clones share what they learned about addresses.
 #[derive(Clone)]
 pub(super) struct Dial {
     tcp: HttpConnector,
@@ -39,12 +40,12 @@ pub(super) struct Dial {
     starts: Arc<Mutex<HashMap<String, Start>>>,
 }
 
-/// With which address of a name the next attempt begins.
+/// The address of a name with which the next attempt starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Start {
-    /// It worked last time.
+    /// Start with this address, which worked last time.
     With(IpAddr),
-    /// It failed last time.
+    /// Start with the address after this one, which failed last time.
     After(IpAddr),
 }
 
@@ -62,7 +63,7 @@ impl Dial {
         }
     }
 
-    /// Makes the next attempt begin with another address: the one that was connected to did not do what it should.
+    /// Makes the next attempt start with another address, because the one that was connected to did not work.
     pub(super) fn blame(&self, uri: &Uri) {
         if let Some(start) = uri.host().and_then(|host| self.starts().get(host).copied())
             && let Start::With(address) = start
@@ -79,7 +80,7 @@ impl Dial {
         let found: Vec<SocketAddr> = lookup_host((bare, port)).await?.collect();
         let start = self.starts().get(host).copied();
         let addresses = in_order(found, start);
-        // An attempt that is cancelled remembers nothing afterwards, so it begins pessimistically.
+        // A cancelled attempt can record nothing later, so this records a failure before the attempt.
         if let Some(first) = addresses.first() {
             self.remember(host, Start::After(first.ip()));
         }
@@ -119,7 +120,7 @@ impl Service<Uri> for Dial {
     }
 }
 
-/// Puts the address to begin with first, and alternates between the address families after it.
+/// Returns the addresses with the one to start with first, and then alternating between the address families.
 fn in_order(mut addresses: Vec<SocketAddr>, start: Option<Start>) -> Vec<SocketAddr> {
     let place = |wanted: IpAddr| addresses.iter().position(|address| address.ip() == wanted);
     let first = match start {
@@ -196,7 +197,7 @@ mod tests {
         texts.iter().map(parse).collect()
     }
 
-    /// Addresses that end in 1 drop packets, those that end in 2 refuse, others answer.
+    /// Addresses that end in 1 drop packets, those that end in 2 refuse, and others accept.
     async fn dial(address: SocketAddr) -> Result<(), BoxError> {
         let text = address.ip().to_string();
         match text.chars().last() {
@@ -276,7 +277,7 @@ mod tests {
         assert_eq!(first(Some(Start::With(ip("192.0.2.7")))), "192.0.2.7");
         assert_eq!(first(Some(Start::After(ip("192.0.2.5")))), "192.0.2.6");
         assert_eq!(first(Some(Start::After(ip("192.0.2.7")))), "192.0.2.5");
-        // It is no longer an address of the name.
+        // The name no longer has this address.
         assert_eq!(first(Some(Start::After(ip("192.0.2.99")))), "192.0.2.5");
     }
 

@@ -1,21 +1,21 @@
-//! Why a request failed, for logs: a word for the kind, and the words of the innermost error.
+//! Describes a failed request for logs: its kind as one word, and the text of the innermost error.
 
 use std::error::Error;
 use std::io;
 
 use tokio::time::error::Elapsed;
 
-/// A failed request, described for logs. Neither part contains anything of the request.
+/// A failed request, described for logs. It contains nothing of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
-    /// One of `dns`, `refused`, `timeout`, `tls` and `connection`.
+    /// Kind of the failure: `dns`, `refused`, `timeout`, `tls` or `connection`.
     pub(crate) kind: &'static str,
-    /// The text of the innermost error, such as `invalid peer certificate: UnknownIssuer`.
+    /// Text of the innermost error, such as `invalid peer certificate: UnknownIssuer`.
     pub(crate) detail: String,
 }
 
 impl Failure {
-    /// Returns what the chain of an error's sources says.
+    /// Returns the description of an error, from the chain of its sources.
     pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
         let mut kind = "connection";
         let mut error = error;
@@ -33,7 +33,7 @@ impl Failure {
     }
 }
 
-/// The error that an `io::Error` was made of is not its source.
+/// Returns the cause of an error: its source, or the error that an `io::Error` wraps, which is not its source.
 fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error
         .downcast_ref::<io::Error>()
@@ -55,7 +55,7 @@ fn kind_of(error: &(dyn Error + 'static)) -> Option<&'static str> {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Some("refused"),
         io::ErrorKind::TimedOut => Some("timeout"),
-        // The standard library has no kind for it, only these words.
+        // The standard library reports this only as text, without a kind of its own.
         _ if error.to_string().starts_with("failed to lookup address") => Some("dns"),
         _ => None,
     }
@@ -68,7 +68,7 @@ mod tests {
 
     use super::*;
 
-    /// An error that says nothing itself, as those of HTTP clients.
+    /// An error without a text of its own, like those of HTTP clients.
     #[derive(Debug)]
     struct Wrapped(Box<dyn Error + Send + Sync>);
 

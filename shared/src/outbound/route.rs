@@ -1,4 +1,4 @@
-//! The way to a host: direct or through a proxy, and TLS at its end.
+//! The route to a host: direct or through a proxy, with TLS on top.
 
 use std::env;
 use std::io;
@@ -22,10 +22,10 @@ use tower::{BoxError, Service};
 
 use super::dial::Dial;
 
-/// Where the credentials of a function come from; no proxy reaches it.
+/// Networks that are never reached through a proxy: a function's credentials are served there.
 const LINK_LOCAL: &str = "169.254.0.0/16,fe80::/10,fd00:ec2::/32";
 
-/// Connects to a host within a time limit that covers the look-up of the name, the proxy and the TLS handshake.
+/// Connects to a host within a time limit that covers the name look-up, the proxy and the TLS handshake.
 #[derive(Clone)]
 pub(super) struct Route {
     dial: Dial,
@@ -44,7 +44,8 @@ impl Route {
         }
     }
 
-    /// Returns the `Proxy-Authorization` of a request that a proxy reads itself: through a tunnel it sees none.
+    /// Returns the `Proxy-Authorization` for a request that a proxy reads. A proxy that only forwards a TLS tunnel does
+    /// not see it.
     pub(super) fn proxy_authorization(&self, uri: &Uri) -> Option<HeaderValue> {
         if uri.scheme_str() != Some("http") {
             return None;
@@ -101,7 +102,7 @@ impl Service<Uri> for Route {
     }
 }
 
-/// The proxies of the usual variables, as curl reads them.
+/// Returns the proxies of the usual environment variables, read as curl reads them.
 fn proxies() -> Matcher {
     let first = |names: [&str; 2]| {
         let mut values = names.iter().filter_map(|name| env::var(name).ok());
@@ -116,12 +117,12 @@ fn proxies() -> Matcher {
         .build()
 }
 
-/// What a connection has done so far.
+/// The use of a connection so far.
 #[derive(Debug, Default)]
 pub(super) struct Use {
-    /// It has answered a request.
+    /// Whether the connection has answered a request.
     pub(super) answered: AtomicBool,
-    /// Nothing has come over it since something was last sent.
+    /// Whether nothing has arrived since something was last sent.
     pub(super) silent: AtomicBool,
 }
 
@@ -129,13 +130,13 @@ trait Io: Read + Write + Unpin + Send {}
 
 impl<T: Read + Write + Unpin + Send> Io for T {}
 
-/// What the pool is given.
+/// The type of connection that the pool keeps.
 pub(super) type Stream = TokioIo<Watched>;
 
-/// A connection, whatever it is made of, that notes its use.
+/// A connection of any kind that records its use.
 pub(super) struct Watched {
     io: TokioIo<Box<dyn Io>>,
-    /// A proxy reads the requests and needs their whole URLs.
+    /// Whether the connection ends at a proxy that reads the requests and needs their whole URLs.
     is_proxied: bool,
     usage: Arc<Use>,
 }

@@ -1,4 +1,4 @@
-//! Which certificate authorities a client trusts.
+//! The certificate authorities that a client trusts.
 
 use std::sync::Arc;
 
@@ -9,12 +9,13 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::ConfigError;
 
-/// The authorities that a client trusts: those that are compiled in, or those of a file and no others.
+/// A set of trusted certificate authorities: those that are compiled in, or only those of a file.
 #[derive(Clone)]
 pub(crate) struct Trust(RootCertStore);
 
 impl Default for Trust {
-    /// Trusts Mozilla's list, compiled in: reading the system's bundle costs milliseconds of every cold start.
+    /// Returns Mozilla's list, which is compiled in: reading the system's bundle costs milliseconds of every cold
+    /// start.
     fn default() -> Self {
         Self(RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
@@ -23,10 +24,11 @@ impl Default for Trust {
 }
 
 impl Trust {
-    /// Trusts the authorities of the PEM file at `path`, or the default where there is no path. `variable` names the setting.
+    /// Returns the authorities of the PEM file at `path`, or the default if there is no path. `variable` is the name of
+    /// the setting, for errors.
     ///
     /// # Errors
-    /// The file cannot be read, or holds no certificate of an authority.
+    /// The file cannot be read, or contains no certificate of an authority.
     pub(crate) fn from_setting(
         variable: &'static str,
         path: Option<&str>,
@@ -51,7 +53,7 @@ impl Trust {
         Ok(Self(roots))
     }
 
-    /// Returns the settings of a TLS client that trusts these authorities.
+    /// Returns the configuration of a TLS client that trusts these authorities.
     ///
     /// # Errors
     /// The compiled-in algorithms do not fit together.

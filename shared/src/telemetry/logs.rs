@@ -16,20 +16,12 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use super::LOG_TARGET;
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
-/// Log targets of this project: its crates, and the service as a whole.
-const OWN_TARGETS: [&str; 5] = [
-    LOG_TARGET,
-    "shared",
-    "chat_stream",
-    "clear_history",
-    "session_meta",
-];
 /// Target of the span in which the runtime puts the request id. It must be enabled at every level, or lines would lose
 /// the request id; the target itself logs nothing.
 const REQUEST_SPAN: (&str, LevelFilter) = ("lambda_runtime::layers::trace", LevelFilter::INFO);
 
-/// Starts logging for this process.
-pub(super) fn init(config: LogConfig) {
+/// Starts logging for this process. `function` is the name of its package.
+pub(super) fn init(config: LogConfig, function: &str) {
     let level = match config.level {
         LogLevel::Trace => LevelFilter::TRACE,
         LogLevel::Debug => LevelFilter::DEBUG,
@@ -37,9 +29,12 @@ pub(super) fn init(config: LogConfig) {
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
+    // The service as a whole, and the crates of this project: targets are named after crates.
+    let function = function.replace('-', "_");
+    let own_targets = [LOG_TARGET, "shared", &function].map(|name| (name, level));
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::INFO))
-        .with_targets(OWN_TARGETS.map(|name| (name, level)))
+        .with_targets(own_targets)
         .with_targets([REQUEST_SPAN]);
     let registry = tracing_subscriber::registry().with(filter);
     // Not `init`, which would also collect what libraries send to the `log` crate. A second call in one process, as in

@@ -50,7 +50,7 @@ pub(super) struct Api {
     polls: AtomicUsize,
     /// The status with which polls fail; 0 while they work.
     poll_status: AtomicU16,
-    /// What the function received and what it replied.
+    /// The events that the function received and the responses that it sent.
     unspeakable: Mutex<Unspeakable>,
 }
 

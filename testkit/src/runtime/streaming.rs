@@ -1,4 +1,4 @@
-//! An answer that is arriving from a function.
+//! A response that is arriving from a function.
 
 use std::collections::VecDeque;
 use std::time::Instant;

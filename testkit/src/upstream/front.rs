@@ -1,4 +1,4 @@
-//! What stands in front of an upstream: TLS by a private authority, another address, or a proxy that is asked for the way.
+//! Parts in front of an upstream: TLS with a private authority, another address, or an HTTP proxy.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Scripts: what an upstream answers, step by step.
+//! Scripts: the response of an upstream, step by step.
 
 use std::time::Duration;
 

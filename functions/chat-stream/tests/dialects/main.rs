@@ -1,5 +1,5 @@
-//! The dialects that models speak, and the ways to reach them: the real binary behind a stand-in for the platform, a real Redis,
-//! and an upstream over real HTTP.
+//! The dialects that models speak, and the ways to reach them: the real binary behind a stand-in for the platform, a
+//! real Redis, and an upstream over real HTTP.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 mod refused;

@@ -40,8 +40,8 @@ async fn bytes_that_come_one_by_one_are_the_same_reply() {
 
 const THIRTY: usize = 30;
 
-/// An upstream that sends each delta as a chunk of HTTP, and all of them, the end included, in one write, so that one read of
-/// the function brings them. Gives its URL.
+/// An upstream that sends each delta as a chunk of HTTP, and all of them, the end included, in one write, so that one
+/// read of the function receives them. Returns its URL.
 async fn thirty_chunks_in_one_write() -> String {
     let end = "data: [DONE]\n\n".into();
     let chunks = std::iter::repeat_n(delta("你"), THIRTY).chain([end]);

@@ -1,6 +1,6 @@
-//! What one chunk of a stream, or a whole completion, can look like.
+//! Reads one chunk of a stream, or a whole completion, in the shapes that servers send.
 //!
-//! The usual chunk is read in one pass and without copying its text; what is rare stays raw JSON until somebody asks for it.
+//! The usual chunk is read in one pass without copying its text. Rare members stay raw JSON until they are needed.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,24 +11,24 @@ use super::text::{Content, Text};
 use super::usage;
 use crate::llm::Usage;
 
-/// What a chunk says.
+/// The content of one chunk, or of a whole completion.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Chunk<'a> {
-    /// More of the reply, or the whole of it.
+    /// Next part of the reply, or the whole of it.
     pub(super) text: Option<Text<'a>>,
-    /// The text is a whole message and not what is new.
+    /// Whether the text is a whole message and not the next part.
     pub(super) is_whole: bool,
-    /// Thought came beside the text.
+    /// Whether the chunk contains reasoning beside the text.
     pub(super) has_thought: bool,
-    /// The reply has ended.
+    /// End of the reply, if the chunk reports it.
     pub(super) finish: Option<Finish>,
-    /// The count, if it makes sense.
+    /// Token counts, if the chunk contains plausible ones.
     pub(super) usage: Option<Usage>,
-    /// It is an error instead.
+    /// Error object, if the chunk is one.
     pub(super) error: Option<Value>,
 }
 
-/// The data is not a chunk.
+/// The data is not a completion chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotAChunk;
 
@@ -60,10 +60,10 @@ struct Choice<'a> {
 struct Message<'a> {
     #[serde(borrow, default)]
     content: Option<Content<'a>>,
-    /// The model declines; what it says is the reply.
+    /// Text with which the model declines; it is the reply.
     #[serde(borrow, default)]
     refusal: Option<Content<'a>>,
-    // What the model thinks before it speaks, by the names that upstreams give it.
+    // Reasoning, under the names that upstreams use.
     #[serde(borrow, default)]
     reasoning_content: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -114,11 +114,11 @@ impl<'a> Chunk<'a> {
     /// Reads the data of an event, or a whole body.
     ///
     /// # Errors
-    /// It is not UTF-8, not a JSON object, or not one that a completion could be part of.
+    /// The data is not UTF-8, not a JSON object, or not an object that can be part of a completion.
     pub(super) fn read(data: &'a [u8]) -> Result<Self, NotAChunk> {
-        // Text that is checked as a whole is read faster than one that is checked string by string.
+        // Checking the text as a whole is faster than checking each string.
         let data = str::from_utf8(data).map_err(|_| NotAChunk)?;
-        // The derived readers take a list for an object as well, and a list is no chunk.
+        // The derived readers accept a list in place of an object, and a list is not a chunk.
         if !data.trim_ascii_start().starts_with('{') {
             return Err(NotAChunk);
         }
@@ -136,7 +136,7 @@ impl<'a> Chunk<'a> {
             }
             return Ok(chunk);
         };
-        // Only one choice was asked for.
+        // The request asks for one choice only.
         let first = |choice: &Choice<'_>| choice.index.is_none_or(|index| index == 0.0);
         let Some(choice) = choices.into_iter().find(first) else {
             return Ok(chunk);
@@ -163,7 +163,7 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// An error whose fields lie at the top, as vLLM's predecessors and some gateways send it.
+/// Returns an error whose fields are at the top level, as old versions of vLLM and some gateways send it.
 fn flat_error(data: &str) -> Option<Value> {
     let object: Value = serde_json::from_str(data).ok()?;
     let has = |name: &str| object.get(name).is_some_and(|value| !value.is_null());

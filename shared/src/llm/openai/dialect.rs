@@ -1,4 +1,5 @@
-//! What a model refuses, and how it is asked instead: pure functions, and what the process remembers of each model.
+//! How to phrase a request for a model that rejects parts of it: pure functions, and the dialects that the process
+//! remembers.
 
 use std::borrow::Cow;
 use std::num::NonZero;
@@ -12,21 +13,21 @@ use crate::clock::lock;
 use crate::llm::Prompt;
 use crate::message::{PromptMessage, Role};
 
-/// Models that are remembered; characters name few.
+/// The maximum number of models whose dialect is remembered. Characters name only a few.
 const MAX_MODELS: NonZero<usize> = NonZero::new(256).expect("not zero");
 
-/// How a model is asked. The default is how most are.
+/// The form of request that a model accepts. The default suits most models.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Dialect {
     without_stream_options: bool,
     without_temperature: bool,
     without_top_p: bool,
-    /// The model takes no `system` role, so what it would say goes into the next message of the user.
+    /// Whether the model rejects the `system` role, so that the instructions go into the user's next message.
     folds_system: bool,
     limit: Limit,
 }
 
-/// The name of the limit of a reply.
+/// The name of the field that limits the length of a reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Limit {
     #[default]
@@ -58,7 +59,7 @@ struct StreamOptions {
 }
 
 impl Dialect {
-    /// Returns the body of a request.
+    /// Returns the JSON body of a request.
     pub(super) fn body(self, model: &str, messages: &[PromptMessage], prompt: &Prompt) -> Vec<u8> {
         let messages = if self.folds_system {
             Cow::Owned(fold_system(messages))
@@ -82,7 +83,7 @@ impl Dialect {
         serde_json::to_vec(&request).unwrap_or_default()
     }
 
-    /// Returns how to ask without what the model objects to; `None` if it was not sent.
+    /// Returns the dialect without what the model objects to, or `None` if the request did not contain it.
     pub(super) fn without(self, objection: Objection, prompt: &Prompt) -> Option<Self> {
         let mut next = self;
         match objection {
@@ -106,7 +107,7 @@ impl Dialect {
     }
 }
 
-/// Puts the instructions in front of what the user says next.
+/// Returns the messages with each instruction moved to the front of the user's next message.
 fn fold_system(messages: &[PromptMessage]) -> Vec<PromptMessage> {
     let mut folded: Vec<PromptMessage> = Vec::with_capacity(messages.len());
     let mut instructions = String::new();
@@ -129,7 +130,7 @@ fn fold_system(messages: &[PromptMessage]) -> Vec<PromptMessage> {
             Role::User | Role::Assistant => folded.push(message.clone()),
         }
     }
-    // Instructions after the last message of the user belong to it.
+    // Instructions after the user's last message are added to that message.
     if !instructions.is_empty() {
         match folded
             .iter_mut()
@@ -145,8 +146,8 @@ fn fold_system(messages: &[PromptMessage]) -> Vec<PromptMessage> {
     folded
 }
 
-/// Leaves out the older half of the history, in whole turns; `None` if there is no history. Instructions stay, wherever they
-/// stand.
+/// Returns the messages without the older half of the history, in whole turns, or `None` if there is no history. Keeps
+/// all instructions, wherever they stand.
 pub(super) fn without_older_half(messages: &[PromptMessage]) -> Option<Vec<PromptMessage>> {
     let said_by = |role| move |message: &PromptMessage| message.role == role;
     let new = messages.iter().rposition(said_by(Role::User))?;
@@ -173,7 +174,7 @@ pub(super) fn without_older_half(messages: &[PromptMessage]) -> Option<Vec<Promp
     Some(kept.map(|(_, message)| message.clone()).collect())
 }
 
-/// The dialects of the models behind one base URL, as far as they are known. Clones share them.
+/// The known dialects of the models behind one base URL. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Dialects(Arc<Mutex<LruCache<String, Dialect>>>);
 
@@ -182,12 +183,12 @@ impl Dialects {
         Self(Arc::new(Mutex::new(LruCache::new(MAX_MODELS))))
     }
 
-    /// Returns how to ask a model.
+    /// Returns the dialect of a model, or the default if it is not known.
     pub(super) fn of(&self, model: &str) -> Dialect {
         self.known().get(model).copied().unwrap_or_default()
     }
 
-    /// Keeps how a model was asked when it answered.
+    /// Remembers a dialect that a model has accepted.
     pub(super) fn remember(&self, model: &str, dialect: Dialect) {
         self.known().put(model.to_owned(), dialect);
     }

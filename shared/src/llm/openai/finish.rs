@@ -1,17 +1,18 @@
-//! The words by which upstreams end a reply.
+//! Maps the `finish_reason` values of different upstreams to the end of a reply.
 
 use crate::llm::FinishReason;
 
-/// What a `finish_reason` says.
+/// The meaning of a `finish_reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finish {
-    /// The reply ended.
+    /// The reply has ended, for this reason.
     Ended(FinishReason),
-    /// The upstream gave the reply up.
-    GaveUp,
+    /// The upstream reports that generating the reply failed.
+    Failed,
 }
 
-/// Reads a `finish_reason`; `None` if it is none, as some servers send one with every delta.
+/// Returns the meaning of a `finish_reason`, or `None` if it means that the reply goes on: some servers send one with
+/// every delta.
 pub(super) fn read(word: &str) -> Option<Finish> {
     use FinishReason::{ContentFilter, Length, Stop};
     let word = word.trim().to_ascii_lowercase();
@@ -44,8 +45,8 @@ pub(super) fn read(word: &str) -> Option<Finish> {
         | "server_error"
         | "internal_error"
         | "timeout"
-        | "insufficient_system_resource" => Finish::GaveUp,
-        // Words of other families (`tool_calls`, `eos`, `end_turn`) mean that the reply is complete.
+        | "insufficient_system_resource" => Finish::Failed,
+        // Values of other families (`tool_calls`, `eos`, `end_turn`) mean that the reply is complete.
         _ => Finish::Ended(Stop),
     })
 }
@@ -74,7 +75,7 @@ mod tests {
                 "sensitive",
                 Some(Finish::Ended(FinishReason::ContentFilter)),
             ),
-            ("network_error", Some(Finish::GaveUp)),
+            ("network_error", Some(Finish::Failed)),
             ("null", None),
             (" ", None),
         ] {

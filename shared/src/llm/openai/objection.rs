@@ -1,22 +1,22 @@
-//! What an upstream objects to in a request, by its words.
+//! Finds out which part of a request an upstream objects to, from the words of its error.
 //!
-//! Upstreams say the same thing in many ways, so words are looked for and not sentences. A word that misleads costs one
-//! request: what is left out is remembered only if the model then answers.
+//! Upstreams phrase the same objection in many ways, so the code searches for words and not for sentences. A misleading
+//! word costs one request: what was left out is remembered only if the model then answers.
 
 use serde_json::Value;
 
 use crate::llm::hint::Hint;
 
-/// Fields of an error that repeat the request, and so hold every word.
+/// Fields of an error that repeat the request, so they can contain any word.
 const ECHOES: [&str; 5] = ["input", "body", "request", "messages", "metadata"];
 
-/// What of a request a model does not take.
+/// The part of a request that a model rejects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Objection {
     StreamOptions,
-    /// It may go by its other name.
+    /// The model rejects the name `max_tokens` or `max_completion_tokens`, and may accept the other one.
     MaxTokensName,
-    /// The value does not fit.
+    /// The model rejects the value of the reply's token limit.
     MaxTokens,
     Temperature,
     TopP,
@@ -24,14 +24,14 @@ pub(super) enum Objection {
     TooLong,
 }
 
-/// What an upstream said about a request, in lower case. Read here and never passed on.
+/// The text of an upstream's error, in lower case. It is evaluated here and never logged or returned to a client.
 pub(super) struct Said {
     text: String,
-    /// The field that it names as the culprit.
+    /// Name of the field that the upstream rejects, if it names one.
     param: Option<String>,
 }
 
-/// The ways to say that a prompt is too long.
+/// Phrases that report that a prompt is too long.
 const TOO_LONG: [&str; 36] = [
     "context_length",
     "context length",
@@ -84,11 +84,11 @@ impl Said {
         Self { text, param }
     }
 
-    /// Returns what the upstream objects to. Only answers that are about the request itself object to something.
+    /// Returns what the upstream objects to, or `None` if the error is not about the content of the request.
     pub(super) fn objection(&self, status: Option<u16>) -> Option<Objection> {
         match status {
             Some(413) => return Some(Objection::TooLong),
-            // Some gateways and servers answer 500 to a request that the model's template cannot take.
+            // Some gateways and servers answer 500 if the model's template cannot render a request.
             None | Some(400 | 404 | 422 | 500) => {}
             Some(_) => return None,
         }
@@ -104,7 +104,7 @@ impl Said {
         {
             return Some(Objection::TopP);
         }
-        // The first name is the culprit; a list of what is allowed may follow.
+        // The first name is the rejected one; a list of the supported ones may follow.
         let names = [
             "stream_options",
             "max_tokens",
@@ -183,7 +183,7 @@ impl Said {
             Some(401 | 403) => Some(Hint::Key),
             _ if objection.is_some() => objection,
             Some(404 | 405) => Some(Hint::NotFound),
-            // LiteLLM without a database says so of any key that is not its own.
+            // LiteLLM without a database answers this for every key that is not its own.
             Some(400) if self.says("no_db_connection") => Some(Hint::Key),
             _ if self.says_any(&[
                 "model_not_found",
@@ -209,7 +209,7 @@ impl Said {
         }
     }
 
-    /// Returns the model's limit where the words before a number say that it is one.
+    /// Returns the model's limit in tokens, if the words before a number identify it as one.
     fn limit(&self) -> Option<u64> {
         let after = [
             "maximum context length is ",
@@ -235,7 +235,7 @@ impl Said {
     }
 }
 
-/// Collects what an error says, without what it repeats of the request.
+/// Collects the texts of an error, without the fields that repeat the request.
 fn collect(value: &Value, text: &mut String) {
     match value {
         Value::String(words) => {
@@ -252,7 +252,7 @@ fn collect(value: &Value, text: &mut String) {
 }
 
 impl Objection {
-    /// Returns what the log says of it. `limit` is the model's, in tokens.
+    /// Returns the hint for the log. `limit` is the model's, in tokens.
     fn hint(self, limit: Option<u64>) -> Hint {
         match self {
             Self::StreamOptions => Hint::StreamOptions,
@@ -405,7 +405,7 @@ mod tests {
         );
         assert_eq!(long, Some(Hint::TooLong(Some(4_097))));
         assert_eq!(hint(400, "bad"), None);
-        // As LiteLLM words them.
+        // The wording of LiteLLM.
         let no_db =
             r#"{"error":{"message":"No connected db.","type":"no_db_connection","code":"400"}}"#;
         assert_eq!(hint(400, no_db), Some(Hint::Key));

@@ -1,4 +1,4 @@
-//! What an answer that is no reply means: whether to ask again, when, and what to leave out.
+//! Decides what to do after a response that is not a reply: whether to retry, when, and what to leave out.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,10 +10,10 @@ use super::objection::{Objection, Said};
 use crate::llm::hint::Hint;
 use crate::llm::{Cause, Error};
 
-/// A pause that is longer is as good as none.
+/// The longest pause that an upstream can ask for. A longer one is treated like this one.
 const FAR_OFF: Duration = Duration::from_secs(86_400);
 
-/// Why an attempt failed, and what may help.
+/// A failed attempt, and what can be done about it.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) error: Error,
@@ -22,7 +22,7 @@ pub(super) struct Refusal {
     pub(super) hint: Option<Hint>,
 }
 
-/// When to try again: as the upstream says, or as this service thinks.
+/// The time of a retry: the upstream's choice or this service's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Retry {
     After(Duration),
@@ -30,7 +30,7 @@ pub(super) enum Retry {
 }
 
 impl From<Error> for Refusal {
-    /// Neither another attempt nor another wording helps.
+    /// Returns a refusal for which neither a retry nor another request helps.
     fn from(error: Error) -> Self {
         Self {
             error,
@@ -42,7 +42,7 @@ impl From<Error> for Refusal {
 }
 
 impl Refusal {
-    /// Reads an answer whose status is not a success.
+    /// Returns the refusal that a response with an error status means.
     pub(super) fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         let json: Option<Value> = serde_json::from_slice(body).ok();
         let said = Said::new(json.as_ref(), &String::from_utf8_lossy(body));
@@ -64,7 +64,7 @@ impl Refusal {
         }
     }
 
-    /// Reads an error object that came instead of the first delta.
+    /// Returns the refusal that an error object in place of the first delta means.
     pub(super) fn of_event(error: &Value) -> Self {
         let said = Said::new(Some(error), "");
         let status = status_of(error);
@@ -89,8 +89,9 @@ impl Refusal {
         }
     }
 
-    /// Takes an empty answer for an objection to the length of the prompt. llama.cpp's server in Python cannot object in any
-    /// other way once it streams, and a session whose history is too long for it would fail for ever.
+    /// Treats an empty response as an objection to the length of the prompt. The server of llama.cpp's Python binding
+    /// cannot object in any other way once it streams, and a session whose history is too long for it would always
+    /// fail.
     pub(super) fn suspect_length(&mut self) {
         if matches!(self.error, Error::Unavailable(Cause::Empty)) {
             self.objection = Some(Objection::TooLong);
@@ -98,8 +99,8 @@ impl Refusal {
         }
     }
 
-    /// Whether another key may be let in. Some upstreams say it of other things too, which a fetch now and then does no harm.
-    /// A key that no header can carry did not even get there.
+    /// Returns whether a newer API key might be accepted. Some upstreams use these answers for other failures too; then
+    /// the only cost is fetching the key now and then. A key that no header can carry was not even sent.
     pub(super) fn is_of_key(&self) -> bool {
         matches!(
             self.error,
@@ -108,8 +109,8 @@ impl Refusal {
     }
 }
 
-/// Statuses of what may pass by itself: a time-out, a conflict (OpenAI's clients take it for a lock), too early, a rate
-/// limit, a failure of the server.
+/// Returns whether a status reports a failure that may be temporary: a time-out, a conflict (OpenAI's clients take it
+/// for a lock), too early, a rate limit, or a server error.
 fn may_pass(status: u16) -> bool {
     matches!(status, 408 | 409 | 425 | 429 | 500..)
 }
@@ -132,7 +133,7 @@ fn is_passing_code(code: &str) -> bool {
     .any(|word| code.contains(word))
 }
 
-/// The status in an error object's code, as a number or as text.
+/// Returns the HTTP status in the code of an error object, which is a number or text.
 fn status_of(error: &Value) -> Option<u16> {
     let number = |value: &Value| {
         value
@@ -146,7 +147,7 @@ fn status_of(error: &Value) -> Option<u16> {
         .find_map(|name| number(error.get(name)?))
 }
 
-/// Returns the pause that an upstream asks for: milliseconds, seconds or a date.
+/// Returns the pause that an upstream asks for, given in milliseconds, in seconds or as a date.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim());
     let seconds = |seconds: f64| {
@@ -168,7 +169,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(pause.min(FAR_OFF))
 }
 
-/// Returns the code of an error object, if it is a word and not a sentence: a sentence may quote the prompt.
+/// Returns the code of an error object if it is a single word. A sentence may quote the prompt.
 pub(super) fn error_code(error: &Value) -> Option<String> {
     let code = [error.get("code"), error.get("type")]
         .into_iter()

@@ -1,4 +1,4 @@
-//! A reply as it comes: what is shown, how it ends, and when it is given up.
+//! A reply that is arriving: which text is shown, how the reply ends, and when waiting for it ends.
 
 use std::time::Duration;
 
@@ -16,43 +16,43 @@ use super::thought::Filter;
 use crate::llm::sse::{MAX_BYTES, Parser};
 use crate::llm::{Cause, Error, FinishReason, Step, Usage};
 
-/// A reply is complete with its `finish_reason`. What may still come is the usage, and it is not waited for any longer.
+/// The time that the upstream has to send its token counts after `finish_reason`, with which a reply is complete.
 const USAGE_GRACE: Duration = Duration::from_secs(2);
-/// How long the end of an answer may take after its `[DONE]` for its connection to be kept.
+/// The time that the rest of a response may take after `[DONE]` for its connection to be kept.
 const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A reply as it comes.
+/// A reply that is arriving from an OpenAI-compatible endpoint.
 pub struct Reply {
-    /// `None` after `[DONE]`.
+    /// Rest of the response's body; `None` after `[DONE]`.
     body: Option<Incoming>,
     form: Form,
     idle_timeout: Duration,
-    /// When the next sign of life is due.
+    /// Time until which the next token must arrive.
     deadline: Instant,
-    /// A token has come, shown or not.
+    /// Whether a token has arrived, shown or not.
     alive: bool,
-    /// Text has come that the user was shown.
+    /// Whether the user was shown any text.
     shown: bool,
     joiner: Joiner,
     filter: Filter,
-    /// Thought came beside the text.
+    /// Whether reasoning arrived beside the text.
     thought_seen: bool,
     finish_reason: Option<FinishReason>,
     usage: Option<Usage>,
-    /// The first step, which came before the reply was handed on.
+    /// First step, which arrives before the caller receives this reply.
     first: Option<Step>,
 }
 
-/// What the body is, by its first byte.
+/// The form of the body, recognised by its first byte.
 enum Form {
     Unknown,
     Events(Parser),
-    /// One JSON object, although a stream was asked for.
+    /// One JSON object, although the request asked for a stream.
     Whole(BytesMut),
 }
 
 impl Reply {
-    /// Waits for the first step. Until then nothing was shown, so what fails here may be tried again.
+    /// Waits for the first step. Until then the user was shown nothing, so a failure can be retried.
     pub(super) async fn begin(
         body: Incoming,
         first_token_deadline: Instant,
@@ -110,7 +110,8 @@ impl Reply {
     fn push(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         if matches!(self.form, Form::Unknown) {
             self.form = match bytes.trim_ascii_start().first() {
-                // Some upstreams send blank lines while they work on a whole completion; in a stream they say nothing.
+                // Some upstreams send blank lines while they generate a whole completion. In a stream they have no
+                // meaning.
                 None => return Ok(()),
                 Some(b'{') => Form::Whole(BytesMut::new()),
                 Some(_) => Form::Events(Parser::default()),
@@ -135,7 +136,7 @@ impl Reply {
         event.map_err(|_| self.broken(Cause::LineTooLong))
     }
 
-    /// The body has ended. What its end completes is taken.
+    /// Returns the step that the end of the body completes.
     fn body_ended(&mut self) -> Result<Step, Refusal> {
         self.body = None;
         let last = match &mut self.form {
@@ -147,7 +148,7 @@ impl Reply {
         };
         let last = last.map_err(|_| self.broken(Cause::LineTooLong))?;
         if let Some(data) = last {
-            // A whole completion is complete, whatever it says of its end.
+            // A whole completion is complete, whatever its `finish_reason`.
             if matches!(self.form, Form::Whole(_)) {
                 self.finish_reason = Some(FinishReason::Stop);
             }
@@ -162,7 +163,7 @@ impl Reply {
         })
     }
 
-    /// Takes the data of one event; returns the step that it is, if it is one.
+    /// Processes the data of one event. Returns the step that it is, if it is one.
     fn take(&mut self, data: &[u8]) -> Result<Option<Step>, Refusal> {
         if data.trim_ascii() == b"[DONE]" {
             if let Some(body) = self.body.take() {
@@ -182,7 +183,7 @@ impl Reply {
         self.usage = chunk.usage.or(self.usage);
         // Some servers repeat the whole message in their last chunk.
         let text = chunk.text.filter(|_| !(chunk.is_whole && self.shown));
-        // A chunk without a token is no sign of life: a gateway may send such over a backend that hangs.
+        // A chunk without a token does not extend the deadline: a gateway may send such chunks while its backend hangs.
         let token = text.is_some() || chunk.has_thought;
         self.alive |= token;
         if chunk.has_thought {
@@ -192,7 +193,7 @@ impl Reply {
         if let Some(finish) = chunk.finish {
             self.finish_reason = Some(match finish {
                 Finish::Ended(reason) => reason,
-                Finish::GaveUp => return Err(self.broken(Cause::GaveUp)),
+                Finish::Failed => return Err(self.broken(Cause::FailureReported)),
             });
             self.deadline = Instant::now() + USAGE_GRACE.min(self.idle_timeout);
         } else if token && self.finish_reason.is_none() {
@@ -201,7 +202,7 @@ impl Reply {
         Ok(text.and_then(|text| self.show(text)))
     }
 
-    /// Returns what a delta adds to what is shown.
+    /// Returns a step with the text that a delta adds, if it adds any.
     fn show(&mut self, text: Text<'_>) -> Option<Step> {
         let text = self.joiner.join(text);
         let shown = if self.filter.is_open() {
@@ -213,7 +214,7 @@ impl Reply {
         (!shown.is_empty()).then_some(Step::Delta(shown))
     }
 
-    /// Returns what was held back, and after that the end.
+    /// Returns a step with the text that was held back, if any, and otherwise the end.
     fn end(&mut self) -> Step {
         self.body = None;
         self.form = Form::Unknown;
@@ -235,7 +236,7 @@ impl Reply {
         }
     }
 
-    /// The bytes ended. With a `finish_reason` the reply is complete all the same.
+    /// Returns the last step after the body ended. A reply that has its `finish_reason` is complete.
     fn ended(&mut self, cause: Cause) -> Result<Step, Refusal> {
         if self.finish_reason.is_some() {
             return Ok(self.end());
@@ -255,14 +256,15 @@ impl Reply {
         Err(Error::Timeout(cause).into())
     }
 
-    /// Bytes that are no reply, or the end of one. Before the first text a stream that breaks is like a connection that
-    /// does; a whole answer that makes no sense would come again, and a line without an end too.
+    /// Returns the refusal for bytes that are not a valid reply, or for a stream that ended early. A stream that breaks
+    /// before the first text is retried like a failed connection. A whole response that is not valid, or a line over
+    /// the limit, is not retried, because the next attempt would return the same.
     fn broken(&self, cause: Cause) -> Refusal {
         if self.shown {
             return Error::Interrupted(cause).into();
         }
         let may_pass = match cause {
-            Cause::Cut | Cause::Empty | Cause::GaveUp => true,
+            Cause::Cut | Cause::Empty | Cause::FailureReported => true,
             Cause::NotAStream => !matches!(self.form, Form::Whole(_)),
             _ => false,
         };
@@ -272,7 +274,8 @@ impl Reply {
         }
     }
 
-    /// An error object in the stream. Before the first delta it means what a status would.
+    /// Returns the refusal for an error object in the stream. Before the first delta it means what an error status
+    /// means.
     fn refused(&self, error: &Value) -> Refusal {
         if self.shown {
             return self.broken(Cause::ErrorObject(error_code(error), None));
@@ -281,9 +284,9 @@ impl Reply {
     }
 }
 
-/// Reads what ends an answer after its `[DONE]`, often a packet of its own, because only a connection whose answer was read
-/// to its end serves the next turn. No turn waits for it, and it ends by itself; if the process ends first, a connection is
-/// lost and nothing else.
+/// Reads the rest of a response after its `[DONE]`, often a packet of its own, because only a connection whose response
+/// was read to the end is used again. No turn waits for this task, and it has a time limit. If the process ends first,
+/// only a connection is lost.
 fn read_last_bytes(mut body: Incoming) {
     tokio::spawn(timeout(LAST_BYTES_TIMEOUT, async move {
         while let Some(Ok(_)) = body.frame().await {}

@@ -1,7 +1,8 @@
-//! Text as JSON can say it: half a character in one delta and the other half in the next.
+//! Joins characters that JSON splits over two deltas.
 //!
-//! JSON spells a character beyond the basic plane as two escapes (`\ud83d\ude00`), and a server that cuts a reply between
-//! them sends a half that no UTF-8 holds. serde_json gives such text out as bytes in which a half is three bytes (WTF-8).
+//! JSON escapes a character outside the basic plane as two surrogates (`\ud83d\ude00`). A server that cuts a reply
+//! between them sends one surrogate, which UTF-8 cannot encode. serde_json returns such text as bytes in which a
+//! surrogate takes three bytes (WTF-8).
 
 use std::borrow::Cow;
 
@@ -12,9 +13,9 @@ use serde_json::value::RawValue;
 /// The text of one delta.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Text<'a> {
-    /// It is valid by itself.
+    /// Text that is valid UTF-8.
     Whole(Cow<'a, str>),
-    /// It holds halves of characters, as WTF-8.
+    /// Text with unpaired surrogates, as WTF-8.
     Halved(Vec<u8>),
 }
 
@@ -27,18 +28,18 @@ impl Text<'_> {
     }
 }
 
-/// What a model says in one delta, in any shape: a string, or a list of parts.
+/// The content of one delta, in any shape: a string, or a list of parts.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Content<'a> {
-    /// What is shown.
+    /// Text to show to the user.
     pub(super) text: Text<'a>,
-    /// One of the parts is thought.
+    /// Whether a part of the list is reasoning.
     pub(super) has_thought: bool,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // As bytes, because serde_json refuses halves in strings.
+        // Read as bytes, because serde_json rejects unpaired surrogates in strings.
         deserializer.deserialize_bytes(ContentVisitor)
     }
 }
@@ -99,7 +100,7 @@ enum Part<'a> {
     Thought,
 }
 
-/// Reads one part of a list; `None` if it is neither text nor thought.
+/// Returns one part of a list, or `None` if it is neither text nor reasoning.
 fn read_part(json: &str) -> Option<Part<'_>> {
     #[derive(Deserialize)]
     struct Form<'a> {
@@ -128,7 +129,7 @@ fn read_part(json: &str) -> Option<Part<'_>> {
     }
 }
 
-/// Takes bytes that are UTF-8 but for halves of characters.
+/// Returns the text of bytes that are WTF-8, or `None` if they are not.
 fn halved(bytes: &[u8]) -> Option<Text<'static>> {
     let mut rest = bytes;
     while let Err(error) = std::str::from_utf8(rest) {
@@ -139,7 +140,7 @@ fn halved(bytes: &[u8]) -> Option<Text<'static>> {
     Some(Text::Halved(bytes.to_vec()))
 }
 
-/// The half that bytes begin with.
+/// Returns the surrogate at the start of `bytes`, if there is one.
 fn half(bytes: &[u8]) -> Option<u16> {
     match bytes {
         [0xED, second @ 0xA0..=0xBF, third @ 0x80..=0xBF, ..] => {
@@ -149,15 +150,15 @@ fn half(bytes: &[u8]) -> Option<u16> {
     }
 }
 
-/// Joins halves across deltas. A half that finds no other becomes U+FFFD.
+/// Joins surrogates across deltas. A surrogate without its other half becomes U+FFFD.
 #[derive(Debug, Default)]
 pub(super) struct Joiner {
-    /// A first half, at the end of what has come.
+    /// High surrogate at the end of the last delta, waiting for its other half.
     first: Option<u16>,
 }
 
 impl Joiner {
-    /// Returns what a delta adds. A first half at its end is kept for the next one.
+    /// Returns the text that a delta adds. A high surrogate at its end is kept for the next delta.
     pub(super) fn join<'a>(&mut self, text: Text<'a>) -> Cow<'a, str> {
         let bytes = match &text {
             Text::Whole(_) if self.first.is_none() || text.is_empty() => {
@@ -191,7 +192,7 @@ impl Joiner {
         }
     }
 
-    /// Returns what stands for a first half that nothing followed.
+    /// Returns U+FFFD if a high surrogate is left without its other half.
     pub(super) fn finish(&mut self) -> Option<char> {
         self.first.take().map(|_| char::REPLACEMENT_CHARACTER)
     }

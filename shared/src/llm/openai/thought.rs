@@ -1,9 +1,9 @@
-//! Thought that a model writes into its text (`<think>…</think>answer`), as a state machine over deltas.
+//! Removes reasoning that a model writes into its text (`<think>…</think>answer`): a state machine over deltas.
 //!
-//! A tag counts only at the beginning of a reply, after blanks. At most what could be a tag is held back, so ordinary text
-//! passes through as it comes.
+//! A tag counts only at the beginning of a reply, after white space. Only text that may be the beginning of a tag is
+//! held back, so ordinary text passes without delay.
 
-/// How models open and close their thought: DeepSeek, Qwen, GLM, MiniMax and most others; Claude's habit; Gemini's compatible
+/// The opening and closing tags of reasoning: DeepSeek, Qwen, GLM, MiniMax and most others; Claude; Gemini's compatible
 /// endpoint; Seed-OSS; Magistral; Kimi-VL.
 const TAGS: [(&str, &str); 6] = [
     ("<think>", "</think>"),
@@ -13,33 +13,34 @@ const TAGS: [(&str, &str); 6] = [
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
 ];
-/// More blanks than this at the beginning of a reply are text, and no tag is expected after them.
+/// The maximum amount of white space before a tag. After more, the reply is taken as text without tags.
 const MAX_LEADING_BLANK_BYTES: usize = 64;
 
-/// Lets the answer pass and keeps the thought.
+/// Passes the answer on and drops the reasoning.
 #[derive(Debug)]
 pub(super) struct Filter {
     state: State,
-    /// What may be the beginning of a tag, with the blanks before it.
+    /// Text that may be the beginning of a tag, with the white space before it.
     held: String,
-    /// Thought was in the text.
+    /// Whether the text contained reasoning.
     thought_seen: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nothing but blanks has come.
+    /// Nothing but white space has arrived.
     Start,
-    /// Inside thought, until this tag.
+    /// Inside reasoning, which ends with this tag.
     Thought(&'static str),
-    /// Thought has ended, or came beside the text; blanks before the answer are not part of it.
+    /// Reasoning has ended, or arrived beside the text. White space before the answer is dropped.
     BeforeAnswer,
-    /// The answer.
+    /// Inside the answer, which is passed on unchanged.
     Answer,
 }
 
 impl Filter {
-    /// `starts_thinking`: the reply begins inside thought, because the model's template has opened it.
+    /// Returns the initial state. `starts_thinking` means that the model's template has opened the reasoning, so the
+    /// reply begins inside it.
     pub(super) fn new(starts_thinking: bool) -> Self {
         let [(_, close), ..] = TAGS;
         Self {
@@ -53,25 +54,25 @@ impl Filter {
         }
     }
 
-    /// Whether text is passed on as it comes.
+    /// Returns whether text is passed on unchanged.
     pub(super) fn is_open(&self) -> bool {
         self.state == State::Answer
     }
 
-    /// Whether thought was in the text.
+    /// Returns whether the text contained reasoning.
     pub(super) fn thought_seen(&self) -> bool {
         self.thought_seen
     }
 
-    /// Notes that thought came beside the text. Before any text, it shows that the upstream splits the two, so the template has
-    /// opened nothing in the text.
+    /// Records that reasoning arrived beside the text. If it arrives before any text, the upstream separates the two,
+    /// so the template has not opened reasoning in the text.
     pub(super) fn thought_beside(&mut self) {
         if !self.thought_seen && self.held.is_empty() && !self.is_open() {
             self.state = State::BeforeAnswer;
         }
     }
 
-    /// Returns what can be shown now that `text` has come.
+    /// Adds `text`, and returns what can now be shown.
     pub(super) fn push(&mut self, text: &str) -> String {
         if self.is_open() {
             return text.to_owned();
@@ -90,7 +91,7 @@ impl Filter {
         }
     }
 
-    /// Returns what was held back, once no more text comes.
+    /// Returns the text that was held back, once no more text arrives.
     pub(super) fn finish(&mut self) -> String {
         let held = std::mem::take(&mut self.held);
         match self.state {
@@ -100,7 +101,7 @@ impl Filter {
         }
     }
 
-    /// Decides whether the text begins with a tag; `None` if that needs more of it.
+    /// Returns the next state once it is certain whether the text begins with a tag; `None` if more text is needed.
     fn at_beginning(&mut self) -> Option<State> {
         let rest = self.held.trim_start();
         let blanks = self.held.len() - rest.len();
@@ -120,14 +121,14 @@ impl Filter {
         (!waits).then_some(State::Answer)
     }
 
-    /// Drops thought; `None` while its end has not come.
+    /// Drops reasoning and returns the next state; `None` while the closing tag has not arrived.
     fn in_thought(&mut self, close: &'static str) -> Option<State> {
         self.thought_seen |= !self.held.is_empty();
         if let Some(at) = self.held.find(close) {
             self.held.drain(..at + close.len());
             return Some(State::BeforeAnswer);
         }
-        // What may be the beginning of the closing tag stays.
+        // Keeps text that may be the beginning of the closing tag.
         let mut keep = self.held.len().saturating_sub(close.len() - 1);
         while !self.held.is_char_boundary(keep) {
             keep += 1;

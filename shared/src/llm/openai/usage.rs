@@ -1,13 +1,13 @@
-//! The upstream's own count, in the shapes that it comes in.
+//! Reads the upstream's token counts, in the shapes that servers send.
 
 use serde_json::Value;
 
 use crate::llm::Usage;
 
-/// The largest count that JavaScript, and so most gateways, can count.
+/// The largest integer that is exact in JavaScript, and so in most gateways.
 const MAX_COUNT: f64 = 9_007_199_254_740_991.0;
 
-/// Reads a `usage` object; `None` if it holds no count that makes sense.
+/// Returns the counts of a `usage` object, or `None` if it contains no plausible count.
 pub(super) fn read(json: &str) -> Option<Usage> {
     let usage: Value = serde_json::from_str(json).ok()?;
     let field = |name: &str| usage.get(name).and_then(count);
@@ -23,7 +23,7 @@ pub(super) fn read(json: &str) -> Option<Usage> {
     (read != Usage::default()).then_some(read)
 }
 
-/// A whole number, also where it is written as a decimal or as text.
+/// Returns a whole number, which may be written as a decimal or as text.
 fn count(value: &Value) -> Option<u64> {
     let number = match value {
         Value::Number(number) => match number.as_u64() {
