@@ -38,7 +38,7 @@ async fn failure_and_request(settings: &[(&str, &str)]) -> (Value, Value) {
         let line = line.unwrap_or_else(|| panic!("no line has {text}: {output}"));
         serde_json::from_str(line).expect("JSON")
     };
-    (line("\"Redis failed\""), line("breaker_open"))
+    (line("\"Redis failed\""), line("\"breaker_open\":"))
 }
 
 fn assert_says(line: &Value, reason: &str, detail: &str) {

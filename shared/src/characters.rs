@@ -1,13 +1,16 @@
 //! Characters: the personas that users talk to, each with a system prompt and model settings.
 //!
 //! A character is read from Redis and cached for a minute. While Redis is down, an older copy or a built-in sample is
-//! used, so an outage interrupts no conversation with a known character.
+//! used, so an outage interrupts no conversation with a known character. In a cluster a character may be on another server
+//! than the session, so a turn waits only briefly for a newer copy than it has.
 
 mod form;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
+
+use tokio::time::timeout;
 
 pub use self::form::{Character, Malformed};
 use crate::clock::{age, lock};
@@ -18,6 +21,8 @@ use crate::telemetry::{Invocation, Operation};
 
 /// Age up to which a cached copy is used without asking Redis.
 const FRESH: Duration = Duration::from_secs(60);
+/// Time for which a turn waits for a newer copy than the cached one. Redis replies in a fraction of it.
+const NEWER_WITHIN: Duration = Duration::from_millis(10);
 /// Limit of cached characters. Beyond it the oldest copy is dropped.
 const MAX_COPIES: usize = 1_000;
 
@@ -49,12 +54,20 @@ struct Kept {
     fetched_at: SystemTime,
 }
 
-/// Finds characters, in the cache and in Redis.
+/// Finds characters, in the cache and in Redis. Cheap to clone; clones share the cache.
+#[derive(Clone)]
 pub struct Characters {
     store: Store,
     clock: fn() -> SystemTime,
-    /// Locked for a lookup or an insertion, never across an await.
-    copies: Mutex<HashMap<CharacterId, Kept>>,
+    cache: Arc<Mutex<Cache>>,
+}
+
+/// Locked for a lookup or an insertion, never across an await.
+#[derive(Default)]
+struct Cache {
+    copies: HashMap<CharacterId, Kept>,
+    /// The characters that are being read again.
+    refreshing: HashSet<CharacterId>,
 }
 
 impl Characters {
@@ -64,7 +77,7 @@ impl Characters {
         Self {
             store,
             clock,
-            copies: Mutex::new(HashMap::new()),
+            cache: Arc::default(),
         }
     }
 
@@ -78,9 +91,31 @@ impl Characters {
         invocation: &Invocation,
     ) -> Result<Arc<Character>, Error> {
         let now = (self.clock)();
-        if let Some(copy) = self.copy(id, |copy| is_fresh(copy, now)) {
+        let Some((copy, fetched_at)) = self.copy(id) else {
+            return self.read(id, invocation).await;
+        };
+        if is_fresh(fetched_at, now) || !lock(&self.cache).refreshing.insert(id.clone()) {
             return Ok(copy);
         }
+        let (characters, refreshed) = (self.clone(), id.clone());
+        // It ends within the read budget. It is not a part of the invocation, which may end before it.
+        let newer = tokio::spawn(async move {
+            let read = characters.read(&refreshed, &Invocation::detached()).await;
+            lock(&characters.cache).refreshing.remove(&refreshed);
+            read
+        });
+        match timeout(NEWER_WITHIN, newer).await {
+            Ok(Ok(newer)) => newer,
+            Ok(Err(_)) | Err(_) => Ok(copy),
+        }
+    }
+
+    /// Reads a character from Redis and keeps it.
+    async fn read(
+        &self,
+        id: &CharacterId,
+        invocation: &Invocation,
+    ) -> Result<Arc<Character>, Error> {
         let call = Call::command("GET", keys::character(id));
         let stored: Result<Option<Vec<u8>>, _> = self
             .store
@@ -93,35 +128,43 @@ impl Characters {
             Err(error) => return self.without_redis(id, error),
         };
         match found {
-            Ok(character) => Ok(self.keep(id, character, now)),
+            Ok(character) => Ok(self.keep(id, Arc::new(character), (self.clock)())),
             Err(error) => {
                 // The character was deleted or damaged, so the cached copy is outdated.
-                lock(&self.copies).remove(id);
+                lock(&self.cache).copies.remove(id);
                 Err(error)
             }
         }
     }
 
-    /// Returns a copy of any age or a sample, while Redis is unavailable.
+    /// Returns a copy of any age or a sample, while Redis is unavailable. The sample is kept as a copy that is not fresh, so
+    /// that later turns wait for Redis only as long as for a newer copy.
     fn without_redis(
         &self,
         id: &CharacterId,
         error: store::Error,
     ) -> Result<Arc<Character>, Error> {
-        self.copy(id, |_| true)
-            .or_else(|| sample(id).map(Arc::new))
-            .ok_or(Error::Unavailable(error))
+        if let Some((copy, _)) = self.copy(id) {
+            return Ok(copy);
+        }
+        let sample = sample(id).ok_or(Error::Unavailable(error))?;
+        Ok(self.keep(id, Arc::new(sample), SystemTime::UNIX_EPOCH))
     }
 
-    fn copy(&self, id: &CharacterId, suits: impl FnOnce(&Kept) -> bool) -> Option<Arc<Character>> {
-        let copies = lock(&self.copies);
-        let copy = copies.get(id)?;
-        suits(copy).then(|| Arc::clone(&copy.character))
+    /// Returns the cached copy and when it was fetched.
+    fn copy(&self, id: &CharacterId) -> Option<(Arc<Character>, SystemTime)> {
+        let cache = lock(&self.cache);
+        let copy = cache.copies.get(id)?;
+        Some((Arc::clone(&copy.character), copy.fetched_at))
     }
 
-    fn keep(&self, id: &CharacterId, character: Character, now: SystemTime) -> Arc<Character> {
-        let character = Arc::new(character);
-        let mut copies = lock(&self.copies);
+    fn keep(
+        &self,
+        id: &CharacterId,
+        character: Arc<Character>,
+        fetched_at: SystemTime,
+    ) -> Arc<Character> {
+        let copies = &mut lock(&self.cache).copies;
         if copies.len() >= MAX_COPIES
             && !copies.contains_key(id)
             && let Some(oldest) = copies
@@ -133,7 +176,7 @@ impl Characters {
         }
         let copy = Kept {
             character: Arc::clone(&character),
-            fetched_at: now,
+            fetched_at,
         };
         copies.insert(id.clone(), copy);
         character
@@ -141,8 +184,8 @@ impl Characters {
 }
 
 /// Returns whether a copy may be used without asking Redis. A copy from the future may not: the clock was set back.
-fn is_fresh(copy: &Kept, now: SystemTime) -> bool {
-    age(copy.fetched_at, now).is_some_and(|age| age < FRESH)
+fn is_fresh(fetched_at: SystemTime, now: SystemTime) -> bool {
+    age(fetched_at, now).is_some_and(|age| age < FRESH)
 }
 
 fn sample(id: &CharacterId) -> Option<Character> {
@@ -173,14 +216,8 @@ mod tests {
     #[test]
     fn a_copy_is_fresh_for_a_minute() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let copy = Kept {
-            character: Arc::new(
-                sample(&CharacterId::parse("luna").expect("valid")).expect("a sample"),
-            ),
-            fetched_at: at(1_000),
-        };
-        assert!(is_fresh(&copy, at(1_059)));
-        assert!(!is_fresh(&copy, at(1_060)));
-        assert!(!is_fresh(&copy, at(999)));
+        assert!(is_fresh(at(1_000), at(1_059)));
+        assert!(!is_fresh(at(1_000), at(1_060)));
+        assert!(!is_fresh(at(1_000), at(999)));
     }
 }

@@ -22,7 +22,7 @@ use crate::telemetry::{CommitResult, Invocation, Operation};
 
 /// Largest allowed difference between the local clock and Redis's clock. It only matters for a turn that began while
 /// Redis could not report its time.
-const CLOCK_SKEW: Duration = Duration::from_secs(2);
+const CLOCK_SKEW: Duration = Duration::from_secs(5);
 
 /// When a turn began. A later clear wins over the turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

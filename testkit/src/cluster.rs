@@ -23,28 +23,39 @@ impl Cluster {
     /// # Panics
     /// If a node does not start, or the cluster is not complete in time.
     pub async fn start() -> Self {
+        Self::start_with_clocks([0; 2 * MASTERS]).await
+    }
+
+    /// As [`Cluster::start`], with wall clocks that are ahead of the machine's by these milliseconds: first the masters'.
+    ///
+    /// # Panics
+    /// As [`Cluster::start`].
+    pub async fn start_with_clocks(ahead_ms: [i64; 2 * MASTERS]) -> Self {
         let mut nodes = Vec::new();
-        for _ in 0..2 * MASTERS {
+        for ahead_ms in ahead_ms {
             nodes.push(
-                Server::start_with(&[
-                    "--cluster-enabled",
-                    "yes",
-                    // The usual bus port, 10,000 above the other, can be beyond the last one.
-                    "--cluster-port",
-                    &crate::redis::free_port().to_string(),
-                    "--cluster-node-timeout",
-                    "1000",
-                    "--cluster-require-full-coverage",
-                    "no",
-                    "--cluster-replica-validity-factor",
-                    "0",
-                    "--repl-diskless-sync",
-                    "yes",
-                    "--repl-diskless-sync-delay",
-                    "0",
-                    "--appendonly",
-                    "yes",
-                ])
+                Server::start_with_clock(
+                    &[
+                        "--cluster-enabled",
+                        "yes",
+                        // The usual bus port, 10,000 above the other, can be beyond the last one.
+                        "--cluster-port",
+                        &crate::redis::free_port().to_string(),
+                        "--cluster-node-timeout",
+                        "1000",
+                        "--cluster-require-full-coverage",
+                        "no",
+                        "--cluster-replica-validity-factor",
+                        "0",
+                        "--repl-diskless-sync",
+                        "yes",
+                        "--repl-diskless-sync-delay",
+                        "0",
+                        "--appendonly",
+                        "yes",
+                    ],
+                    ahead_ms,
+                )
                 .await,
             );
         }
@@ -176,6 +187,20 @@ impl Cluster {
                 .and_then(|port| port.parse().ok())
         };
         masters.filter_map(port).collect()
+    }
+
+    /// Returns the port of the replica of a master.
+    ///
+    /// # Panics
+    /// If the master has no replica.
+    pub async fn replica_of(&self, master: u16) -> u16 {
+        let id = self.id(master).await;
+        let nodes: String = self.alive().command(&["CLUSTER", "NODES"]).await;
+        let replica = nodes
+            .lines()
+            .find(|line| line.split(' ').nth(3) == Some(id.as_str()))
+            .and_then(|line| line.split([' ', ':', '@']).nth(2)?.parse().ok());
+        replica.expect("the master has a replica")
     }
 
     /// Returns the node with this port.

@@ -23,7 +23,9 @@ struct State {
     swallowed_below: AtomicU64,
     /// Connections with a lower number are closed.
     cut_below: watch::Sender<u64>,
-    /// Requests on connections with a lower number are delayed by `delay_milliseconds`.
+    /// Requests on connections from this number on are delayed by `delay_milliseconds`,
+    delayed_from: AtomicU64,
+    /// if their number is below this one.
     delayed_below: AtomicU64,
     delay_milliseconds: AtomicU64,
     accepted: AtomicU64,
@@ -49,6 +51,7 @@ impl Proxy {
             target,
             swallowed_below: AtomicU64::new(0),
             cut_below: watch::Sender::new(0),
+            delayed_from: AtomicU64::new(0),
             delayed_below: AtomicU64::new(0),
             delay_milliseconds: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
@@ -99,13 +102,26 @@ impl Proxy {
     /// # Panics
     /// If the delay in milliseconds does not fit into 64 bits.
     pub fn delay_existing(&self, delay: Duration) {
+        self.delay_from(0, self.accepted(), delay);
+    }
+
+    /// Delays, from now on, every request on one connection: the `back`-th before the newest. A delay of 0 ends it.
+    ///
+    /// # Panics
+    /// As [`Proxy::delay_existing`].
+    pub fn delay_one(&self, back: u64, delay: Duration) {
+        let number = self.accepted().saturating_sub(back + 1);
+        self.delay_from(number, number + 1, delay);
+    }
+
+    fn delay_from(&self, from: u64, below: u64, delay: Duration) {
         let milliseconds = u64::try_from(delay.as_millis()).expect("a short delay");
-        self.state
+        let state = &self.state;
+        state
             .delay_milliseconds
             .store(milliseconds, Ordering::SeqCst);
-        self.state
-            .delayed_below
-            .store(self.accepted(), Ordering::SeqCst);
+        state.delayed_from.store(from, Ordering::SeqCst);
+        state.delayed_below.store(below, Ordering::SeqCst);
     }
 
     /// Lets new connections work again. Connections whose bytes were dropped stay dead.
@@ -207,7 +223,9 @@ async fn pump(
                 .await;
             }
         }
-        if requests && number < state.delayed_below.load(Ordering::SeqCst) {
+        let delayed =
+            state.delayed_from.load(Ordering::SeqCst)..state.delayed_below.load(Ordering::SeqCst);
+        if requests && delayed.contains(&number) {
             let milliseconds = state.delay_milliseconds.load(Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         }

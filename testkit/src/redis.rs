@@ -32,9 +32,17 @@ const START_WITHIN: Duration = Duration::from_secs(20);
 pub struct Server {
     process: Process,
     port: u16,
-    arguments: Vec<String>,
+    setup: Setup,
     directory: TempDir,
+}
+
+/// How a server is started.
+#[derive(Debug, Clone)]
+struct Setup {
     kind: Kind,
+    arguments: Vec<String>,
+    /// What its wall clock is ahead of the machine's, in milliseconds.
+    clock_ahead_ms: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +64,22 @@ impl Server {
     /// # Panics
     /// If redis-server is not installed or does not start.
     pub async fn start_with(arguments: &[&str]) -> Self {
-        let arguments: Vec<String> = arguments
-            .iter()
-            .map(|argument| (*argument).to_owned())
-            .collect();
-        Self::start_kind(Kind::Data, arguments, "").await
+        Self::start_with_clock(arguments, 0).await
+    }
+
+    /// As [`Server::start_with`], with a wall clock that is ahead of the machine's by this many milliseconds, or behind it
+    /// if the number is negative.
+    ///
+    /// # Panics
+    /// As [`Server::start_with`], or if the C compiler fails.
+    pub async fn start_with_clock(arguments: &[&str], clock_ahead_ms: i64) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+        let setup = Setup {
+            kind: Kind::Data,
+            arguments: arguments.collect(),
+            clock_ahead_ms,
+        };
+        Self::start_setup(setup, "").await
     }
 
     /// Starts a sentinel with these lines as its settings file.
@@ -68,22 +87,29 @@ impl Server {
     /// # Panics
     /// As [`Server::start_with`].
     pub async fn start_sentinel(settings: &str) -> Self {
-        Self::start_kind(Kind::Sentinel, Vec::new(), settings).await
+        let setup = Setup {
+            kind: Kind::Sentinel,
+            arguments: Vec::new(),
+            clock_ahead_ms: 0,
+        };
+        Self::start_setup(setup, settings).await
     }
 
-    async fn start_kind(kind: Kind, arguments: Vec<String>, settings: &str) -> Self {
+    async fn start_setup(setup: Setup, settings: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        if setup.clock_ahead_ms != 0 {
+            build_clock(&directory);
+        }
         std::fs::write(sentinel_file(&directory), settings).expect("written");
         // Between choosing a free port and binding it, somebody else may take it.
         for _ in 0..20 {
             let port = free_port();
-            if let Some(process) = launch(kind, port, &directory, &arguments).await {
+            if let Some(process) = launch(&setup, port, &directory).await {
                 return Self {
                     process,
                     port,
-                    arguments,
+                    setup,
                     directory,
-                    kind,
                 };
             }
         }
@@ -200,12 +226,12 @@ impl Server {
     /// Returns the port over which the nodes of a cluster talk to each other.
     #[must_use]
     pub fn bus_port(&self) -> u16 {
-        let at = self
-            .arguments
+        let arguments = &self.setup.arguments;
+        let at = arguments
             .iter()
             .position(|argument| argument == "--cluster-port");
         let given = at
-            .and_then(|at| self.arguments.get(at + 1))
+            .and_then(|at| arguments.get(at + 1))
             .and_then(|port| port.parse().ok());
         given.unwrap_or_else(|| self.port.wrapping_add(10_000))
     }
@@ -224,9 +250,7 @@ impl Server {
         self.process.kill().await;
         let started = Instant::now();
         while started.elapsed() < START_WITHIN {
-            if let Some(process) =
-                launch(self.kind, self.port, &self.directory, &self.arguments).await
-            {
+            if let Some(process) = launch(&self.setup, self.port, &self.directory).await {
                 self.process = process;
                 return;
             }
@@ -240,9 +264,10 @@ impl Server {
     /// If the server does not begin to listen.
     pub async fn restart_loading(&mut self, arguments: &[&str]) {
         self.process.kill().await;
-        let mut all = self.arguments.clone();
-        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        let mut process = spawn(self.kind, self.port, &self.directory, &all);
+        let mut setup = self.setup.clone();
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+        setup.arguments.extend(arguments);
+        let mut process = spawn(&setup, self.port, &self.directory);
         let started = Instant::now();
         // It listens before it loads, and answers LOADING until it has.
         while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
@@ -285,8 +310,36 @@ fn sentinel_file(directory: &TempDir) -> PathBuf {
     directory.path().join("sentinel.conf")
 }
 
-fn spawn(kind: Kind, port: u16, directory: &TempDir, arguments: &[String]) -> Process {
+/// Builds the library that sets a server's clock.
+fn build_clock(directory: &TempDir) {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/clock_ahead.c");
+    let built = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(clock(directory))
+        .arg(source)
+        .status();
+    assert!(
+        built.is_ok_and(|status| status.success()),
+        "cc could not build {source}"
+    );
+}
+
+fn clock(directory: &TempDir) -> PathBuf {
+    directory.path().join("clock_ahead.so")
+}
+
+fn spawn(setup: &Setup, port: u16, directory: &TempDir) -> Process {
+    let Setup {
+        kind,
+        arguments,
+        clock_ahead_ms,
+    } = setup;
     let mut command = Command::new("redis-server");
+    if *clock_ahead_ms != 0 {
+        command
+            .env("LD_PRELOAD", clock(directory))
+            .env("CLOCK_AHEAD_MILLISECONDS", clock_ahead_ms.to_string());
+    }
     let port = port.to_string();
     match kind {
         Kind::Data => {
@@ -331,14 +384,9 @@ fn spawn(kind: Kind, port: u16, directory: &TempDir, arguments: &[String]) -> Pr
 }
 
 /// Starts a server and waits until it answers; returns `None` if it exits instead.
-async fn launch(
-    kind: Kind,
-    port: u16,
-    directory: &TempDir,
-    arguments: &[String],
-) -> Option<Process> {
-    let mut process = spawn(kind, port, directory, arguments);
-    let ready = match kind {
+async fn launch(setup: &Setup, port: u16, directory: &TempDir) -> Option<Process> {
+    let mut process = spawn(setup, port, directory);
+    let ready = match setup.kind {
         Kind::Data => "eady to accept connections",
         Kind::Sentinel => "+monitor master",
     };

@@ -31,13 +31,29 @@ impl Sentinels {
     /// # Panics
     /// If the servers do not find each other in time.
     pub async fn start_with(password: Option<&str>, sentinel_password: Option<&str>) -> Self {
+        Self::start_all(password, sentinel_password, [0; 3]).await
+    }
+
+    /// Starts the servers without passwords, with wall clocks that are ahead of the machine's by these milliseconds.
+    ///
+    /// # Panics
+    /// If the servers do not find each other in time.
+    pub async fn start_with_clocks(ahead_ms: [i64; 3]) -> Self {
+        Self::start_all(None, None, ahead_ms).await
+    }
+
+    async fn start_all(
+        password: Option<&str>,
+        sentinel_password: Option<&str>,
+        ahead_ms: [i64; 3],
+    ) -> Self {
         let login = |password: Option<&str>| -> Vec<String> {
             let lines =
                 password.map(|password| ["--requirepass", password, "--masterauth", password]);
             lines.into_iter().flatten().map(str::to_owned).collect()
         };
         let mut nodes = Vec::new();
-        for number in 0..3 {
+        for (number, ahead_ms) in ahead_ms.into_iter().enumerate() {
             let mut arguments = login(password);
             // A master that restarts without its data can be promoted again, and its replicas then copy the empty
             // dataset.
@@ -59,7 +75,7 @@ impl Sentinels {
                 );
             }
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            nodes.push(Server::start_with(&arguments).await);
+            nodes.push(Server::start_with_clock(&arguments, ahead_ms).await);
         }
         let mut sentinels = Vec::new();
         for _ in 0..3 {
@@ -179,6 +195,12 @@ impl Sentinels {
         let master = self.master().await;
         self.nodes[master].pause();
         self.nodes[master].port()
+    }
+
+    /// Pauses the process of a replica.
+    pub async fn pause_replica(&self) {
+        let master = self.master().await;
+        self.nodes[(master + 1) % self.nodes.len()].pause();
     }
 
     /// Resumes every paused node.

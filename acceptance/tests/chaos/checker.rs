@@ -35,6 +35,16 @@ pub(crate) struct Clear {
     pub(crate) done: bool,
 }
 
+/// A change of a session's state, as its client saw it.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    pub(crate) session: Session,
+    pub(crate) state: &'static str,
+    pub(crate) issued: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) done: bool,
+}
+
 /// What Redis holds of a session in the end.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stored {
@@ -42,6 +52,8 @@ pub(crate) struct Stored {
     pub(crate) messages: Vec<Value>,
     /// `message_count` of its meta.
     pub(crate) message_count: Option<i64>,
+    /// `state` of its meta.
+    pub(crate) state: Option<String>,
 }
 
 /// What was found.
@@ -58,6 +70,7 @@ pub(crate) struct Verdict {
 pub(crate) fn check(
     turns: &[Turn],
     clears: &[Clear],
+    changes: &[Change],
     stored: &BTreeMap<Session, Stored>,
 ) -> Verdict {
     let mut verdict = Verdict {
@@ -154,6 +167,12 @@ pub(crate) fn check(
             }
         }
 
+        if let Some(state) = &stored.state
+            && !may_be_last(session, state, turns, changes)
+        {
+            problem(format!("the state {state} is of an earlier change"));
+        }
+
         let length = i64::try_from(stored.messages.len()).unwrap_or(i64::MAX);
         if stored.message_count.unwrap_or(0) != length {
             problem(format!(
@@ -163,6 +182,25 @@ pub(crate) fn check(
         }
     }
     verdict
+}
+
+/// Returns whether the last of all that set a session's state may have set this one. A stored turn sets `ACTIVE`. What
+/// was given up may have taken effect before that, and not later.
+fn may_be_last(session: &Session, state: &str, turns: &[Turn], changes: &[Change]) -> bool {
+    let of_turns = turns
+        .iter()
+        .filter(|turn| turn.session == *session)
+        .map(|turn| ("ACTIVE", turn.handed_over, turn.ended, turn.saved));
+    let of_changes = changes
+        .iter()
+        .filter(|change| change.session == *session)
+        .map(|change| (change.state, change.issued, change.ended, change.done));
+    let all: Vec<_> = of_turns.chain(of_changes).collect();
+    all.iter().any(|(sets, _, ended, _)| {
+        let is_superseded =
+            |(_, issued, _, done): &(&str, Instant, Instant, bool)| *done && issued > ended;
+        *sets == state && !all.iter().any(is_superseded)
+    })
 }
 
 #[cfg(test)]
@@ -177,6 +215,7 @@ mod tests {
         start: Instant,
         turns: Vec<Turn>,
         clears: Vec<Clear>,
+        changes: Vec<Change>,
         stored: Stored,
     }
 
@@ -190,6 +229,7 @@ mod tests {
                 start: Instant::now(),
                 turns: Vec::new(),
                 clears: Vec::new(),
+                changes: Vec::new(),
                 stored: Stored::default(),
             }
         }
@@ -221,6 +261,22 @@ mod tests {
             self
         }
 
+        fn change(mut self, state: &'static str, issued: u64, ended: u64, done: bool) -> Self {
+            self.changes.push(Change {
+                session: session(),
+                state,
+                issued: self.at(issued),
+                ended: self.at(ended),
+                done,
+            });
+            self
+        }
+
+        fn has_state(mut self, state: &str) -> Self {
+            self.stored.state = Some(state.to_owned());
+            self
+        }
+
         fn holds(mut self, said: &[&str]) -> Self {
             for said in said {
                 self.stored
@@ -238,6 +294,7 @@ mod tests {
             check(
                 &self.turns,
                 &self.clears,
+                &self.changes,
                 &BTreeMap::from([(session(), self.stored.clone())]),
             )
             .violations
@@ -297,6 +354,27 @@ mod tests {
             .holds(&["a", "b"]);
         mixed.stored.messages.swap(1, 3);
         assert!(!mixed.is_clean(), "replies exchanged");
+    }
+
+    #[test]
+    fn a_state_is_of_the_last_change_or_of_one_beside_it() {
+        let scene = || {
+            Scene::new()
+                .turn("a", 0, 1, true)
+                .change("ENDED", 2, 4, true)
+                .change("INACTIVE", 3, 5, false)
+                .holds(&["a"])
+        };
+        assert!(scene().has_state("ENDED").is_clean());
+        assert!(scene().has_state("INACTIVE").is_clean(), "beside it");
+        assert!(!scene().has_state("ACTIVE").is_clean(), "before it");
+        let later = scene().change("ACTIVE", 6, 7, true);
+        assert!(!later.has_state("INACTIVE").is_clean(), "it was given up");
+        let failed = scene().change("ACTIVE", 6, 7, false);
+        assert!(
+            failed.has_state("ENDED").is_clean(),
+            "nothing supersedes it"
+        );
     }
 
     #[test]

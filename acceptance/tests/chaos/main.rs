@@ -17,6 +17,7 @@
 )]
 
 mod checker;
+mod promptness;
 mod target;
 
 use std::collections::BTreeMap;
@@ -27,17 +28,22 @@ use fastrand::Rng;
 use testkit::events;
 use testkit::runtime::Function;
 use testkit::tokens::{secret, token};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use self::checker::{Clear, Session, Stored, Turn, Verdict, check};
-use self::target::Target;
+use self::checker::{Change, Clear, Session, Stored, Turn, Verdict, check};
+use self::promptness::{Control, First, Hit, judge};
+use self::target::{Struck, Target};
 
 const PROCESSES: usize = 3;
 const CLIENTS: usize = 18;
 const USERS: usize = 6;
 /// Replicas and sentinels take seconds to find one another, and more on a busy machine.
 const FIRST_SAVED_WITHIN: Duration = Duration::from_secs(60);
+/// The pause between two requests that need no Redis.
+const BETWEEN_CONTROLS: Duration = Duration::from_millis(10);
 const CHARACTERS: [&str; 3] = ["luna", "kai", "mei"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,11 +128,20 @@ struct Period {
     until: OnceLock<Instant>,
 }
 
+impl Period {
+    fn is_on(&self) -> bool {
+        let until = self.until.get();
+        until.is_none_or(|until| Instant::now() < *until)
+    }
+}
+
 /// What one client saw.
 #[derive(Default)]
 struct Diary {
     turns: Vec<Turn>,
     clears: Vec<Clear>,
+    changes: Vec<Change>,
+    firsts: Vec<First>,
     longest_wait: Duration,
     problems: Vec<String>,
 }
@@ -153,7 +168,8 @@ async fn run(run: &Run<'_>) -> Verdict {
         broken_commit,
     } = run;
     println!("{topology}: seed {seed}, {} s", length.as_secs());
-    let mut target = Target::start(topology).await;
+    let mut rng = Rng::with_seed(seed);
+    let mut target = Target::start(topology, &mut rng).await;
     let start = async |name: &str| {
         let builder = Function::builder(name)
             .env("JWT_SECRET", secret())
@@ -168,20 +184,24 @@ async fn run(run: &Run<'_>) -> Verdict {
             }
             _ => builder,
         };
-        Arc::new(builder.concurrency(CLIENTS).start().await)
+        // One more, for the requests that need no Redis.
+        Arc::new(builder.concurrency(CLIENTS + 1).start().await)
     };
     let mut chats = Vec::new();
     for _ in 0..PROCESSES {
         chats.push(start("chat-stream").await);
     }
-    let clear = start("clear-history").await;
+    let others = Others {
+        clear: start("clear-history").await,
+        session: start("session-meta").await,
+    };
 
     let period = Arc::new(Period::default());
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
             let rng = Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(client as u64));
-            let (period, clear) = (Arc::clone(&period), Arc::clone(&clear));
-            let talk = talk(client, rng, one_clear_in, period, chats.clone(), clear);
+            let (period, others) = (Arc::clone(&period), others.clone());
+            let talk = talk(client, rng, one_clear_in, period, chats.clone(), others);
             tokio::spawn(talk)
         })
         .collect();
@@ -191,20 +211,36 @@ async fn run(run: &Run<'_>) -> Verdict {
     let until = Instant::now() + length;
     period.until.get_or_init(|| until);
 
-    let mut rng = Rng::with_seed(seed);
+    let mut controls: Vec<_> = chats
+        .iter()
+        .enumerate()
+        .map(|(process, chat)| {
+            tokio::spawn(control(process, Arc::clone(chat), Arc::clone(&period)))
+        })
+        .collect();
+    if let Target::Standalone(server, _) = &target {
+        controls.push(tokio::spawn(ping(server.port(), Arc::clone(&period))));
+    }
+    let mut hits = Vec::new();
     let mut faults: BTreeMap<&str, usize> = BTreeMap::new();
     while Instant::now() < until {
         sleep(Duration::from_millis(rng.u64(100..700))).await;
-        let fault = if rng.u8(..6) == 0 {
-            let frozen = &chats[rng.usize(..PROCESSES)];
-            frozen.pause();
+        let from = Instant::now();
+        let (struck, process) = if rng.u8(..6) == 0 {
+            let process = rng.usize(..PROCESSES);
+            chats[process].pause();
             sleep(Duration::from_millis(rng.u64(50..500))).await;
-            frozen.resume();
-            "a function frozen"
+            chats[process].resume();
+            (Struck::nobody("a function frozen"), Some(process))
         } else {
-            target.strike(&mut rng).await
+            (target.strike(&mut rng).await, None)
         };
-        *faults.entry(fault).or_default() += 1;
+        *faults.entry(struck.name).or_default() += 1;
+        hits.push(Hit {
+            during: from..Instant::now(),
+            users: struck.users,
+            process,
+        });
     }
     target.heal().await;
 
@@ -213,9 +249,20 @@ async fn run(run: &Run<'_>) -> Verdict {
         let own = client.await.expect("a client does not panic");
         diary.turns.extend(own.turns);
         diary.clears.extend(own.clears);
+        diary.changes.extend(own.changes);
+        diary.firsts.extend(own.firsts);
         diary.problems.extend(own.problems);
         diary.longest_wait = diary.longest_wait.max(own.longest_wait);
     }
+    let mut answered = Vec::new();
+    for control in controls {
+        answered.extend(control.await.expect("a control does not panic"));
+    }
+    // Before the first fault, processes and connections are cold.
+    diary
+        .firsts
+        .retain(|first| first.during.start > until - length);
+    let promptness = judge(&diary.firsts, &hits, &answered);
     let mut stored: BTreeMap<Session, Stored> = BTreeMap::new();
     for user in 0..USERS {
         for character in CHARACTERS {
@@ -223,12 +270,21 @@ async fn run(run: &Run<'_>) -> Verdict {
             stored.insert(session.clone(), target.stored(&session).await);
         }
     }
-    let mut verdict = check(&diary.turns, &diary.clears, &stored);
+    let mut verdict = check(&diary.turns, &diary.clears, &diary.changes, &stored);
     verdict.violations.extend(diary.problems);
     println!(
-        "{topology}: {} turns, {} clears, faults {faults:?}, acknowledged {}, lost {}, doubled {}, longest wait for the first byte {} ms, violations {}",
+        "{topology}: the first event of {} turns whose server was well: half within {:?}, 99% within {:?}, the longest {:?}",
+        promptness.took.len(),
+        promptness.within(50),
+        promptness.within(99),
+        promptness.within(100),
+    );
+    verdict.violations.extend(promptness.violations);
+    println!(
+        "{topology}: {} turns, {} clears, {} changes of state, faults {faults:?}, acknowledged {}, lost {}, doubled {}, longest wait for the first byte {} ms, violations {}",
         diary.turns.len(),
         diary.clears.len(),
+        diary.changes.len(),
         verdict.acknowledged,
         verdict.lost,
         verdict.doubled,
@@ -238,6 +294,54 @@ async fn run(run: &Run<'_>) -> Verdict {
     verdict
 }
 
+/// The functions besides the chats.
+#[derive(Clone)]
+struct Others {
+    clear: Arc<Function>,
+    session: Arc<Function>,
+}
+
+/// Asks a process for an answer that needs no Redis, again and again.
+async fn control(process: usize, chat: Arc<Function>, period: Arc<Period>) -> Vec<Control> {
+    let refused = events::chat(&token("control"), "luna", "");
+    let mut answered = Vec::new();
+    while period.is_on() {
+        let answer = chat.invoke(&refused).await;
+        answered.push(Control {
+            process: Some(process),
+            during: answer.handed_over..answer.ended,
+        });
+        sleep(BETWEEN_CONTROLS).await;
+    }
+    answered
+}
+
+/// Sends PING to a server, again and again. While it is down, there is nothing to record.
+async fn ping(port: u16, period: Arc<Period>) -> Vec<Control> {
+    let mut answered = Vec::new();
+    while period.is_on() {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else {
+            sleep(BETWEEN_CONTROLS).await;
+            continue;
+        };
+        let mut pong = [0; 7];
+        while period.is_on() {
+            let began = Instant::now();
+            if stream.write_all(b"PING\r\n").await.is_err()
+                || stream.read_exact(&mut pong).await.is_err()
+            {
+                break;
+            }
+            answered.push(Control {
+                process: None,
+                during: began..Instant::now(),
+            });
+            sleep(BETWEEN_CONTROLS).await;
+        }
+    }
+    answered
+}
+
 /// One client: it talks to its own session, or to one that others use too, and sometimes clears it.
 async fn talk(
     client: usize,
@@ -245,15 +349,11 @@ async fn talk(
     one_clear_in: u8,
     period: Arc<Period>,
     chats: Vec<Arc<Function>>,
-    clear: Arc<Function>,
+    others: Others,
 ) -> Diary {
     let mut diary = Diary::default();
     let mut number = 0;
-    while period
-        .until
-        .get()
-        .is_none_or(|until| Instant::now() < *until)
-    {
+    while period.is_on() {
         let user = if rng.bool() {
             client % USERS
         } else {
@@ -266,9 +366,26 @@ async fn talk(
         let token = token(&session.0);
         if rng.u8(..one_clear_in) == 0 {
             let issued = Instant::now();
-            let answer = clear.invoke(&events::clear(&token, &session.1)).await;
+            let answer = others
+                .clear
+                .invoke(&events::clear(&token, &session.1))
+                .await;
             diary.clears.push(Clear {
                 session,
+                issued,
+                ended: Instant::now(),
+                done: answer.status == 200,
+            });
+            continue;
+        }
+        if rng.u8(..20) == 0 {
+            let state = ["ACTIVE", "INACTIVE", "ENDED"][rng.usize(..3)];
+            let issued = Instant::now();
+            let event = events::set_state(&token, &session.1, state);
+            let answer = others.session.invoke(&event).await;
+            diary.changes.push(Change {
+                session,
+                state,
                 issued,
                 ended: Instant::now(),
                 done: answer.status == 200,
@@ -278,8 +395,10 @@ async fn talk(
         number += 1;
         let said = format!("c{client}-{number}");
         let handed_over = Instant::now();
-        let chat = &chats[rng.usize(..chats.len())];
-        let answer = chat.invoke(&events::chat(&token, &session.1, &said)).await;
+        let process = rng.usize(..chats.len());
+        let answer = chats[process]
+            .invoke(&events::chat(&token, &session.1, &said))
+            .await;
         let streamed = answer.events();
         let (Some(first), Some(last)) = (streamed.first(), streamed.last()) else {
             diary.problems.push(format!(
@@ -296,6 +415,12 @@ async fn talk(
         diary.longest_wait = diary
             .longest_wait
             .max(first.at.saturating_duration_since(answer.handed_over));
+        diary.firsts.push(First {
+            user,
+            process,
+            during: answer.handed_over..first.at,
+            said: said.clone(),
+        });
         if last.data["saved"] == true {
             period.first_saved.notify_one();
         }

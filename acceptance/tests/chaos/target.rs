@@ -5,17 +5,22 @@ use std::time::Duration;
 use fastrand::Rng;
 use serde_json::Value;
 use testkit::cluster::Cluster;
+use testkit::proxy::Proxy;
 use testkit::redis::Server;
 use testkit::sentinel::Sentinels;
 use tokio::time::sleep;
 
-use super::CHARACTERS;
 use super::checker::{Session, Stored};
+use super::{CHARACTERS, USERS};
 
-/// A topology under fire.
+/// The most by which the clocks of two servers differ, in milliseconds.
+const CLOCKS_APART_MS: i64 = 3_000;
+
+/// A topology under fire. The clock of each server is ahead of the machine's or behind it.
 pub(crate) enum Target {
     /// One server, which writes every command to disk before it answers: so a crash loses nothing that was acknowledged.
-    Standalone(Server),
+    /// The functions reach it through a proxy.
+    Standalone(Box<Server>, Proxy),
     /// A master, two replicas and three sentinels. Commits wait for both replicas, because whichever of them succeeds the
     /// master must have what was acknowledged.
     Sentinel(Sentinels),
@@ -23,15 +28,48 @@ pub(crate) enum Target {
     Cluster(Cluster),
 }
 
+/// A fault that has struck.
+pub(crate) struct Struck {
+    pub(crate) name: &'static str,
+    /// The users whose server does not answer as usual meanwhile.
+    pub(crate) users: Vec<usize>,
+}
+
+impl Struck {
+    /// A fault that takes no server from anybody.
+    pub(crate) fn nobody(name: &'static str) -> Self {
+        Self {
+            name,
+            users: Vec::new(),
+        }
+    }
+
+    fn everybody(name: &'static str) -> Self {
+        Self {
+            name,
+            users: (0..USERS).collect(),
+        }
+    }
+}
+
 impl Target {
-    pub(crate) async fn start(topology: &str) -> Self {
+    pub(crate) async fn start(topology: &str, rng: &mut Rng) -> Self {
+        let mut ahead_ms = || rng.i64(-CLOCKS_APART_MS / 2..=CLOCKS_APART_MS / 2);
         match topology {
             "standalone" => {
                 let durable = ["--appendonly", "yes", "--appendfsync", "always"];
-                Self::Standalone(Server::start_with(&durable).await)
+                let server = Server::start_with_clock(&durable, ahead_ms()).await;
+                let proxy = Proxy::start(server.port()).await;
+                Self::Standalone(Box::new(server), proxy)
             }
-            "sentinel" => Self::Sentinel(Sentinels::start().await),
-            "cluster" => Self::Cluster(Cluster::start().await),
+            "sentinel" => {
+                let clocks = [(); 3].map(|()| ahead_ms());
+                Self::Sentinel(Sentinels::start_with_clocks(clocks).await)
+            }
+            "cluster" => {
+                let clocks = [(); 6].map(|()| ahead_ms());
+                Self::Cluster(Cluster::start_with_clocks(clocks).await)
+            }
             other => panic!("no such topology: {other}"),
         }
     }
@@ -42,16 +80,16 @@ impl Target {
             env
         };
         match self {
-            Self::Standalone(server) => vec![("REDIS_URL".into(), server.url())],
+            Self::Standalone(_, proxy) => vec![("REDIS_URL".into(), proxy.url())],
             Self::Sentinel(sentinels) => wait(sentinels.env(), "2"),
             Self::Cluster(cluster) => wait(cluster.env(), "1"),
         }
     }
 
     /// Strikes one fault and, where it does not pass by itself, ends it.
-    pub(crate) async fn strike(&mut self, rng: &mut Rng) -> &'static str {
+    pub(crate) async fn strike(&mut self, rng: &mut Rng) -> Struck {
         match self {
-            Self::Standalone(server) => strike_server(server, rng).await,
+            Self::Standalone(server, proxy) => strike_server(server, proxy, rng).await,
             Self::Sentinel(sentinels) => strike_sentinels(sentinels, rng).await,
             Self::Cluster(cluster) => strike_cluster(cluster, rng).await,
         }
@@ -60,7 +98,7 @@ impl Target {
     /// Ends whatever is still broken.
     pub(crate) async fn heal(&mut self) {
         match self {
-            Self::Standalone(server) => {
+            Self::Standalone(server, _) => {
                 server.command::<String>(&["CLIENT", "UNPAUSE"]).await;
             }
             Self::Sentinel(sentinels) => sentinels.heal().await,
@@ -71,14 +109,17 @@ impl Target {
     pub(crate) async fn stored(&self, session: &Session) -> Stored {
         let (user, character) = session;
         let key = |part: &str| match self {
-            Self::Standalone(_) | Self::Sentinel(_) => format!("chat:{user}:{character}:{part}"),
+            Self::Standalone(..) | Self::Sentinel(_) => format!("chat:{user}:{character}:{part}"),
             Self::Cluster(_) => format!("chat:{{{user}}}:{character}:{part}"),
         };
+        type Figures = (Option<i64>, Option<String>);
         let (messages, meta) = (key("messages"), key("meta"));
         let list = ["LRANGE", &messages, "0", "-1"];
-        let count = ["HGET", &meta, "message_count"];
-        let (elements, message_count): (Vec<String>, Option<i64>) = match self {
-            Self::Standalone(server) => (server.command(&list).await, server.command(&count).await),
+        let count = ["HMGET", &meta, "message_count", "state"];
+        let (elements, (message_count, state)): (Vec<String>, Figures) = match self {
+            Self::Standalone(server, _) => {
+                (server.command(&list).await, server.command(&count).await)
+            }
             Self::Sentinel(sentinels) => (
                 sentinels.command(&list).await,
                 sentinels.command(&count).await,
@@ -92,34 +133,35 @@ impl Target {
         Stored {
             messages: elements.iter().rev().map(parse).collect(),
             message_count,
+            state,
         }
     }
 }
 
-async fn strike_server(server: &mut Server, rng: &mut Rng) -> &'static str {
-    match rng.u8(..7) {
+async fn strike_server(server: &mut Server, proxy: &Proxy, rng: &mut Rng) -> Struck {
+    match rng.u8(..8) {
         0 => {
             server.kill().await;
             sleep(Duration::from_millis(rng.u64(..500))).await;
             server.restart().await;
-            "server killed"
+            Struck::everybody("server killed")
         }
         1 => {
             server.pause();
             sleep(Duration::from_millis(rng.u64(50..1_500))).await;
             server.resume();
-            "server stopped"
+            Struck::everybody("server stopped")
         }
         2 => {
             let milliseconds = rng.u64(50..1_500).to_string();
             server
                 .command::<String>(&["CLIENT", "PAUSE", &milliseconds, "WRITE"])
                 .await;
-            "clients paused"
+            Struck::nobody("writes paused")
         }
         3 => {
             server.command::<String>(&["SCRIPT", "FLUSH"]).await;
-            "scripts flushed"
+            Struck::nobody("scripts flushed")
         }
         4 => {
             server
@@ -129,95 +171,129 @@ async fn strike_server(server: &mut Server, rng: &mut Rng) -> &'static str {
             server
                 .command::<String>(&["CONFIG", "SET", "maxmemory", "0"])
                 .await;
-            "memory full"
+            Struck::nobody("memory full")
+        }
+        5 | 6 => {
+            let delay = Duration::from_millis(rng.u64(50..1_500));
+            let back = rng.u64(..4);
+            proxy.delay_one(back, delay);
+            sleep(Duration::from_millis(rng.u64(100..1_500))).await;
+            proxy.delay_one(back, Duration::ZERO);
+            // What is on its way arrives that much later.
+            sleep(delay).await;
+            Struck::everybody("a connection delayed")
         }
         _ => {
-            server
-                .command::<i64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
-                .await;
-            "connections killed"
+            server.command::<i64>(&KILL_CONNECTIONS).await;
+            Struck::nobody("connections killed")
         }
     }
 }
 
-async fn strike_sentinels(sentinels: &mut Sentinels, rng: &mut Rng) -> &'static str {
-    match rng.u8(..6) {
+const KILL_CONNECTIONS: [&str; 6] = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
+
+async fn strike_sentinels(sentinels: &mut Sentinels, rng: &mut Rng) -> Struck {
+    match rng.u8(..7) {
         0 => {
             let old = sentinels.kill_master().await;
             sentinels.wait_for_new_master(old).await;
             sentinels.heal().await;
-            "master killed"
+            Struck::everybody("master killed")
         }
         1 => {
             let old = sentinels.pause_master().await;
             sentinels.wait_for_new_master(old).await;
             sentinels.heal().await;
-            "master stopped and replaced"
+            Struck::everybody("master stopped and replaced")
         }
         2 => {
             sentinels.failover().await;
-            "failover"
+            sleep(FAILOVER_TAKES).await;
+            Struck::everybody("failover")
         }
         3 => {
             sentinels.pause_master().await;
             sleep(Duration::from_millis(rng.u64(50..400))).await;
             sentinels.resume();
-            "master stopped"
+            Struck::everybody("master stopped")
         }
         4 => {
+            sentinels.pause_replica().await;
+            sleep(Duration::from_millis(rng.u64(50..1_500))).await;
+            sentinels.resume();
+            Struck::nobody("replica stopped")
+        }
+        5 => {
             sentinels.command::<String>(&["SCRIPT", "FLUSH"]).await;
-            "scripts flushed"
+            Struck::nobody("scripts flushed")
         }
         _ => {
-            sentinels
-                .command::<i64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
-                .await;
-            "connections killed"
+            sentinels.command::<i64>(&KILL_CONNECTIONS).await;
+            Struck::nobody("connections killed")
         }
     }
 }
 
-async fn strike_cluster(cluster: &mut Cluster, rng: &mut Rng) -> &'static str {
-    let key = format!(
-        "chat:{{u{}}}:{}:messages",
-        rng.usize(..super::USERS),
-        CHARACTERS[0]
-    );
-    let master = cluster.master_of(&key).await;
-    match rng.u8(..6) {
+/// The time after which a failover that was asked for is over, or was refused.
+const FAILOVER_TAKES: Duration = Duration::from_secs(4);
+
+async fn strike_cluster(cluster: &mut Cluster, rng: &mut Rng) -> Struck {
+    let key = |user: usize| format!("chat:{{u{user}}}:{}:messages", CHARACTERS[0]);
+    let user = rng.usize(..USERS);
+    let key_of_it = key(user);
+    let master = cluster.master_of(&key_of_it).await;
+    let mut users = Vec::new();
+    for user in 0..USERS {
+        if cluster.master_of(&key(user)).await == master {
+            users.push(user);
+        }
+    }
+    let name = match rng.u8(..8) {
         0 => {
             cluster.kill(master).await;
-            cluster.wait_for_new_master(&key, master).await;
+            cluster.wait_for_new_master(&key_of_it, master).await;
             cluster.heal().await;
             "master killed"
         }
         1 => {
             cluster.pause(master);
+            cluster.wait_for_new_master(&key_of_it, master).await;
+            cluster.heal().await;
+            "master stopped and replaced"
+        }
+        2 | 3 => {
+            cluster.pause(master);
             sleep(Duration::from_millis(rng.u64(50..600))).await;
             cluster.resume();
             "master stopped"
         }
-        2 => {
-            let slot = cluster.slot(&key).await;
+        4 => {
+            cluster.pause(cluster.replica_of(master).await);
+            sleep(Duration::from_millis(rng.u64(50..600))).await;
+            cluster.resume();
+            return Struck::nobody("replica stopped");
+        }
+        5 => {
+            let slot = cluster.slot(&key_of_it).await;
             let masters = cluster.masters().await;
             if let Some(to) = masters.into_iter().find(|port| *port != master) {
                 cluster.begin_migration(slot, master, to).await;
                 cluster.migrate_keys(slot, master, to).await;
                 cluster.finish_migration(slot, master, to).await;
             }
-            "slot moved"
+            return Struck::nobody("slot moved");
         }
-        3 => {
+        6 => {
             cluster
                 .node(master)
                 .command::<String>(&["SCRIPT", "FLUSH"])
                 .await;
-            "scripts flushed"
+            return Struck::nobody("scripts flushed");
         }
         _ => {
-            let kill = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
-            cluster.node(master).command::<i64>(&kill).await;
-            "connections killed"
+            cluster.node(master).command::<i64>(&KILL_CONNECTIONS).await;
+            return Struck::nobody("connections killed");
         }
-    }
+    };
+    Struck { name, users }
 }

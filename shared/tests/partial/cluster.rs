@@ -1,15 +1,19 @@
 //! A part of a cluster that hangs is the problem of its own users, and seeds that hang are nobody's.
 
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
+use shared::characters::Characters;
+use shared::ids::CharacterId;
 use shared::memory::{Commit, Memory};
+use shared::telemetry::Invocation;
 use testkit::cluster::Cluster;
 use testkit::sentinel::Sentinels;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use crate::Times;
-use crate::subject::{Subject, probing_often};
+use crate::subject::{Subject, probing_often, store};
 
 /// What a fault of another server may cost.
 const UNTOUCHED: Duration = Duration::from_millis(20);
@@ -132,6 +136,48 @@ async fn a_dead_socket_to_one_node_is_noticed_although_others_are_busy() {
     let (loaded, took) = loaded;
     assert_eq!(loaded.expect("read within the budget").messages.len(), 2);
     assert!(took < Duration::from_millis(700), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_character_on_a_hanging_shard_delays_a_turn_only_briefly() {
+    static AHEAD_SECONDS: AtomicU64 = AtomicU64::new(0);
+    const KEY: &str = "character:luna";
+    let character = |name: &str| format!(r#"{{"name":"{name}","system_prompt":"x"}}"#);
+    let cluster = Cluster::start().await;
+    cluster
+        .command::<String>(KEY, &["SET", KEY, &character("first")])
+        .await;
+    let characters = Characters::new(store(&cluster.env()), || {
+        SystemTime::now() + Duration::from_secs(AHEAD_SECONDS.load(Ordering::SeqCst))
+    });
+    let luna = CharacterId::parse("luna").expect("valid");
+    let name = async || {
+        let found = characters.find(&luna, &Invocation::detached()).await;
+        found.expect("a character").name.clone()
+    };
+    assert_eq!(name().await, "first");
+
+    cluster.pause(cluster.master_of(KEY).await);
+    AHEAD_SECONDS.store(61, Ordering::SeqCst);
+    let mut times = Times::default();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(500) {
+        let asked = Instant::now();
+        assert_eq!(name().await, "first");
+        times.0.push(asked.elapsed());
+    }
+    times.assert_under(UNTOUCHED, "the shard of the character hangs: look-ups");
+    // The newer copy is used once the shard is back.
+    cluster.resume();
+    cluster
+        .command::<String>(KEY, &["SET", KEY, &character("second")])
+        .await;
+    AHEAD_SECONDS.store(122, Ordering::SeqCst);
+    let began = Instant::now();
+    while name().await != "second" {
+        assert!(began.elapsed() < Duration::from_secs(20), "no newer copy");
+        tokio::task::yield_now().await;
+    }
 }
 
 /// A server that accepts connections and never replies.

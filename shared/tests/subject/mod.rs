@@ -29,6 +29,18 @@ pub(crate) fn memory(settings: &[(&str, &str)]) -> Memory {
     Memory::new(store, redis.key_layout, &memory)
 }
 
+/// Returns a client for the servers of a topology.
+pub(crate) fn store(env: &[(String, String)]) -> Store {
+    let lookup = |name: &str| {
+        env.iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.clone())
+    };
+    let redis = RedisConfig::from_lookup(&lookup).expect("valid settings");
+    let memory = MemoryConfig::from_lookup(&lookup).expect("valid settings");
+    Store::new(&redis, &memory, &Secrets::new()).expect("valid settings")
+}
+
 /// Returns a memory for the servers of a topology. Its breakers probe every 100 ms.
 pub(crate) fn probing_often(env: &[(String, String)]) -> Memory {
     let mut settings: Vec<(&str, &str)> = env
