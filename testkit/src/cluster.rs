@@ -189,18 +189,14 @@ impl Cluster {
         masters.filter_map(port).collect()
     }
 
-    /// Returns the port of the replica of a master.
-    ///
-    /// # Panics
-    /// If the master has no replica.
-    pub async fn replica_of(&self, master: u16) -> u16 {
+    /// Returns the port of the replica of a master, or `None` if it has none at present.
+    pub async fn replica_of(&self, master: u16) -> Option<u16> {
         let id = self.id(master).await;
         let nodes: String = self.alive().command(&["CLUSTER", "NODES"]).await;
         let replica = nodes
             .lines()
-            .find(|line| line.split(' ').nth(3) == Some(id.as_str()))
-            .and_then(|line| line.split([' ', ':', '@']).nth(2)?.parse().ok());
-        replica.expect("the master has a replica")
+            .find(|line| line.split(' ').nth(3) == Some(id.as_str()))?;
+        replica.split([' ', ':', '@']).nth(2)?.parse().ok()
     }
 
     /// Returns the node with this port.

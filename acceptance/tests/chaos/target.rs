@@ -268,7 +268,9 @@ async fn strike_cluster(cluster: &mut Cluster, rng: &mut Rng) -> Struck {
             "master stopped"
         }
         4 => {
-            cluster.pause(cluster.replica_of(master).await);
+            if let Some(replica) = cluster.replica_of(master).await {
+                cluster.pause(replica);
+            }
             sleep(Duration::from_millis(rng.u64(50..600))).await;
             cluster.resume();
             return Struck::nobody("replica stopped");
