@@ -153,11 +153,13 @@ async fn strike_server(server: &mut Server, proxy: &Proxy, rng: &mut Rng) -> Str
             Struck::everybody("server stopped")
         }
         2 => {
-            let milliseconds = rng.u64(50..1_500).to_string();
+            let milliseconds = rng.u64(50..1_500);
             server
-                .command::<String>(&["CLIENT", "PAUSE", &milliseconds, "WRITE"])
+                .command::<String>(&["CLIENT", "PAUSE", &milliseconds.to_string(), "WRITE"])
                 .await;
-            Struck::nobody("writes paused")
+            // A read waits behind a write of its connection.
+            sleep(Duration::from_millis(milliseconds)).await;
+            Struck::everybody("writes paused")
         }
         3 => {
             server.command::<String>(&["SCRIPT", "FLUSH"]).await;
