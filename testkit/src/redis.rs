@@ -49,6 +49,8 @@ struct Setup {
 enum Kind {
     /// A data node.
     Data,
+    /// A data node that is not Redis but Valkey.
+    Valkey,
     /// A sentinel. Its settings are in a file, which it rewrites.
     Sentinel,
 }
@@ -78,6 +80,20 @@ impl Server {
             kind: Kind::Data,
             arguments: arguments.collect(),
             clock_ahead_ms,
+        };
+        Self::start_setup(setup, "").await
+    }
+
+    /// As [`Server::start_with`], with the Valkey server that `scripts/setup.sh test` installs.
+    ///
+    /// # Panics
+    /// If it is not installed or does not start.
+    pub async fn start_valkey(arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+        let setup = Setup {
+            kind: Kind::Valkey,
+            arguments: arguments.collect(),
+            clock_ahead_ms: 0,
         };
         Self::start_setup(setup, "").await
     }
@@ -334,7 +350,13 @@ fn spawn(setup: &Setup, port: u16, directory: &TempDir) -> Process {
         arguments,
         clock_ahead_ms,
     } = setup;
-    let mut command = Command::new("redis-server");
+    let mut command = Command::new(match kind {
+        Kind::Data | Kind::Sentinel => "redis-server",
+        Kind::Valkey => concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../.tools/valkey/bin/valkey-server"
+        ),
+    });
     if *clock_ahead_ms != 0 {
         command
             .env("LD_PRELOAD", clock(directory))
@@ -342,7 +364,7 @@ fn spawn(setup: &Setup, port: u16, directory: &TempDir) -> Process {
     }
     let port = port.to_string();
     match kind {
-        Kind::Data => {
+        Kind::Data | Kind::Valkey => {
             command
                 .args([
                     "--port",
@@ -387,7 +409,7 @@ fn spawn(setup: &Setup, port: u16, directory: &TempDir) -> Process {
 async fn launch(setup: &Setup, port: u16, directory: &TempDir) -> Option<Process> {
     let mut process = spawn(setup, port, directory);
     let ready = match setup.kind {
-        Kind::Data => "eady to accept connections",
+        Kind::Data | Kind::Valkey => "eady to accept connections",
         Kind::Sentinel => "+monitor master",
     };
     let started = Instant::now();
