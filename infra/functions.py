@@ -46,14 +46,22 @@ class Function:
 FUNCTIONS = (
     Function(
         name="chat-stream",
-        routes=(("post", "/api/v1/chat/stream"),),
+        routes=(("post", "/api/v1/chat/stream"), ("get", "/api/v1/chat/stream")),
         waits_for=("MemoryReadTimeoutMs", "LlmFirstTokenTimeoutMs", "LlmIdleTimeoutMs", "MemoryWriteTimeoutMs"),
         cache_user="turns",
-        cache_rights="on ~chat:* ~character:* -@all +ping +cluster|slots "
-        "+eval +evalsha +time +get +lrange +lindex +llen +lpush +ltrim +rpop +hmget +hset +expire",
+        cache_rights="on ~chat:* ~user:* ~character:* -@all +ping +cluster|slots "
+        "+eval +evalsha +time +get +set +del +exists +expire +lrange +lindex +llen +lpush +ltrim +rpop "
+        "+hget +hmget +hset +hdel +strlen +getrange +setrange +zadd +zrem +zremrangebyscore +zrevrange",
         own_secrets=("LlmApiKeySecretArn",),
         rolls_back_on=("UpstreamErrorsAlarm", "CommitFailuresAlarm", "MemoryDownAlarm"),
         streams=True,
+    ),
+    Function(
+        name="stop-stream",
+        routes=(("delete", "/api/v1/chat/stream"),),
+        waits_for=("MemoryReadTimeoutMs", "MemoryReadTimeoutMs", "MemoryWriteTimeoutMs"),
+        cache_user="stop",
+        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +hmget +hset +zrevrange",
     ),
     Function(
         name="clear-history",

@@ -43,7 +43,7 @@ def number_settings() -> set[str]:
 
 class Settings(unittest.TestCase):
     def test_parameters_set_exactly_the_settings_that_the_code_reads(self) -> None:
-        read = set(re.findall(r'"((?:REDIS|MEMORY|CONTEXT|LLM|JWT|AUTH|CORS|LOG|METRICS)(?:_[A-Z]+)*)"', CODE)) - {
+        read = set(re.findall(r'"((?:REDIS|MEMORY|TURN|CONTEXT|LLM|JWT|AUTH|CORS|LOG|METRICS)(?:_[A-Z]+)*)"', CODE)) - {
             "AUTH"
         }
         self.assertEqual(settings(), read - set(WITHOUT_PARAMETER) - {"AUTH_TRUST_AUTHORIZER"})
@@ -212,6 +212,7 @@ class Settings(unittest.TestCase):
                 ["http://keys.example.com", "https://", "https:///keys", "https://keys.example.com/a b"],
             ),
             ("MemoryTtlSeconds", ["1", "315360000"], ["0", "315360001"]),
+            ("TurnTtlSeconds", ["0", "604800"], ["-1", "604801"]),
             ("RedisBreakerCooldownMs", ["1", "900000"], ["0", "900001"]),
             *(
                 (

@@ -7,22 +7,24 @@ CHARACTER selects the character (default luna). CHAT_URL and CHAT_TOKEN select a
 import io
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import client
-from client import Chat, ChatError, NotReachable, StreamCut
+from client import ApiError, Chat, ChatError, Event, NotReachable, StreamCut
 
 with suppress(ImportError):
     import readline  # noqa: F401 - importing it gives input() its line editing
 
 HELP = """\
+  /resume    come back to a reply that is still running
   /session   show the state of this conversation
   /clear     clear this conversation
   /help      show this list
   /quit      leave (or press Ctrl-D)
-Ctrl-C stops showing a reply; the service still completes and stores it.
+Ctrl-C stops a reply; what you have seen of it is stored. A connection that is lost comes back by itself.
 To chat with another character, run CHARACTER=kai make chat."""
 
 
@@ -69,7 +71,7 @@ def find_service(environ: Mapping[str, str], env_file: Path) -> Chat:
 def greet(chat: Chat, character: str) -> None:
     try:
         known = f"{character} remembers {chat.session(character)['stored_messages']} messages"
-    except client.ApiError as error:
+    except ApiError as error:
         if error.code == "session_not_found":
             known = f"a new conversation with {character}"
         elif error.code == "memory_unavailable":
@@ -97,10 +99,15 @@ def answer(chat: Chat, character: str, line: str) -> None:
             say(f"({client.describe_session(chat.session(character))}.)")
         elif line == "/clear":
             say(f"({chat.clear(character).get('message')})")
+        elif line == "/resume":
+            reply = Reply()
+            show_or_stop(chat, character, reply, chat.resume(character))
+            if not reply.began:
+                say("(No reply is running.)")
         elif line.startswith("/"):
             say(f"({line.split()[0]} is not a command; /help lists them.)")
         else:
-            show_reply(chat, character, line)
+            show_or_stop(chat, character, Reply(), chat.say(character, line))
     except KeyboardInterrupt:
         say("\n(stopped showing the reply; the service still completes and stores it)")
     except StreamCut as error:
@@ -109,23 +116,50 @@ def answer(chat: Chat, character: str, line: str) -> None:
         say(f"(Sorry: {error}.)")
 
 
-def show_reply(chat: Chat, character: str, message: str) -> None:
-    replying = False
-    for event in chat.say(character, message):
+@dataclass
+class Reply:
+    """What is shown of a reply: whether any frame is, its turn, and the id of the last frame."""
+
+    began: bool = False
+    turn: str = ""
+    seen: str = ""
+
+
+def show_or_stop(chat: Chat, character: str, reply: Reply, events: Iterator[Event]) -> None:
+    """Shows a reply. Ctrl-C stops it, and the rest is shown: what was on its way, and whether the turn is stored."""
+    try:
+        show_reply(character, reply, events)
+    except KeyboardInterrupt:
+        try:
+            reply.turn = chat.stop(character, reply.turn)
+        except ApiError as error:
+            if error.code != "turn_not_found":
+                raise
+            # It has just ended, or it is not recorded.
+            raise KeyboardInterrupt from None
+        show_reply(character, reply, chat.resume(character, reply.turn, reply.seen))
+
+
+def show_reply(character: str, reply: Reply, events: Iterator[Event]) -> None:
+    for event in events:
         data = event.data
+        is_first = not reply.began
+        reply.began, reply.seen = True, event.id
         if event.name == "start":
+            reply.turn = str(data.get("turn_id", ""))
             if data.get("memory") == "unavailable":
                 say("(memory is unavailable: the reply does not take earlier messages into account)")
             say(f"{character:<6}", end="")
-            replying = True
         elif event.name == "error":
             kept = "the text shown was saved" if data.get("saved") else "this turn was not saved"
-            say(f"{chr(10) if replying else ''}(Sorry: {data.get('error')} ({data.get('code')}); {kept}.)")
+            say(f"{'' if is_first else chr(10)}(Sorry: {data.get('error')} ({data.get('code')}); {kept}.)")
         elif not data.get("done"):
             say(str(data.get("content", "")), end="")
         else:
             say("")
-            if data.get("finish_reason") == "length":
+            if data.get("finish_reason") == "stopped":
+                say("(stopped)")
+            elif data.get("finish_reason") == "length":
                 say("(the reply reached its length limit)")
             elif data.get("finish_reason") == "content_filter":
                 say("(the model's content filter ended the reply)")

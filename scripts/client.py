@@ -13,11 +13,12 @@ import http.client
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +28,9 @@ ENV_FILE = ROOT / ".run" / "env"
 # The service sends at least a comment line every 15 s, so a stream that is silent for longer than this is dead.
 STREAM_TIMEOUT_SECONDS = 40.0
 REQUEST_TIMEOUT_SECONDS = 10.0
+# A lost stream is asked for again after each of these pauses, and from the first one on after each frame that came. In
+# all they are longer than the service needs to find out that the process of a turn has died.
+RESUME_PAUSES_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 TOKEN_TTL_SECONDS = 86_400
 
 
@@ -48,7 +52,7 @@ class NotReachable(ChatError):
 
 
 class StreamCut(ChatError):
-    """The reply began, but ended before its last frame."""
+    """The reply began, but ended before its last frame, and could not be resumed."""
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------
@@ -87,10 +91,16 @@ def _base64url(value: bytes) -> str:
 
 @dataclass(frozen=True)
 class Event:
-    """One frame of the stream: its name and its parsed JSON."""
+    """One frame of the stream: its name, its parsed JSON, and the id with which a client can come back to its end."""
 
     name: str
     data: dict[str, Any]
+    id: str = ""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no frame of the turn follows."""
+        return self.name == "error" or bool(self.data.get("done"))
 
 
 class SseParser:
@@ -101,6 +111,7 @@ class SseParser:
         self._line = ""
         self._after_cr = False
         self._name = ""
+        self._id = ""
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> list[Event]:
@@ -128,6 +139,9 @@ class SseParser:
             self._name = value
         elif field == "data":
             self._data.append(value)
+        elif field == "id" and "\0" not in value:
+            # It holds for later events too, until another one comes.
+            self._id = value
 
     def _dispatch(self) -> Iterator[Event]:
         name, data = self._name or "message", self._data
@@ -140,7 +154,7 @@ class SseParser:
             raise ChatError(f"the service sent a {name} frame that is not valid JSON") from None
         if not isinstance(value, dict):
             raise ChatError(f"the service sent a {name} frame that is not a JSON object")
-        yield Event(name, value)
+        yield Event(name, value, self._id)
 
 
 # --- the API --------------------------------------------------------------------------------------------------
@@ -160,37 +174,77 @@ class Chat:
     def say(self, character: str, message: str) -> Iterator[Event]:
         """Sends a message and yields the frames of the reply as they arrive, up to and including the last.
 
-        Raises ApiError if the service rejects the request, NotReachable if there is no service, and StreamCut if the
-        reply ends without a last frame. An `error` frame is not raised, because it reports whether the turn was saved.
+        A connection that is lost is made again. Before the first frame, the request is repeated once: by its key the
+        service recognises it as the same one. After that, the reply goes on where it was cut. Raises ApiError if the
+        service rejects the request, NotReachable if there is no service, and StreamCut if the reply ends without a last
+        frame and cannot be resumed. An `error` frame is not raised, because it reports whether the turn was saved.
         """
         body = {"character_id": character, "message": message}
-        connection = self._connection(STREAM_TIMEOUT_SECONDS)
-        try:
-            response = self._send(connection, "POST", "/api/v1/chat/stream", body)
-            if response.status != 200:
-                raise _problem(response.status, _body(response))
-            parser = SseParser()
-            while True:
-                try:
-                    chunk = response.read1(65_536)
-                except (http.client.HTTPException, OSError):
-                    chunk = b""
-                if not chunk:
-                    raise StreamCut("the connection ended mid-reply")
-                for event in parser.feed(chunk):
+        key = {"idempotency-key": f'"{uuid.uuid4()}"'}
+        for is_repeated in (False, True):
+            turn, seen = "", ""
+            began = False
+            try:
+                for event in self._stream("POST", "/api/v1/chat/stream", key, body):
+                    began = True
+                    if event.name == "start" and event.data.get("resumable"):
+                        turn = str(event.data.get("turn_id"))
+                    seen = event.id
                     yield event
-                    if event.name == "error" or event.data.get("done"):
+                    if event.is_last:
                         return
-        finally:
-            connection.close()
+            except NotReachable:
+                if is_repeated:
+                    raise
+            if began:
+                break
+        if not turn:
+            raise StreamCut("the connection ended mid-reply")
+        yield from self.resume(character, turn, seen)
+
+    def resume(self, character: str, turn: str = "", seen: str = "") -> Iterator[Event]:
+        """Yields the frames of a turn that follow the frame with the id `seen`, or all, up to and including the last.
+
+        Without a turn it is the newest one that runs, and nothing if none does. Raises the same errors as `say`.
+        """
+        failure = ""
+        pauses = iter(RESUME_PAUSES_SECONDS)
+        while (pause := next(pauses, None)) is not None:
+            time.sleep(pause)
+            path = _path("stream", character, turn_id=turn)
+            try:
+                found = False
+                for event in self._stream("GET", path, {"last-event-id": seen} if seen else {}):
+                    found = True
+                    if event.name == "start":
+                        turn = str(event.data.get("turn_id"))
+                    seen, pauses = event.id, iter(RESUME_PAUSES_SECONDS)
+                    yield event
+                    if event.is_last:
+                        return
+                if not found and not turn:
+                    return
+            except ApiError as error:
+                if error.status < 500 or not turn:
+                    raise
+                failure = f", and coming back failed: {error}"
+            except NotReachable as error:
+                if not turn:
+                    raise
+                failure = f", and coming back failed: {error}"
+        raise StreamCut(f"the connection ended mid-reply{failure}")
+
+    def stop(self, character: str, turn: str = "") -> str:
+        """Asks a turn to stop, or the newest one that runs, and returns its id."""
+        return str(self._call("DELETE", _path("stream", character, turn_id=turn)).get("turn_id"))
 
     def session(self, character: str) -> dict[str, Any]:
         """Returns the session of the conversation."""
-        return self._call("GET", f"/api/v1/chat/session?character_id={quote(character, safe='')}")
+        return self._call("GET", _path("session", character))
 
     def clear(self, character: str) -> dict[str, Any]:
         """Clears the conversation."""
-        return self._call("DELETE", f"/api/v1/chat/history?character_id={quote(character, safe='')}")
+        return self._call("DELETE", _path("history", character))
 
     def status(self, method: str, path: str, timeout_seconds: float) -> int:
         """Returns the status of a response to a request without a body, or 0 if the response is not from a function."""
@@ -202,12 +256,35 @@ class Chat:
         finally:
             connection.close()
 
+    def _stream(
+        self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any] | None = None
+    ) -> Iterator[Event]:
+        """Yields the frames of a response until it ends or is cut. A response without a body has none."""
+        connection = self._connection(STREAM_TIMEOUT_SECONDS)
+        try:
+            response = self._send(connection, method, path, body, headers)
+            if response.status == 204:
+                return
+            if response.status != 200:
+                raise _problem(response.status, _body(response))
+            parser = SseParser()
+            while True:
+                try:
+                    chunk = response.read1(65_536)
+                except (http.client.HTTPException, OSError):
+                    chunk = b""
+                if not chunk:
+                    return
+                yield from parser.feed(chunk)
+        finally:
+            connection.close()
+
     def _call(self, method: str, path: str) -> dict[str, Any]:
         connection = self._connection(REQUEST_TIMEOUT_SECONDS)
         try:
             response = self._send(connection, method, path)
             body = _body(response)
-            if response.status != 200:
+            if response.status not in (200, 202):
                 raise _problem(response.status, body)
         finally:
             connection.close()
@@ -223,9 +300,14 @@ class Chat:
         return kind(self._parts.hostname or "", self._parts.port, timeout=timeout_seconds)
 
     def _send(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: Mapping[str, Any] | None = None
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        more_headers: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
-        headers = {"accept": "text/event-stream, application/json"}
+        headers = {"accept": "text/event-stream, application/json", **(more_headers or {})}
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
         payload = None
@@ -237,6 +319,12 @@ class Chat:
             return connection.getresponse()
         except (http.client.HTTPException, OSError) as error:
             raise NotReachable(f"{self.url} does not answer ({_reason(error)})") from None
+
+
+def _path(name: str, character: str, **more: str) -> str:
+    """Returns the path of a resource of the conversation. Parameters without a value are left out."""
+    query = {"character_id": character, **{name: value for name, value in more.items() if value}}
+    return f"/api/v1/chat/{name}?{urlencode(query, quote_via=quote, safe='')}"
 
 
 def _reason(error: Exception) -> str:

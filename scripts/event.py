@@ -2,7 +2,7 @@
 """Prints a sample event, or one that is refused, for `cargo lambda invoke`.
 
 scripts/event.py                                         what there is
-scripts/event.py chat-stream.http --token "$TOKEN"       a sample, with a token in it
+scripts/event.py chat-stream.post.http --token "$TOKEN"       a sample, with a token in it
 scripts/event.py unsupported-media-type.http             a refusal: a sample, patched as events/refusals.json says
 """
 

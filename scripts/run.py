@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the whole service on this machine: Redis, the three functions and a first conversation (`make run`).
+"""Runs the whole service on this machine: Redis, the functions and a first conversation (`make run`).
 
 Settings are read from the environment: PORT (default 9000), REDIS_URL to use your own Redis, LLM_BASE_URL with
 LLM_API_KEY and LLM_MODEL to use a real model instead of the built-in echo, and every other variable that the functions
@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import client
 from client import ROOT, Chat, ChatError
@@ -458,23 +458,33 @@ def start_functions(servers: Servers, settings: Mapping[str, str], port: int) ->
     servers.read_functions_log()
 
 
-def routes() -> dict[str, str]:
-    """Returns the function behind each path that `cargo lambda watch` serves, from Cargo.toml."""
+def routes() -> dict[str, tuple[str, str]]:
+    """Returns a method and a path that reach each function that `cargo lambda watch` serves, from Cargo.toml."""
     command = ["cargo", "metadata", "--no-deps", "--locked", "--format-version", "1"]
     metadata = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
-    router: dict[str, str] = metadata["metadata"]["lambda"]["watch"]["router"]
-    return router
+    return routes_of(metadata["metadata"]["lambda"]["watch"]["router"])
+
+
+def routes_of(router: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Returns a method and a path for each function of a router. A path names one function, or one for each method."""
+    found: dict[str, tuple[str, str]] = {}
+    for path, behind in router.items():
+        # A function that serves its path alone gets every method, and refuses those that it does not support.
+        several = [{"method": "GET", "function": behind}] if isinstance(behind, str) else behind
+        for one in several:
+            found.setdefault(one["function"], (one["method"], path))
+    return found
 
 
 def wait_for_functions(servers: Servers, url: str) -> None:
     chat = Chat(url, token="")
-    for path, name in routes().items():
+    for name, (method, path) in routes().items():
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while True:
             servers.check()
             try:
-                # Whatever its methods, a function refuses a request without a token, and so shows that it runs.
-                if chat.status("GET", path, timeout_seconds=2):
+                # A function refuses a request without a token, and so shows that it runs.
+                if chat.status(method, path, timeout_seconds=2):
                     break
             except ChatError:
                 pass

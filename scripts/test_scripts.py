@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import unittest
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,13 @@ from client import Event, SseParser
 SCRIPTS = Path(__file__).resolve().parent
 
 START = 'event: start\ndata: {"turn_id":"t","memory":"ok","history_messages":2}\n\n'
+# As the service sends them where the turn is recorded.
+RESUMABLE = (
+    'id: 0\nevent: start\ndata: {"turn_id":"turn-1","memory":"ok","history_messages":2,"resumable":true}\n\n',
+    'id: 6\nevent: message\ndata: {"content":"你好","done":false}\n\n',
+    'id: 9\nevent: message\ndata: {"content":"呀","done":false}\n\n',
+    'id: done\nevent: message\ndata: {"content":"","done":true,"finish_reason":"%s","saved":true}\n\n',
+)
 DELTA = 'event: message\ndata: {"content":"%s","done":false}\n\n'
 DONE = 'event: message\ndata: {"content":"","done":true,"finish_reason":"stop","saved":true}\n\n'
 ERROR = 'event: error\ndata: {"error":"服务暂时不可用，请稍后重试","code":"upstream_timeout","saved":%s}\n\n'
@@ -60,8 +68,9 @@ class SseParserTest(unittest.TestCase):
         expected = [
             Event("start", {"memory": "ok"}),
             Event("message", {"content": "你好，🌧"}),
-            Event("message", {"content": "two lines"}),
-            Event("message", {"done": True}),
+            Event("message", {"content": "two lines"}, id="7"),
+            # An id holds until the next one comes.
+            Event("message", {"done": True}, id="7"),
         ]
         body = text.encode()
         self.assertEqual(SseParser().feed(body), expected)
@@ -191,6 +200,15 @@ class RunTest(unittest.TestCase):
             run.check_log(log, described, turns),
             ["the secret is in the log", "the user's id is in the log", "message 1 is in the log"],
         )
+
+    def test_each_function_is_reached_by_a_method_that_its_path_gives_it(self) -> None:
+        router = {
+            "/history": "clear",
+            "/stream": [{"method": "POST", "function": "chat"}, {"method": "GET", "function": "chat"}]
+            + [{"method": "DELETE", "function": "stop"}],
+        }
+        expected = {"clear": ("GET", "/history"), "chat": ("POST", "/stream"), "stop": ("DELETE", "/stream")}
+        self.assertEqual(run.routes_of(router), expected)
 
     def run_script(self, **environ: str) -> tuple[int, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "PORT"))}
@@ -322,12 +340,26 @@ class ServersTest(unittest.TestCase):
         return log
 
 
+@dataclass(frozen=True)
+class Request:
+    """A request that a ScriptedServer received."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
 class ScriptedServer:
     """Answers each method with what the test scripted. A stream is sent verbatim and then ends, or is cut."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, tuple[int, str, bytes, bool]] = {}
-        self.requests: list[tuple[str, str, bytes]] = []
+        # The answers of a method in their order. The last one is repeated.
+        self.answers: dict[str, list[tuple[int, str, bytes, bool]]] = {}
+        self.requests: list[Request] = []
+        # While it is set, a stream that is cut stays open at its end instead.
+        self.hangs = threading.Event()
+        self.closing = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -335,8 +367,13 @@ class ScriptedServer:
 
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
-                outer.requests.append((self.command, self.headers.get("authorization", ""), body))
-                status, content_type, answer, cut = outer.answers[self.command]
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                outer.requests.append(Request(self.command, self.path, headers, body))
+                answers = outer.answers[self.command]
+                status, content_type, answer, cut = answers.pop(0) if len(answers) > 1 else answers[0]
+                self.close_connection = True
+                if not status:
+                    return
                 self.send_response(status)
                 self.send_header("content-type", content_type)
                 self.send_header("transfer-encoding", "chunked")
@@ -347,7 +384,8 @@ class ScriptedServer:
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
                 if not cut:
                     self.wfile.write(b"0\r\n\r\n")
-                self.close_connection = True
+                elif outer.hangs.is_set():
+                    outer.closing.wait()
 
             do_GET = do_POST = do_DELETE = answer
 
@@ -359,20 +397,33 @@ class ScriptedServer:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def json(self, method: str, body: Any) -> None:
-        self.answers[method] = (200, "application/json", json.dumps(body).encode(), False)
+    def json(self, method: str, body: Any, status: int = 200) -> None:
+        self.answers[method] = [(status, "application/json", json.dumps(body).encode(), False)]
 
     def problem(self, method: str, status: int, code: str, detail: str) -> None:
+        self.answers[method] = [self.problem_answer(status, code, detail)]
+
+    @staticmethod
+    def problem_answer(status: int, code: str, detail: str) -> tuple[int, str, bytes, bool]:
         body = {"type": "about:blank", "title": "t", "status": status, "detail": detail, "code": code}
-        self.answers[method] = (status, "application/problem+json", json.dumps(body).encode(), False)
+        return status, "application/problem+json", json.dumps(body).encode(), False
 
     def stream(self, *frames: str, cut: bool = False) -> None:
-        self.answers["POST"] = (200, "text/event-stream; charset=utf-8", "".join(frames).encode(), cut)
+        self.answers["POST"] = [self.stream_answer(*frames, cut=cut)]
+
+    @staticmethod
+    def stream_answer(*frames: str, cut: bool = False) -> tuple[int, str, bytes, bool]:
+        return 200, "text/event-stream; charset=utf-8", "".join(frames).encode(), cut
 
     def close(self) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+# The connection is closed instead of an answer.
+NO_ANSWER = (0, "", b"", True)
 
 
 class ChatTest(unittest.TestCase):
@@ -397,9 +448,9 @@ class ChatTest(unittest.TestCase):
         self.assertIn("kai remembers 4 messages", output)
         self.assertIn("kai   你好，小雨 🌧\n", output)
         self.assertEqual(self.status, 0)
-        method, authorization, body = self.server.requests[-1]
-        self.assertEqual((method, authorization), ("POST", "Bearer a.b.c"))
-        self.assertEqual(json.loads(body), {"character_id": "kai", "message": "我回来了"})
+        request = self.server.requests[-1]
+        self.assertEqual((request.method, request.headers["authorization"]), ("POST", "Bearer a.b.c"))
+        self.assertEqual(json.loads(request.body), {"character_id": "kai", "message": "我回来了"})
 
     def test_a_failed_reply_is_shown_and_the_conversation_goes_on(self) -> None:
         self.server.stream(START, DELTA % "雨", ERROR % "true")
@@ -414,6 +465,117 @@ class ChatTest(unittest.TestCase):
         for cut in (True, False):
             self.server.stream(START, DELTA % "雨", cut=cut)
             self.assertIn("雨\n(Sorry: the connection ended mid-reply.)", self.talk("1"))
+
+    def test_a_lost_connection_comes_back_where_it_was_cut(self) -> None:
+        start, first, second, last = RESUMABLE
+        for cut in (True, False):
+            for shown in (1, 2, 3):
+                frames = (start, first, second, last % "stop")
+                self.server.stream(*frames[:shown], cut=cut)
+                self.server.json("GET", SESSION)
+                self.server.answers["GET"] += [
+                    # The process that follows the turn may end too, and Redis may be away for a moment.
+                    self.server.stream_answer(": ping\n\n", cut=True),
+                    self.server.problem_answer(503, "memory_unavailable", "away"),
+                    self.server.stream_answer(*frames[shown:]),
+                ]
+                self.server.requests.clear()
+                with mock.patch.object(client, "RESUME_PAUSES_SECONDS", (0.0, 0.0, 0.0)):
+                    output = self.talk("1")
+                self.assertTrue(output.endswith("luna  你好呀\nBye.\n"), output)
+                resumed = self.server.requests[2:]
+                path = "/api/v1/chat/stream?character_id=luna&turn_id=turn-1"
+                self.assertEqual([(one.method, one.path) for one in resumed], [("GET", path)] * 3)
+                seen = {1: "0", 2: "6", 3: "9"}[shown]
+                self.assertEqual([one.headers["last-event-id"] for one in resumed], [seen] * 3)
+
+    def test_a_connection_that_does_not_come_back_is_reported_with_the_reason(self) -> None:
+        self.server.stream(*RESUMABLE[:2], cut=True)
+        for answer, reason in (
+            (self.server.stream_answer(cut=True), "(Sorry: the connection ended mid-reply.)"),
+            (NO_ANSWER, "mid-reply, and coming back failed: "),
+            (self.server.problem_answer(503, "memory_unavailable", "away"), "failed: away (memory_unavailable"),
+            (self.server.problem_answer(404, "turn_not_found", "gone"), "(Sorry: gone (turn_not_found, HTTP 404).)"),
+        ):
+            self.server.json("GET", SESSION)
+            self.server.answers["GET"].append(answer)
+            with mock.patch.object(client, "RESUME_PAUSES_SECONDS", (0.0, 0.0)):
+                self.assertIn(reason, self.talk("1"))
+
+    def test_a_message_that_got_no_answer_is_sent_again_with_its_key(self) -> None:
+        frames = (*RESUMABLE[:3], RESUMABLE[3] % "stop")
+        for lost in (NO_ANSWER, self.server.stream_answer(": ping\n\n", cut=True)):
+            self.server.answers["POST"] = [lost, self.server.stream_answer(*frames)]
+            self.server.requests.clear()
+            self.assertIn("luna  你好呀\n", self.talk("1", "2"))
+            first, again, second = (one for one in self.server.requests if one.method == "POST")
+            keys = [one.headers["idempotency-key"] for one in (first, again, second)]
+            self.assertEqual((keys[0], first.body), (keys[1], again.body))
+            self.assertNotEqual(keys[0], keys[2])
+            self.assertRegex(keys[0], r'^"[0-9a-f-]{36}"$')
+
+    def test_resume_shows_the_newest_reply_that_runs(self) -> None:
+        self.server.json("GET", SESSION)
+        self.server.answers["GET"] += [
+            self.server.stream_answer(*RESUMABLE[:2], cut=True),
+            self.server.stream_answer(*RESUMABLE[2:3], RESUMABLE[3] % "stop"),
+        ]
+        output = self.talk("/resume")
+        self.assertIn("luna  你好呀\n", output)
+        newest, again = self.server.requests[1:]
+        self.assertEqual(newest.path, "/api/v1/chat/stream?character_id=luna")
+        self.assertEqual(again.path, "/api/v1/chat/stream?character_id=luna&turn_id=turn-1")
+        self.assertEqual(again.headers["last-event-id"], "6")
+
+    def test_resume_reports_that_nothing_runs(self) -> None:
+        self.server.json("GET", SESSION)
+        self.server.answers["GET"].append((204, "", b"", False))
+        self.assertIn("(No reply is running.)", self.talk("/resume"))
+
+    def test_ctrl_c_stops_the_reply_and_shows_how_it_ended(self) -> None:
+        self.server.hangs.set()
+        for shown in (1, 2):
+            self.server.json("GET", SESSION)
+            self.server.answers["GET"].append(self.server.stream_answer(*RESUMABLE[shown:2], RESUMABLE[3] % "stopped"))
+            self.server.json("DELETE", {"turn_id": "turn-1", "state": "stopping"}, status=202)
+            self.server.stream(*RESUMABLE[:shown], cut=True)
+            self.server.requests.clear()
+            output = self.interrupted(until="你好" if shown == 2 else "luna  ")
+            self.assertTrue(output.endswith("luna  你好\n(stopped)\nBye.\n"), output)
+            stop, rest = self.server.requests[2:]
+            path = "/api/v1/chat/stream?character_id=luna&turn_id=turn-1"
+            self.assertEqual([(stop.method, stop.path), (rest.method, rest.path)], [("DELETE", path), ("GET", path)])
+            self.assertEqual(rest.headers["last-event-id"], {1: "0", 2: "6"}[shown])
+
+    def test_ctrl_c_leaves_a_reply_that_cannot_be_stopped(self) -> None:
+        self.server.hangs.set()
+        self.server.problem("DELETE", 404, "turn_not_found", "gone")
+        self.server.stream(START, DELTA % "雨", cut=True)
+        self.assertIn("雨\n(stopped showing the reply", self.interrupted(until="雨"))
+
+    def interrupted(self, until: str) -> str:
+        """Returns what the program prints for one message if it gets a SIGINT once it has printed a text."""
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPTS / "chat.py")],
+            env={**os.environ, "CHAT_URL": self.server.url, "CHAT_TOKEN": "a.b.c", "PYTHONIOENCODING": "utf-8"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        assert process.stdin and process.stdout
+        self.addCleanup(process.stdout.close)
+        with process.stdin:
+            process.stdin.write(b"1\n")
+        printed = b""
+        while not printed.endswith(until.encode()):
+            byte = process.stdout.read(1)
+            self.assertTrue(byte, printed)
+            printed += byte
+        process.send_signal(signal.SIGINT)
+        printed += process.stdout.read()
+        self.assertEqual(process.wait(60), 0)
+        return printed.decode()
 
     def test_unavailable_memory_is_reported(self) -> None:
         self.server.stream(START.replace('"ok"', '"unavailable"'), DELTA % "雨", DONE.replace("true}", "false}"))
@@ -437,7 +599,7 @@ class ChatTest(unittest.TestCase):
         self.assertIn("expires in 23 h 59 min", output)
         self.assertIn("(历史已清空)", output)
         self.assertIn("/dance is not a command", output)
-        self.assertEqual([method for method, _, _ in self.server.requests], ["GET", "GET", "DELETE"])
+        self.assertEqual([request.method for request in self.server.requests], ["GET", "GET", "DELETE"])
 
     def test_a_session_that_does_not_exist_is_a_new_conversation(self) -> None:
         self.server.problem("GET", 404, "session_not_found", "会话不存在")

@@ -52,7 +52,11 @@ async fn a_character_streams_and_remembers() {
         first.header("content-type"),
         Some("text/event-stream; charset=utf-8")
     );
-    assert_eq!(first.header("cache-control"), Some("no-cache"));
+    assert_eq!(
+        first.header("cache-control"),
+        Some("no-cache, no-transform")
+    );
+    assert_eq!(first.header("x-accel-buffering"), Some("no"));
     assert_eq!(first.start()["memory"], "empty");
     assert_eq!(first.start()["history_messages"], 0);
     assert_eq!(first.reply(), "你好呀！");

@@ -19,6 +19,10 @@ use testkit::upstream::{Script, Upstream};
 
 /// The user of the samples, in tokens and in the claims of authorizers.
 const CALLER: &str = "8f14e45f-ceea-467f-a3d1-0c6f3b7d21ab";
+/// The turn of the samples that name one.
+const TURN: &str = "01936d2a-7c3e-7b51-9f04-5a1c8e2d6b90";
+/// The idempotency key of the samples that have one.
+const KEY: &str = "5b0c1d9e-8a41-4c57-b0d3-2f6e7a9c1b84";
 const GATEWAYS: [&str; 2] = ["rest", "http"];
 
 /// A row of `refusals.json`.
@@ -49,6 +53,10 @@ enum Given {
     NothingStored,
     #[serde(rename = "damaged character")]
     DamagedCharacter,
+    #[serde(rename = "stored turn")]
+    StoredTurn,
+    #[serde(rename = "used key")]
+    UsedKey,
     #[serde(rename = "no redis")]
     NoRedis,
 }
@@ -94,7 +102,7 @@ fn files() -> BTreeSet<String> {
 }
 
 /// Returns the routes that have a sample. Each is named after its function, and after its method if the function has
-/// several.
+/// several; a second sample of a route has one more word.
 fn routes() -> BTreeSet<String> {
     let route = |file: &String| {
         let name = file.strip_suffix(".json")?;
@@ -143,6 +151,7 @@ fn every_code_of_the_contract_has_an_event() {
     let contract = [
         "bad_request",
         "character_not_found",
+        "idempotency_key_reused",
         "internal",
         "invalid_json",
         "invalid_request",
@@ -150,6 +159,7 @@ fn every_code_of_the_contract_has_an_event() {
         "method_not_allowed",
         "payload_too_large",
         "session_not_found",
+        "turn_not_found",
         "unauthorized",
         "unsupported_media_type",
     ];
@@ -245,12 +255,21 @@ impl Service {
         }
     }
 
-    /// Returns the whole answer to a sample as text. A session is stored, except for a chat.
+    /// Returns the whole answer to a sample as text. What the request is about is stored: a session, a turn that has
+    /// ended, or a turn that runs. For a new message nothing is.
     async fn answer(&self, route: &str, gateway: &str) -> String {
         let name = format!("{route}.{gateway}.json");
         let _: () = self.redis.command(&["FLUSHALL"]).await;
-        if route != "chat-stream" {
-            self.store_session().await;
+        match route {
+            "chat-stream.post" | "chat-stream.post.with-key" => {}
+            "chat-stream.get" => self.store_turn().await,
+            "stop-stream" => {
+                // A lease until the year 2100.
+                let record = format!("chat:{CALLER}:luna:turn:{TURN}");
+                let run = ["HSET", &record, "lease", "4102444800000", "mark", ""];
+                let _: i64 = self.redis.command(&run).await;
+            }
+            _ => self.store_session().await,
         }
         let function = &self.functions[function_of(&name)];
         let answer = self.invoke(function, read(&name)).await;
@@ -259,14 +278,23 @@ impl Service {
 
     async fn refuse(&self, refusal: &Refusal) {
         let _: () = self.redis.command(&["FLUSHALL"]).await;
-        if refusal.given == Given::DamagedCharacter {
-            let damaged = r#"{"name":"Mei","system_prompt":7}"#;
-            let set = ["SET", "character:damaged", damaged];
-            let _: () = self.redis.command(&set).await;
+        match refusal.given {
+            Given::NothingStored | Given::NoRedis => {}
+            Given::DamagedCharacter => {
+                let damaged = r#"{"name":"Mei","system_prompt":7}"#;
+                let set = ["SET", "character:damaged", damaged];
+                let _: () = self.redis.command(&set).await;
+            }
+            Given::StoredTurn => self.store_turn().await,
+            Given::UsedKey => {
+                let (key, fingerprint) = (format!("user:{CALLER}:key:{KEY}"), "0".repeat(32));
+                let set = ["SET", &key, &format!("{TURN}:{fingerprint}")];
+                let _: () = self.redis.command(&set).await;
+            }
         }
         let functions = match refusal.given {
             Given::NoRedis => &self.without_redis,
-            Given::NothingStored | Given::DamagedCharacter => &self.functions,
+            _ => &self.functions,
         };
         let function = &functions[function_of(&refusal.base)];
         let answer = self.invoke(function, refusal.event()).await;
@@ -286,6 +314,26 @@ impl Service {
         let answer = function.invoke(&event).await;
         assert_eq!(answer.error, None, "{}", function.output());
         answer
+    }
+
+    /// Stores the record of a turn that has ended.
+    async fn store_turn(&self) {
+        let record = format!("chat:{CALLER}:luna:turn:{TURN}");
+        let end = format!("saved done {TURN} {TURN} stop 310 2");
+        let hset = [
+            "HSET",
+            &record,
+            "mark",
+            "",
+            "start",
+            "empty 0 true",
+            "end",
+            &end,
+        ];
+        let _: i64 = self.redis.command(&hset).await;
+        let text = format!("{record}:text");
+        let set = ["SET", &text, "在看呀，和你一起。"];
+        let _: () = self.redis.command(&set).await;
     }
 
     async fn store_session(&self) {
@@ -311,22 +359,49 @@ impl Service {
 fn assert_promised(route: &str, answer: &str) {
     insta::allow_duplicates! {
         match route {
-            "chat-stream" => insta::assert_snapshot!(answer, @r#"
+            "chat-stream.post" | "chat-stream.post.with-key" => insta::assert_snapshot!(answer, @r#"
             200
-            cache-control: no-cache
+            cache-control: no-cache, no-transform
             content-type: text/event-stream; charset=utf-8
+            x-accel-buffering: no
 
+            id: 0
             event: start
-            data: {"turn_id":"<turn>","memory":"empty","history_messages":0}
+            data: {"turn_id":"<turn>","memory":"empty","history_messages":0,"resumable":true}
 
+            id: 12
             event: message
             data: {"content":"在看呀，","done":false}
 
+            id: 27
             event: message
             data: {"content":"和你一起。","done":false}
 
+            id: done
             event: message
-            data: {"content":"","done":true,"turn_id":"<turn>","msg_id":"<message>","finish_reason":"stop","saved":true,"usage":{"prompt_tokens":310,"completion_tokens":2}}
+            data: {"content":"","done":true,"turn_id":"<turn>","msg_id":"<message>","user_msg_id":"<user message>","finish_reason":"stop","saved":true,"usage":{"prompt_tokens":310,"completion_tokens":2}}
+            "#),
+            // The sample has seen the first 12 bytes of the text.
+            "chat-stream.get" => insta::assert_snapshot!(answer, @r#"
+            200
+            cache-control: no-cache, no-transform
+            content-type: text/event-stream; charset=utf-8
+            x-accel-buffering: no
+
+            id: 27
+            event: message
+            data: {"content":"和你一起。","done":false}
+
+            id: done
+            event: message
+            data: {"content":"","done":true,"turn_id":"<turn>","msg_id":"<turn>","user_msg_id":"<turn>","finish_reason":"stop","saved":true,"usage":{"prompt_tokens":310,"completion_tokens":2}}
+            "#),
+            "stop-stream" => insta::assert_snapshot!(answer, @r#"
+            202
+            cache-control: no-store
+            content-type: application/json
+
+            {"turn_id":"<turn>","state":"stopping"}
             "#),
             "clear-history" => insta::assert_snapshot!(answer, @r#"
             200
@@ -373,10 +448,13 @@ fn headers(answer: &Answer) -> BTreeMap<String, String> {
 fn printed(answer: &Answer) -> String {
     let mut body = answer.text();
     if answer.streamed {
-        let turn = uuid(&answer.start()["turn_id"]);
-        assert_eq!(answer.last()["turn_id"], turn, "one answer, one turn");
-        let message = uuid(&answer.last()["msg_id"]);
-        body = body.replace(&turn, "<turn>").replace(&message, "<message>");
+        let turn = uuid(&answer.last()["turn_id"]);
+        body = body.replace(&turn, "<turn>");
+        for (field, name) in [("msg_id", "<message>"), ("user_msg_id", "<user message>")] {
+            body = body.replace(&uuid(&answer.last()[field]), name);
+        }
+    } else if answer.json()["turn_id"] == TURN {
+        body = body.replace(TURN, "<turn>");
     } else if let Some(seconds) = answer.json()["expires_in"].as_i64() {
         assert!((86_300..=86_400).contains(&seconds), "{seconds}");
         body = body.replace(

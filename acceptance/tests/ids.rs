@@ -1,7 +1,7 @@
 //! Ids with any text, and the literal keys that they result in.
 
 use serde_json::json;
-use testkit::events;
+use testkit::events::{self, Event};
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
 use testkit::tokens::{secret, token};
@@ -65,7 +65,8 @@ impl Service {
 
     /// All keys but those of characters.
     async fn keys(&self) -> Vec<String> {
-        let mut keys: Vec<String> = self.redis.command(&["KEYS", "chat:*"]).await;
+        let mut keys: Vec<String> = self.redis.command(&["KEYS", "*"]).await;
+        keys.retain(|key| !key.starts_with("character:"));
         keys.sort();
         keys
     }
@@ -80,18 +81,29 @@ async fn any_text_is_an_id_and_its_keys_are_those_of_the_contract() {
         let clear = service.function("clear-history").start().await;
         for (id, key) in ids() {
             service.character(&key).await;
-            let prefix = match layout {
-                "tagged" => format!("chat:{{{key}}}:{key}"),
-                _ => format!("chat:{key}:{key}"),
+            let user = match layout {
+                "tagged" => format!("{{{key}}}"),
+                _ => key.clone(),
             };
+            let prefix = format!("chat:{user}:{key}");
             let token = token(&id);
-            let turn = chat.invoke(&events::chat(&token, &id, "晚上好呀")).await;
+            let body = json!({ "character_id": id, "message": "晚上好呀" });
+            let event = Event::stream().token(&token).json(&body);
+            let turn = chat
+                .invoke(&event.header("idempotency-key", "\"a:{b}%\"").http())
+                .await;
             assert_eq!(turn.last()["saved"], true, "{id:?}");
-            assert_eq!(
-                service.keys().await,
-                [format!("{prefix}:messages"), format!("{prefix}:meta")],
-                "{id:?}"
-            );
+            let record = turn.last()["turn_id"].as_str().expect("text").to_owned();
+            let record = format!("{prefix}:turn:{record}");
+            let remembered = [
+                record.clone(),
+                format!("{record}:text"),
+                format!("{prefix}:turns"),
+                format!("user:{user}:key:a%3A%7Bb%7D%25"),
+            ];
+            let mut expected = vec![format!("{prefix}:messages"), format!("{prefix}:meta")];
+            expected.extend_from_slice(&remembered);
+            assert_eq!(service.keys().await, expected, "{id:?}");
 
             let shown = session.invoke(&events::session(&token, &id)).await.json();
             assert_eq!(
@@ -112,11 +124,10 @@ async fn any_text_is_an_id_and_its_keys_are_those_of_the_contract() {
                 200,
                 "{id:?}"
             );
-            assert_eq!(
-                service.keys().await,
-                [format!("{prefix}:cleared")],
-                "{id:?}"
-            );
+            // What is remembered of the turn expires by itself, and is not returned any more.
+            let mut expected = vec![format!("{prefix}:cleared")];
+            expected.extend_from_slice(&remembered);
+            assert_eq!(service.keys().await, expected, "{id:?}");
             let _: () = service.redis.command(&["FLUSHALL"]).await;
         }
     }
@@ -145,11 +156,9 @@ async fn no_two_pairs_of_ids_share_a_session() {
                 .invoke(&events::chat(&token(user), character, "晚上好呀"))
                 .await;
             assert_eq!(turn.start()["memory"], "empty", "{user} {character}");
-            assert_eq!(
-                service.keys().await.len(),
-                2 * (n + 1),
-                "{user} {character}"
-            );
+            // The two of the session, and three of the turn: its record, its text, and the list of turns.
+            let keys = service.keys().await.len();
+            assert_eq!(keys, 5 * (n + 1), "{user} {character}");
         }
     }
 }

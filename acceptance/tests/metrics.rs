@@ -9,6 +9,7 @@ mod turns;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use testkit::binary;
 use testkit::emf::{self, Sample};
 use testkit::events::{self, Event};
 use testkit::redis::Server;
@@ -143,7 +144,7 @@ async fn a_refusal_is_told_by_its_status_and_is_no_turn() {
 #[tokio::test]
 async fn metrics_can_be_switched_off_and_kept_under_another_name() {
     let redis = Server::start().await;
-    for name in ["chat-stream", "session-meta", "clear-history"] {
+    for name in &binary::functions() {
         let ready = |setting: &str, value: &str| {
             function(name, &redis)
                 .env("LLM_PROVIDER", "echo")

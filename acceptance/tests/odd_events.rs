@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 use testkit::answer::Problem;
+use testkit::binary;
 use testkit::events::{Event, Gateway};
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
@@ -131,6 +132,7 @@ async fn a_parameter_of_the_query_that_is_not_utf_8_is_refused_and_nothing_is_ch
     for (name, event) in [
         ("session-meta", Event::session()),
         ("clear-history", Event::clear()),
+        ("stop-stream", Event::stop()),
     ] {
         let function = function(name, &redis).start().await;
         let event = event.token(&token);
@@ -160,7 +162,7 @@ async fn a_parameter_of_the_query_that_is_not_utf_8_is_refused_and_nothing_is_ch
 #[tokio::test]
 async fn what_is_no_request_is_refused_and_the_next_one_is_answered() {
     let redis = Server::start().await;
-    for name in ["chat-stream", "clear-history", "session-meta"] {
+    for name in &binary::functions() {
         let function = function(name, &redis).env("LLM_PROVIDER", "echo");
         let function = function.start().await;
         for event in [

@@ -164,13 +164,13 @@ async fn a_chat_is_logged_without_what_was_said_in_it() {
 }
 
 #[tokio::test]
-async fn clearing_and_sessions_are_logged_without_who_and_by_which_token() {
+async fn clearing_stopping_and_sessions_are_logged_without_who_and_by_which_token() {
     let mut redis = redis_with_a_password().await;
     let alice = token("alice");
     let refused = Token::new("alice").expires_in(-1).hs256(secret());
     let mut functions = Vec::new();
     for format in ["json", "text"] {
-        for name in ["clear-history", "session-meta"] {
+        for name in ["clear-history", "stop-stream", "session-meta"] {
             let good = function(name, &redis, format).start().await;
             let locked_out = function(name, &redis, format)
                 .env("REDIS_PASSWORD", format!("{PASSWORD}-of-yesterday"))
@@ -182,6 +182,7 @@ async fn clearing_and_sessions_are_logged_without_who_and_by_which_token() {
     let requests = |name: &str, token: &str| {
         let event = match name {
             "clear-history" => Event::clear(),
+            "stop-stream" => Event::stop(),
             _ => Event::set_state().json(&json!({
                 "character_id": "lamp", "state": "ENDED", "note": NOTE,
             })),

@@ -122,6 +122,25 @@ async fn every_request_of_every_function_is_one_line() {
             422,
         ),
         ("chat-stream", Event::new("PUT", "/").http(), "other", 405),
+        (
+            "chat-stream",
+            Event::resume()
+                .token(&alice)
+                .query("character_id", "luna")
+                .http(),
+            "GET",
+            204,
+        ),
+        (
+            "stop-stream",
+            Event::stop()
+                .token(&alice)
+                .query("character_id", "luna")
+                .http(),
+            "DELETE",
+            404,
+        ),
+        ("stop-stream", Event::stop().http(), "DELETE", 401),
         ("session-meta", events::session(&alice, "luna"), "GET", 404),
         (
             "session-meta",

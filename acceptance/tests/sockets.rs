@@ -3,7 +3,7 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use testkit::cluster::Cluster;
-use testkit::events;
+use testkit::events::{self, Event};
 use testkit::jwks::JwksServer;
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
@@ -95,6 +95,14 @@ async fn assert_no_delay_in_buffered_answers(
     for (name, event, status) in [
         ("session-meta", events::session(&keys.alice, "luna"), 200),
         ("clear-history", events::clear(&keys.alice, "luna"), 200),
+        (
+            "stop-stream",
+            Event::stop()
+                .token(&keys.alice)
+                .query("character_id", "luna")
+                .http(),
+            404,
+        ),
     ] {
         let function = keys.function(name, redis.clone()).start().await;
         let platform = function.api_port();

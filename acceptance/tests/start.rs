@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 use testkit::binary::functions;
-use testkit::events;
+use testkit::events::{self, Event};
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
 use testkit::tokens::{secret, token};
@@ -89,6 +89,8 @@ async fn a_bad_setting_is_named_and_its_value_is_not_repeated() {
         ("MEMORY_MAX_MESSAGES", "many"),
         ("MEMORY_TTL_SECONDS", "0"),
         ("MEMORY_TTL_SECONDS", "1e5"),
+        ("TURN_TTL_SECONDS", "-1"),
+        ("TURN_TTL_SECONDS", "604801"),
         ("MEMORY_READ_TIMEOUT_MS", "0"),
         ("MEMORY_WRITE_TIMEOUT_MS", "99999999"),
         ("CORS_ALLOWED_ORIGINS", "https://app.example.com/"),
@@ -144,9 +146,9 @@ async fn a_bad_setting_is_named_and_its_value_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn clearing_and_sessions_need_nothing_of_an_upstream() {
+async fn only_a_chat_needs_anything_of_an_upstream() {
     let redis = Server::start().await;
-    for (name, status) in [("clear-history", 200), ("session-meta", 404)] {
+    for (name, event, status) in without_upstream() {
         for nonsense in [false, true] {
             let mut function = function(name).env("REDIS_URL", redis.url());
             if nonsense {
@@ -155,10 +157,6 @@ async fn clearing_and_sessions_need_nothing_of_an_upstream() {
                     .env("CONTEXT_MAX_TOKENS", "-");
             }
             let function = function.start().await;
-            let event = match name {
-                "clear-history" => events::clear(&token("alice"), "luna"),
-                _ => events::session(&token("alice"), "luna"),
-            };
             assert_eq!(function.invoke(&event).await.status, status, "{name}");
         }
     }
@@ -184,12 +182,19 @@ async fn an_outage_is_no_reason_not_to_start() {
     assert_eq!(turn.start()["memory"], "unavailable");
     assert!(turn.reply().contains("晚上好呀"), "{}", turn.reply());
     assert_eq!(turn.last()["saved"], false);
-    for name in ["clear-history", "session-meta"] {
+    for (name, event, _) in without_upstream() {
         let function = down(name).start().await;
-        let event = match name {
-            "clear-history" => events::clear(&token("alice"), "luna"),
-            _ => events::session(&token("alice"), "luna"),
-        };
         assert_eq!(function.invoke(&event).await.status, 503, "{name}");
     }
+}
+
+/// Returns a request for each function that needs no upstream, and the status of its answer if nothing is stored.
+fn without_upstream() -> [(&'static str, Value, u16); 3] {
+    let token = token("alice");
+    let stop = Event::stop().token(&token).query("character_id", "luna");
+    [
+        ("clear-history", events::clear(&token, "luna"), 200),
+        ("session-meta", events::session(&token, "luna"), 404),
+        ("stop-stream", stop.http(), 404),
+    ]
 }

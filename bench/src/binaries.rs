@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use testkit::binary::binary;
+use testkit::binary::{binary, functions};
 
 use super::report::{Report, heading};
 
@@ -14,7 +14,7 @@ const NAMED_CRATES: usize = 12;
 pub(crate) fn binaries(report: &mut Report) {
     heading("Binaries, stripped as they are deployed");
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for name in ["chat-stream", "clear-history", "session-meta"] {
+    for name in &functions() {
         let path = stripped(&binary(name), folder.path());
         let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
         report.single("binary", name, "MB", size as f64 / 1e6);

@@ -20,6 +20,7 @@ mod peers;
 mod process;
 mod quickest;
 mod raw;
+mod record;
 mod report;
 mod streams;
 mod tokenizer;
@@ -41,10 +42,11 @@ const DELTAS: usize = 50;
 const PACE: Duration = Duration::from_millis(5);
 const AFTER_FIRST_WORDS: Duration = Duration::from_millis(3);
 
-const GROUPS: [&str; 10] = [
+const GROUPS: [&str; 11] = [
     "alone",
     "turn",
     "peak",
+    "record",
     "memory",
     "cold",
     "streams",
@@ -109,6 +111,9 @@ async fn main() {
     }
     if wanted("peak") {
         turns::peaks(&mut report, effort).await;
+    }
+    if wanted("record") {
+        record::record(&mut report, effort).await;
     }
     if wanted("memory") {
         memory::operations(&mut report, effort).await;

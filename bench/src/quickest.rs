@@ -35,7 +35,7 @@ pub(crate) fn was_here() -> bool {
                 prelude.len()
             );
             write(&mut socket, &head);
-            let frame = "event: message\ndata: {\"content\":\"x\",\"done\":false}\n\n";
+            let frame = "id: 1\nevent: message\ndata: {\"content\":\"x\",\"done\":false}\n\n";
             let chunk = format!("{:x}\r\n{frame}\r\n", frame.len());
             for _ in 0..CHUNKS {
                 write(&mut socket, &chunk);

@@ -5,31 +5,42 @@
 //! frame is sent after the commit has been decided, because the platform may freeze the process as soon as the response
 //! ends.
 
+mod follow;
+mod record;
 mod relay;
 mod turn;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use self::follow::Reader;
+pub use self::follow::Resume;
 use self::relay::Relay;
 pub(crate) use self::turn::FINISH_MARGIN;
 use self::turn::Task;
 use crate::characters::{self, Character, Characters};
 use crate::config::{ContextConfig, MemoryConfig};
-use crate::context::{self, Context, Limits, TooLong};
-use crate::ids::{CharacterId, TurnId, UserId};
+use crate::context::{self, Context as Window, Limits, TooLong};
+use crate::ids::{CharacterId, IdempotencyKey, TurnId, UserId};
 use crate::llm::{FinishReason, Llm, Prompt};
 use crate::memory::{self, Began, History, Memory};
 use crate::message::{Message, PromptMessage};
 use crate::telemetry::{Invocation, TurnFigures};
 use crate::tokens::Counter;
+use crate::turns::{Claim, Record, Turns};
+
+/// Most attempts to claim a turn whose key belongs to dead turns.
+const MAX_CLAIMS: usize = 3;
+/// Time that a claim may take longer than the history, where it does not decide whether the turn begins.
+const CLAIM_AFTER_READS: Duration = Duration::from_millis(10);
 
 /// A request to start a turn.
 #[derive(Debug)]
@@ -42,8 +53,26 @@ pub struct Ask {
     pub message: String,
     /// Client metadata, stored verbatim with the message.
     pub metadata: Option<Box<RawValue>>,
+    /// The key of the request: all requests of the user with the same key are one turn.
+    pub key: Option<IdempotencyKey>,
     /// Time at which Lambda ends the invocation, if known.
     pub deadline: Option<Instant>,
+}
+
+impl Ask {
+    /// Returns 32 hex digits by which requests with the same content are recognised.
+    fn fingerprint(&self) -> String {
+        const HASH_BYTES: usize = 16;
+        let mut content = Context::new(&SHA256);
+        let metadata = self.metadata.as_ref().map_or("", |metadata| metadata.get());
+        for part in [self.character.as_str(), &self.message, metadata] {
+            content.update(&part.len().to_be_bytes());
+            content.update(part.as_bytes());
+        }
+        let hash = content.finish();
+        let hash = hash.as_ref().iter().take(HASH_BYTES);
+        hash.map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// The reason why a turn did not begin.
@@ -55,6 +84,18 @@ pub enum Refusal {
     /// The message does not fit into the context window even without history, or the character's prompt alone does not.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// The idempotency key belongs to a request with another content.
+    #[error("the idempotency key belongs to another request")]
+    KeyReused,
+    /// The turn of the idempotency key, or the turn to resume, is unknown, forgotten or cleared.
+    #[error("the turn is not remembered")]
+    TurnNotFound,
+    /// The text that a client wants to leave out does not end where an event of the turn ended.
+    #[error("the offset is not the id of an event")]
+    NotAnOffset,
+    /// The record of the turn could not be read.
+    #[error(transparent)]
+    Unavailable(memory::Error),
 }
 
 /// Whether the history could be read when the turn began.
@@ -69,6 +110,12 @@ pub enum MemoryStatus {
 }
 
 impl MemoryStatus {
+    const ALL: [Self; 3] = [Self::Ok, Self::Empty, Self::Unavailable];
+
+    fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+
     /// Returns the value of `memory` in the HTTP API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -100,11 +147,26 @@ pub enum FailureCode {
     UpstreamRejected,
     /// The upstream failed mid-reply.
     UpstreamInterrupted,
+    /// The process that ran the turn died.
+    TurnLost,
     /// This service has a defect.
     Internal,
 }
 
 impl FailureCode {
+    const ALL: [Self; 6] = [
+        Self::UpstreamUnavailable,
+        Self::UpstreamTimeout,
+        Self::UpstreamRejected,
+        Self::UpstreamInterrupted,
+        Self::TurnLost,
+        Self::Internal,
+    ];
+
+    fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == word)
+    }
+
     /// Returns the value of `code` in the HTTP API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -113,6 +175,7 @@ impl FailureCode {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamRejected => "upstream_rejected",
             Self::UpstreamInterrupted => "upstream_interrupted",
+            Self::TurnLost => "turn_lost",
             Self::Internal => "internal",
         }
     }
@@ -123,6 +186,8 @@ impl FailureCode {
 pub enum Unsaved {
     /// The session was cleared while the turn ran.
     Cleared,
+    /// Another turn with the same idempotency key is stored.
+    Conflict,
     /// Memory could not be written.
     Memory,
     /// There is no reply, or one that shows nothing.
@@ -135,6 +200,7 @@ impl Unsaved {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cleared => "cleared",
+            Self::Conflict => "conflict",
             Self::Memory => "memory",
             Self::Empty => "empty",
         }
@@ -150,6 +216,8 @@ pub enum Frame {
         memory: MemoryStatus,
         /// Number of stored messages that are sent upstream.
         history_messages: usize,
+        /// Whether the turn is recorded, so that a client can come back to it.
+        resumable: bool,
     },
     /// The next piece of the reply's text.
     Delta(String),
@@ -157,6 +225,8 @@ pub enum Frame {
     Done {
         /// Id of the reply's message.
         msg_id: String,
+        /// Id of the user's message.
+        user_msg_id: String,
         /// Reason why the reply ended.
         finish_reason: FinishReason,
         /// The reason why the turn is not stored; `None` if it is.
@@ -173,12 +243,21 @@ pub enum Frame {
     },
 }
 
-/// A running turn, as seen by its client. Dropping it does not stop the turn.
-#[derive(Debug)]
+/// A turn, as seen by one of its clients. Dropping it does not stop the turn.
 pub struct Turn {
     id: TurnId,
-    frames: mpsc::Receiver<Frame>,
+    source: Source,
+    /// Bytes of the reply's text that the client has seen before.
+    seen: usize,
     ended: bool,
+}
+
+/// Where the frames of a turn come from.
+enum Source {
+    /// From the turn's task, in this process.
+    Own(mpsc::Receiver<Frame>),
+    /// From the turn's record.
+    Record(Box<Reader>),
 }
 
 impl Turn {
@@ -188,16 +267,32 @@ impl Turn {
         self.id
     }
 
-    /// Waits for the next frame and returns it, or `None` after the last. Cancel-safe: no frame is lost.
+    /// Returns the number of bytes of the reply's text that come before the first frame.
+    #[must_use]
+    pub fn seen(&self) -> usize {
+        self.seen
+    }
+
+    /// Waits for the next frame and returns it, or `None` after the last. A turn that is read from its record may also
+    /// end before its last frame: the client must come back. Cancel-safe: no frame is lost.
     pub async fn next(&mut self) -> Option<Frame> {
         if self.ended {
             return None;
         }
-        // Only a panic ends the task without a last frame.
-        let frame = self.frames.recv().await.unwrap_or(Frame::Failed {
-            code: FailureCode::Internal,
-            saved: false,
-        });
+        let frame = match &mut self.source {
+            // Only a panic ends the task without a last frame.
+            Source::Own(frames) => frames.recv().await.unwrap_or(Frame::Failed {
+                code: FailureCode::Internal,
+                saved: false,
+            }),
+            Source::Record(reader) => {
+                let Some(frame) = reader.next().await else {
+                    self.ended = true;
+                    return None;
+                };
+                frame
+            }
+        };
         Some(self.given(frame))
     }
 
@@ -206,7 +301,10 @@ impl Turn {
         if self.ended {
             return None;
         }
-        let frame = self.frames.try_recv().ok()?;
+        let Source::Own(frames) = &mut self.source else {
+            return None;
+        };
+        let frame = frames.try_recv().ok()?;
         Some(self.given(frame))
     }
 
@@ -230,6 +328,8 @@ pub struct Chat {
 
 struct Inner {
     memory: Memory,
+    /// `None` if turns are not recorded.
+    records: Option<Turns>,
     characters: Characters,
     llm: Llm,
     counter: Arc<Counter>,
@@ -247,11 +347,12 @@ struct Inner {
 }
 
 impl Chat {
-    /// Returns a service over this memory and upstream. Its running turns settle, as at their deadlines, when `ending`
-    /// is cancelled. Does no I/O.
+    /// Returns a service over this memory and upstream. Turns are recorded in `records`, if it is given. Its running turns
+    /// settle, as at their deadlines, when `ending` is cancelled. Does no I/O.
     #[must_use]
     pub fn new(
         memory: Memory,
+        records: Option<Turns>,
         characters: Characters,
         llm: Llm,
         context: ContextConfig,
@@ -261,6 +362,7 @@ impl Chat {
         Self {
             inner: Arc::new(Inner {
                 memory,
+                records,
                 characters,
                 llm,
                 counter: Arc::new(Counter::new()),
@@ -278,28 +380,130 @@ impl Chat {
         }
     }
 
-    /// Starts a turn: looks up the character and loads the history concurrently, then spawns the turn's task.
+    /// Starts a turn: looks up the character, loads the history and claims the turn concurrently, then spawns the turn's
+    /// task. If the same request has begun a turn before, that turn is returned, from its beginning.
     ///
     /// Figures are recorded in `invocation`; the turn drops its handle before it sends the last frame. A history that
     /// cannot be read is not an error: the turn runs without it.
     ///
     /// # Errors
-    /// Returns [`Refusal`] if the character is not available or the message does not fit. Nothing is sent upstream or
-    /// stored.
+    /// Returns [`Refusal`] if the character is not available, the message does not fit, or the idempotency key is of
+    /// another request. Nothing is sent upstream or stored.
     pub async fn begin(&self, ask: Ask, invocation: Invocation) -> Result<Turn, Refusal> {
+        let mut replaces = None;
+        for _ in 0..MAX_CLAIMS {
+            let opening = self.open(&ask, &invocation, replaces).await;
+            match opening.claim {
+                Claim::Owned | Claim::Unknown => {
+                    let record = opening
+                        .record
+                        .clone()
+                        .filter(|_| opening.claim == Claim::Owned);
+                    let begun = self.run(ask, invocation.clone(), opening).await;
+                    if let (Err(_), Some(record)) = (&begun, record) {
+                        record.release(&invocation).await;
+                    }
+                    return begun;
+                }
+                Claim::Reused => return Err(Refusal::KeyReused),
+                Claim::Other(id) => match self.repeat(&ask, &invocation, id).await? {
+                    Some(turn) => return Ok(turn),
+                    None => {
+                        // What refused that turn may refuse this one.
+                        let character = opening.character?;
+                        let (prompt, limits) = (&character.system_prompt, self.inner.limits);
+                        context::fit(prompt, Vec::new(), &ask.message, limits)?;
+                        replaces = Some(id);
+                    }
+                },
+            }
+        }
+        Err(Refusal::TurnNotFound)
+    }
+
+    /// Looks up the character, and loads the history and claims the turn in one round trip.
+    async fn open(&self, ask: &Ask, invocation: &Invocation, replaces: Option<TurnId>) -> Opening {
         let began_at_unix = SystemTime::now();
         let read_until = Instant::now() + self.inner.read_timeout;
         let id = TurnId::new();
+        let record = self.record(ask, id);
         let inner = &self.inner;
-        let (history, character) = tokio::join!(
-            inner.memory.load(
-                &invocation,
-                &ask.user,
-                &ask.character,
-                inner.limits.max_messages
-            ),
-            inner.characters.find(&ask.character, &invocation),
-        );
+        let most = inner.limits.max_messages;
+        let began = Instant::now();
+        let (history, character, round_trip, claim) = {
+            let reads = async {
+                tokio::join!(
+                    inner
+                        .memory
+                        .load(invocation, &ask.user, &ask.character, most),
+                    inner.characters.find(&ask.character, invocation),
+                )
+            };
+            let claim = async {
+                match &record {
+                    Some(record) => record.claim(replaces).await,
+                    None => Claim::Unknown,
+                }
+            };
+            tokio::pin!(reads, claim);
+            let mut claimed = None;
+            // Both are on their way at the same time. The history is asked for first, so a clear that comes between is noticed.
+            let (history, character) = loop {
+                tokio::select! {
+                    biased;
+                    reads = &mut reads => break reads,
+                    claim = &mut claim, if claimed.is_none() => claimed = Some(claim),
+                }
+            };
+            let round_trip = began.elapsed();
+            let claim = match claimed {
+                Some(claim) => claim,
+                // It decides whether the turn may begin.
+                None if ask.key.is_some() => claim.await,
+                // A server that accepts no writes for a while must not hold up a turn that can be read.
+                None => timeout(CLAIM_AFTER_READS, claim)
+                    .await
+                    .unwrap_or(Claim::Unknown),
+            };
+            (history, character, round_trip, claim)
+        };
+        Opening {
+            id,
+            record,
+            claim,
+            began_at_unix,
+            read_until,
+            round_trip,
+            history,
+            character,
+        }
+    }
+
+    fn record(&self, ask: &Ask, id: TurnId) -> Option<Record> {
+        let records = self.inner.records.as_ref()?;
+        let fingerprint = ask.key.as_ref().map(|_| ask.fingerprint());
+        let request = ask.key.as_ref().zip(fingerprint.as_deref());
+        Some(records.record(&ask.user, &ask.character, id, request))
+    }
+
+    /// Begins the turn that was opened, in a task of its own.
+    async fn run(
+        &self,
+        ask: Ask,
+        invocation: Invocation,
+        opening: Opening,
+    ) -> Result<Turn, Refusal> {
+        let Opening {
+            id,
+            record,
+            claim,
+            began_at_unix,
+            read_until,
+            round_trip,
+            history,
+            character,
+        } = opening;
+        let inner = &self.inner;
         let character = character?;
         let unavailable = history.as_ref().err().map(memory::Error::reason);
         let fit = |history| {
@@ -332,7 +536,7 @@ impl Chat {
                 context = fit(messages)?;
             }
         }
-        let Context {
+        let Window {
             messages,
             history_messages,
             ..
@@ -352,13 +556,19 @@ impl Chat {
                 tokens: None,
             });
         });
-        let (relay, frames) = Relay::new(Frame::Start {
+        let start = Frame::Start {
             memory: status,
             history_messages,
-        });
+            resumable: claim == Claim::Owned,
+        };
+        let start_text = record::start_text(&start);
+        let (relay, frames) = Relay::new(start);
         let task = Task {
             service: Arc::clone(inner),
             id,
+            record,
+            start_text,
+            round_trip,
             began,
             began_at_unix,
             prompt: prompt(&character, messages),
@@ -372,7 +582,8 @@ impl Chat {
         inner.turns.spawn(task.run().in_current_span());
         Ok(Turn {
             id,
-            frames,
+            source: Source::Own(frames),
+            seen: 0,
             ended: false,
         })
     }
@@ -382,6 +593,21 @@ impl Chat {
         self.inner.turns.close();
         self.inner.turns.wait().await;
     }
+}
+
+/// Everything that is known before a turn runs.
+struct Opening {
+    id: TurnId,
+    /// `None` if turns are not recorded.
+    record: Option<Record>,
+    claim: Claim,
+    began_at_unix: SystemTime,
+    /// Until when the history may be read.
+    read_until: Instant,
+    /// Time that the slower of the history and the character took.
+    round_trip: Duration,
+    history: Result<History, memory::Error>,
+    character: Result<Arc<Character>, characters::Error>,
 }
 
 fn remembered(

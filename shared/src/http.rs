@@ -19,18 +19,18 @@ mod serve;
 pub mod sse;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, StatusCode};
 use lambda_http::Body;
 use serde::Serialize;
 
-use crate::ids::CharacterId;
+use crate::ids::{CharacterId, TurnId};
 use crate::session::Session;
 
 pub use http::Method;
 
 pub use self::base::Base;
 pub use self::error::Problem;
-pub use self::request::{ChatBody, StateBody, UserRequest};
+pub use self::request::{ChatBody, Seen, StateBody, UserRequest};
 pub use self::serve::{run, run_buffered, serve_streaming};
 
 /// A buffered response.
@@ -50,6 +50,33 @@ pub fn cleared() -> Answer {
 }
 
 #[derive(Serialize)]
+struct Stopping {
+    turn_id: String,
+    state: &'static str,
+}
+
+/// Returns the response to a stop that was asked for.
+#[must_use]
+pub fn stopping(turn: TurnId) -> Answer {
+    let body = Stopping {
+        turn_id: turn.to_string(),
+        state: "stopping",
+    };
+    json_answer(StatusCode::ACCEPTED, "application/json", &body)
+}
+
+/// Returns a response without a body.
+#[must_use]
+pub fn nothing() -> Answer {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[derive(Serialize)]
 struct SessionOf<'a> {
     character_id: &'a str,
     #[serde(flatten)]
@@ -66,14 +93,10 @@ pub fn session(character: &CharacterId, session: &Session) -> Answer {
 }
 
 fn ok(body: &impl Serialize) -> Answer {
-    json_answer(http::StatusCode::OK, "application/json", body)
+    json_answer(StatusCode::OK, "application/json", body)
 }
 
-fn json_answer(
-    status: http::StatusCode,
-    content_type: &'static str,
-    body: &impl Serialize,
-) -> Answer {
+fn json_answer(status: StatusCode, content_type: &'static str, body: &impl Serialize) -> Answer {
     // Bodies consist of text and numbers, which always serialize.
     let text = serde_json::to_string(body).unwrap_or_default();
     let mut response = Response::new(Body::Text(text));

@@ -78,12 +78,55 @@ impl TurnId {
         Self(Uuid::now_v7())
     }
 
-    /// Parses the text form, a UUID.
+    /// Parses the text form: a UUID with hyphens, in lower case.
     ///
     /// # Errors
-    /// Returns [`InvalidId`] if `text` is not a UUID.
+    /// Returns [`InvalidId`] for any other text. Other spellings of a UUID are refused, so that one turn has one id.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
-        Uuid::try_parse(text).map(Self).map_err(|_| InvalidId)
+        let id = Uuid::try_parse(text).map(Self).map_err(|_| InvalidId)?;
+        if id.to_string() == text {
+            Ok(id)
+        } else {
+            Err(InvalidId)
+        }
+    }
+}
+
+/// The longest idempotency key, in characters.
+pub const MAX_KEY_LENGTH: usize = 255;
+
+/// The error for text that is not a valid idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to {MAX_KEY_LENGTH} visible ASCII characters")]
+pub struct InvalidKey;
+
+/// The key by which a client marks repeated requests for one turn: the header `Idempotency-Key`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey(Box<str>);
+
+impl IdempotencyKey {
+    /// Parses the value of the header: visible ASCII characters, without the one pair of double quotes that may enclose
+    /// them.
+    ///
+    /// # Errors
+    /// Returns [`InvalidKey`] if there are none or too many characters, or others than visible ASCII characters.
+    pub fn parse(value: &[u8]) -> Result<Self, InvalidKey> {
+        let quoted = value
+            .strip_prefix(b"\"")
+            .and_then(|value| value.strip_suffix(b"\""));
+        let key = quoted.unwrap_or(value);
+        let is_valid =
+            (1..=MAX_KEY_LENGTH).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
+        match std::str::from_utf8(key) {
+            Ok(key) if is_valid => Ok(Self(key.into())),
+            _ => Err(InvalidKey),
+        }
+    }
+
+    /// Returns the key without the quotes that enclosed it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -111,6 +154,28 @@ mod tests {
         // 43 ideographs are 129 bytes: the limit is bytes, because keys are.
         assert_eq!(CharacterId::parse(&"灵".repeat(43)), Err(InvalidId));
         assert!(UserId::parse("a:{b}%").is_ok());
+    }
+
+    #[test]
+    fn a_key_is_1_to_255_visible_ascii_characters_with_or_without_quotes() {
+        let parse = |value: &str| {
+            IdempotencyKey::parse(value.as_bytes()).map(|key| key.as_str().to_owned())
+        };
+        for (value, key) in [
+            ("a", "a"),
+            ("\"a\"", "a"),
+            ("\"\"a\"\"", "\"a\""),
+            ("\"", "\""),
+            ("\"a", "\"a"),
+            ("{a:b}%~", "{a:b}%~"),
+        ] {
+            assert_eq!(parse(value).as_deref(), Ok(key));
+        }
+        assert!(parse(&"a".repeat(255)).is_ok());
+        assert!(parse(&format!("\"{}\"", "a".repeat(255))).is_ok());
+        for value in ["", "\"\"", "a b", "\u{7f}", "é", "a\n", &"a".repeat(256)] {
+            assert_eq!(parse(value), Err(InvalidKey), "{value:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! | [`context`] | fitting messages into the context window |
 //! | [`tokens`] | counting tokens |
 //! | [`memory`] | short-term memory: sessions |
+//! | [`turns`] | the records of turns: claim, journal, follow, stop |
+//! | `record` | how the record of a turn closes |
 //! | [`store`] | the way to Redis; the only room that knows the `redis` crate |
 //! | `keys` | how keys are spelled |
 //! | [`message`], [`session`] | the forms in which messages and sessions are stored |
@@ -36,8 +38,10 @@ pub mod llm;
 pub mod memory;
 pub mod message;
 pub mod outbound;
+mod record;
 pub mod secrets;
 pub mod session;
 pub mod store;
 pub mod telemetry;
 pub mod tokens;
+pub mod turns;

@@ -39,9 +39,20 @@ pub enum FinishReason {
     Length,
     /// A content filter of the upstream ended the reply.
     ContentFilter,
+    /// The user stopped the reply. No upstream says so.
+    Stopped,
 }
 
 impl FinishReason {
+    /// All reasons.
+    pub const ALL: [Self; 4] = [Self::Stop, Self::Length, Self::ContentFilter, Self::Stopped];
+
+    /// Returns the reason whose word in the HTTP API is `word`, or `None` for any other word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
+
     /// Returns the value of `finish_reason` in the HTTP API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -49,6 +60,7 @@ impl FinishReason {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::ContentFilter => "content_filter",
+            Self::Stopped => "stopped",
         }
     }
 }

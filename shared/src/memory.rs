@@ -15,6 +15,7 @@ use crate::config::{KeyLayout, MemoryConfig};
 use crate::ids::{CharacterId, TurnId, UserId};
 use crate::keys::SessionKeys;
 use crate::message::Message;
+use crate::record::Closing;
 use crate::session::{self, Session, State};
 pub use crate::store::Error;
 use crate::store::{Call, Store, Value};
@@ -90,6 +91,10 @@ pub enum Commit {
     Duplicate,
     /// The turn is not stored: the session was cleared after the turn began.
     Fenced,
+    /// The turn is not stored: another turn has its idempotency key.
+    Conflict,
+    /// The turn is not stored: its record was closed because the lease of its process had run out.
+    Lost,
 }
 
 impl Commit {
@@ -98,7 +103,7 @@ impl Commit {
     pub fn is_saved(self) -> bool {
         match self {
             Self::Saved | Self::Duplicate => true,
-            Self::Fenced => false,
+            Self::Fenced | Self::Conflict | Self::Lost => false,
         }
     }
 }
@@ -136,26 +141,9 @@ impl Memory {
         character: &CharacterId,
         most: usize,
     ) -> Result<History, Error> {
-        let keys = self.keys(user, character);
-        let call = load(&keys, most);
-        let ((seconds, micros), mark, elements, stored): Loaded =
-            self.store.read(invocation, Operation::Load, &call).await?;
-        record_stored(invocation, u64::try_from(stored).unwrap_or(u64::MAX));
-        let read = elements.len();
-        let messages: Vec<Message> = elements
-            .iter()
-            .rev()
-            .filter_map(|element| Message::from_json(element).ok())
-            .collect();
-        Ok(History {
-            skipped: read - messages.len(),
-            stored,
-            messages,
-            read_at: Began {
-                redis_micros: seconds.saturating_mul(1_000_000).saturating_add(micros),
-                mark: Some(Mark::read(mark.as_deref())),
-            },
-        })
+        let call = load(&self.keys(user, character), most);
+        let loaded: Loaded = self.store.read(invocation, Operation::Load, &call).await?;
+        Ok(history(invocation, loaded))
     }
 
     /// Stores a turn, unless it is stored already or the session was cleared after the turn began.
@@ -169,6 +157,22 @@ impl Memory {
         character: &CharacterId,
         turn: &NewTurn,
     ) -> Result<Commit, Error> {
+        self.commit_and_close(invocation, user, character, turn, None)
+            .await
+    }
+
+    /// As [`Memory::commit_turn`], and closes the turn's record in the same step, whatever comes of the commit.
+    ///
+    /// # Errors
+    /// Memory is unavailable. The turn is then either not stored, or stored once by an attempt whose reply was lost.
+    pub(crate) async fn commit_and_close(
+        &self,
+        invocation: &Invocation,
+        user: &UserId,
+        character: &CharacterId,
+        turn: &NewTurn,
+        closing: Option<&Closing>,
+    ) -> Result<Commit, Error> {
         let keys = self.keys(user, character);
         let id = turn.id.to_string();
         let messages = [&turn.user, &turn.assistant];
@@ -178,18 +182,27 @@ impl Memory {
             .fold(0, i64::saturating_add);
         let messages = messages.map(Message::to_json);
         let commit = |until: u64| {
-            Call::script(
+            let call = Call::script(
                 &scripts::COMMIT,
                 [&keys.messages, &keys.meta, &keys.cleared],
-            )
-            .arg(&id)
-            .arg(turn.began.redis_micros)
-            .arg(self.max_messages)
-            .arg(self.ttl_seconds)
-            .arg(tokens)
-            .arg(until)
-            .arg(turn.began.mark.as_ref().map_or(UNREAD, Mark::as_bytes))
-            .arg(&messages)
+            );
+            let call = match closing {
+                Some(closing) => closing.add_keys(call),
+                None => call,
+            };
+            let call = call
+                .arg(&id)
+                .arg(turn.began.redis_micros)
+                .arg(self.max_messages)
+                .arg(self.ttl_seconds)
+                .arg(tokens)
+                .arg(until)
+                .arg(turn.began.mark.as_ref().map_or(UNREAD, Mark::as_bytes));
+            let call = match closing {
+                Some(closing) => closing.add_arguments(call),
+                None => Closing::add_none(call),
+            };
+            call.arg(&messages)
         };
         let answer: Result<String, Error> = self
             .store
@@ -207,6 +220,8 @@ impl Memory {
                 Some("saved") => Commit::Saved,
                 Some("duplicate") => Commit::Duplicate,
                 Some("fenced") => Commit::Fenced,
+                Some("conflict") => Commit::Conflict,
+                Some("lost") => Commit::Lost,
                 _ => return Err(Error::Unexpected),
             };
             words.for_each(warn);
@@ -216,6 +231,8 @@ impl Memory {
             Ok(Commit::Saved) => CommitResult::Saved,
             Ok(Commit::Duplicate) => CommitResult::Duplicate,
             Ok(Commit::Fenced) => CommitResult::Fenced,
+            Ok(Commit::Conflict) => CommitResult::Conflict,
+            Ok(Commit::Lost) => CommitResult::Lost,
             Err(_) => CommitResult::Failed,
         };
         invocation.note(|figures| figures.commit = Some(result));
@@ -314,6 +331,29 @@ const UNREAD: &[u8] = b"?";
 /// to the oldest, and the length of the list.
 type Loaded = ((u64, u64), Option<Vec<u8>>, Vec<Vec<u8>>, usize);
 
+/// Returns the history from the reply to [`load`], and records its length.
+fn history(
+    invocation: &Invocation,
+    ((seconds, micros), mark, elements, stored): Loaded,
+) -> History {
+    record_stored(invocation, u64::try_from(stored).unwrap_or(u64::MAX));
+    let read = elements.len();
+    let messages: Vec<Message> = elements
+        .iter()
+        .rev()
+        .filter_map(|element| Message::from_json(element).ok())
+        .collect();
+    History {
+        skipped: read - messages.len(),
+        stored,
+        messages,
+        read_at: Began {
+            redis_micros: seconds.saturating_mul(1_000_000).saturating_add(micros),
+            mark: Some(Mark::read(mark.as_deref())),
+        },
+    }
+}
+
 /// Returns the request for the newest `most` messages. It reads the mark first: a clear between the commands then leaves
 /// another mark than the turn has read, and the turn is not stored.
 fn load(keys: &SessionKeys, most: usize) -> Call {
@@ -322,11 +362,10 @@ fn load(keys: &SessionKeys, most: usize) -> Call {
         Ok(most) => [0, most - 1],
         Err(_) => [0, -1],
     };
-    Call::reads(&[
-        ("GET", &keys.cleared, &[]),
-        ("LRANGE", &keys.messages, &range),
-        ("LLEN", &keys.messages, &[]),
-    ])
+    Call::reads(&keys.messages)
+        .and::<&str>("GET", &keys.cleared, &[])
+        .and("LRANGE", &keys.messages, &range)
+        .and::<&str>("LLEN", &keys.messages, &[])
 }
 
 /// Returns whether the reply of the commit script means that the turn is in Redis.

@@ -23,8 +23,8 @@ mod write;
 use std::pin::Pin;
 use std::time::Duration;
 
-pub(crate) use redis::Value;
 use redis::{FromRedisValue, RedisError};
+pub(crate) use redis::{Value, from_redis_value};
 
 pub(crate) use self::call::{Call, Script};
 use self::read::Read;
@@ -68,6 +68,18 @@ impl Error {
     #[must_use]
     pub fn is_wrong_type(&self) -> bool {
         matches!(self, Self::Redis(error) if error.code() == Some("WRONGTYPE"))
+    }
+
+    /// Returns whether Redis replied, and refused the request.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Redis(error) if error.code().is_some())
+    }
+
+    /// Returns whether the user of Redis lacks a right.
+    #[must_use]
+    pub fn is_missing_right(&self) -> bool {
+        matches!(self, Self::Redis(error) if failure::kind(error) == "no_permission")
     }
 
     /// Returns the reason as a fixed word for logs and metrics.
@@ -140,9 +152,28 @@ impl Store {
         operation: Operation,
         call: &Call,
     ) -> Result<T, Error> {
-        let policy = Read { call };
+        let policy = Read {
+            call,
+            opens_breaker: true,
+        };
         let run = Box::pin(self.servers.run(&policy, self.read_timeout));
         self.record(invocation, operation, call.key(), run).await
+    }
+
+    /// Returns the reply to a request that is made beside a read, under the same policy. Its failure does not open the
+    /// breaker, and is not measured.
+    pub(crate) async fn beside<T: FromRedisValue>(
+        &self,
+        operation: Operation,
+        call: &Call,
+    ) -> Result<T, Error> {
+        let policy = Read {
+            call,
+            opens_breaker: false,
+        };
+        let run = Box::pin(self.servers.run(&policy, self.read_timeout));
+        let unmeasured = Invocation::detached();
+        self.record(&unmeasured, operation, call.key(), run).await
     }
 
     /// Returns the reply to a write, within the write budget: see [`write`].
@@ -194,7 +225,7 @@ impl Store {
     ) -> Result<T, Error> {
         let read = async {
             let reply = run.await?;
-            redis::from_redis_value(reply).map_err(|_| Error::Unexpected)
+            from_redis_value(reply).map_err(|_| Error::Unexpected)
         };
         let outcome = invocation.timed(operation, Error::status, read).await;
         // In a cluster a character may be on another server than the session.

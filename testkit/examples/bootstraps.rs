@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use testkit::cluster::Cluster;
-use testkit::events::{chat, clear, session, set_state};
+use testkit::events::{Event, chat, clear, session, set_state};
+use testkit::rights::access_string;
 use testkit::runtime::{Function, FunctionBuilder};
 use testkit::tokens::{secret, token};
 
@@ -36,7 +37,7 @@ async fn main() {
     let template = std::fs::read_to_string(&template).expect("a template");
 
     let cluster = Cluster::start().await;
-    for user in ["Turns", "Clear", "Session"] {
+    for user in ["Turns", "Stop", "Clear", "Session"] {
         let rights = access_string(&template, user);
         let password = format!(">{PASSWORD}");
         let mut command = vec!["ACL", "SETUSER", user, &password];
@@ -71,6 +72,47 @@ async fn main() {
     println!("chat-stream remembers, after {:?}", began.elapsed());
 
     let began = Instant::now();
+    let again = || {
+        let body = serde_json::json!({ "character_id": "luna", "message": "你好" });
+        let event = Event::stream().token(&token).json(&body);
+        event.header("idempotency-key", "once").http()
+    };
+    let first = chats.invoke(&again()).await;
+    assert_eq!(first.start()["resumable"], true, "{}", chats.output());
+    assert_eq!(first.last()["saved"], true, "{}", chats.output());
+    let repeated = chats.invoke(&again()).await;
+    assert_eq!(repeated.last(), first.last(), "{}", chats.output());
+    let turn = first.last()["turn_id"].as_str().expect("text").to_owned();
+    let of_turn = |event: Event| {
+        let event = event.token(&token).query("character_id", "luna");
+        event.query("turn_id", &turn).http()
+    };
+    let resumed = chats.invoke(&of_turn(Event::resume())).await;
+    assert_eq!(resumed.reply(), first.reply(), "{}", chats.output());
+    println!(
+        "chat-stream resumes and repeats, after {:?}",
+        began.elapsed()
+    );
+
+    let began = Instant::now();
+    let stops = start("StopStreamFunction", "Stop").start().await;
+    // It has ended, and no other one runs.
+    for event in [
+        of_turn(Event::stop()),
+        Event::stop()
+            .token(&token)
+            .query("character_id", "luna")
+            .http(),
+    ] {
+        let answer = stops.invoke(&event).await;
+        assert_eq!(answer.status, 404, "{}", answer.text());
+    }
+    println!(
+        "stop-stream finds nothing to stop, after {:?}",
+        began.elapsed()
+    );
+
+    let began = Instant::now();
     let sessions = start("SessionMetaFunction", "Session").start().await;
     for event in [
         session(&token, "luna"),
@@ -78,7 +120,7 @@ async fn main() {
     ] {
         let answer = sessions.invoke(&event).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
-        assert_eq!(answer.json()["stored_messages"], 4, "{}", answer.text());
+        assert_eq!(answer.json()["stored_messages"], 6, "{}", answer.text());
     }
     println!("session-meta sees it, after {:?}", began.elapsed());
 
@@ -110,17 +152,4 @@ fn machine(file: &Path) -> &'static str {
         (0xb7, 0) => "aarch64",
         other => panic!("{}: made for {other:?}", file.display()),
     }
-}
-
-/// What the template lets a user of its cache do.
-fn access_string(template: &str, user: &str) -> String {
-    let resource = format!("\n  Cache{user}User:\n");
-    let (_, after) = template
-        .split_once(&resource)
-        .unwrap_or_else(|| panic!("the template has no {}", resource.trim()));
-    let (_, rights) = after
-        .split_once("AccessString:")
-        .expect("a user with rights");
-    let rights = rights.split("\n\n").next().expect("a paragraph");
-    rights.trim_start_matches(" >-").trim().to_owned()
 }

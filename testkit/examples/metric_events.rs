@@ -15,7 +15,7 @@
 use std::time::Duration;
 
 use testkit::emf;
-use testkit::events;
+use testkit::events::{self, Event};
 use testkit::proxy::Proxy;
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
@@ -124,6 +124,7 @@ async fn all_functions(redis: &str) -> Vec<String> {
     let chat = chat(redis, &upstream).start().await;
     let session = function("session-meta", redis).start().await;
     let clear = function("clear-history", redis).start().await;
+    let stop = function("stop-stream", redis).start().await;
     talk(&chat, TURNS).await;
     let token = token("alice");
     session.invoke(&events::session(&token, CHARACTER)).await;
@@ -131,7 +132,11 @@ async fn all_functions(redis: &str) -> Vec<String> {
         .invoke(&events::set_state(&token, CHARACTER, "INACTIVE"))
         .await;
     clear.invoke(&events::clear(&token, CHARACTER)).await;
-    vec![chat.stop(), session.stop(), clear.stop()]
+    for (function, event) in [(&chat, Event::resume()), (&stop, Event::stop())] {
+        let event = event.token(&token).query("character_id", CHARACTER);
+        function.invoke(&event.http()).await;
+    }
+    vec![chat.stop(), session.stop(), clear.stop(), stop.stop()]
 }
 
 async fn talk(chat: &Function, turns: usize) {

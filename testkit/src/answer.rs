@@ -22,6 +22,8 @@ pub struct Chunk {
 /// One server-sent event.
 #[derive(Debug, Clone)]
 pub struct SseEvent {
+    /// The id of the event, from its `id:` line.
+    pub id: String,
     /// The name of the event, from its `event:` line.
     pub event: String,
     /// The data of the event, parsed from its `data:` line.
@@ -242,11 +244,16 @@ impl EventParser {
             if block.starts_with(':') {
                 continue;
             }
-            let (event, data) = block
-                .strip_prefix("event: ")
-                .and_then(|rest| rest.trim_end_matches('\n').split_once("\ndata: "))
+            let (id, event, data) = block
+                .strip_prefix("id: ")
+                .and_then(|rest| rest.split_once("\nevent: "))
+                .and_then(|(id, rest)| {
+                    let (event, data) = rest.trim_end_matches('\n').split_once("\ndata: ")?;
+                    Some((id, event, data))
+                })
                 .unwrap_or_else(|| panic!("not an event: {block:?}"));
             events.push(SseEvent {
+                id: id.to_owned(),
                 event: event.to_owned(),
                 data: serde_json::from_str(data)
                     .unwrap_or_else(|error| panic!("{error} in {data:?}")),

@@ -86,6 +86,18 @@ impl Event {
         Self::post("/api/v1/chat/stream")
     }
 
+    /// Begins `GET /api/v1/chat/stream`.
+    #[must_use]
+    pub fn resume() -> Self {
+        Self::get("/api/v1/chat/stream")
+    }
+
+    /// Begins `DELETE /api/v1/chat/stream`.
+    #[must_use]
+    pub fn stop() -> Self {
+        Self::delete("/api/v1/chat/stream")
+    }
+
     /// Begins `DELETE /api/v1/chat/history`.
     #[must_use]
     pub fn clear() -> Self {

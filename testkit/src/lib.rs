@@ -17,6 +17,7 @@
 //! | [`jwks`] | a server that publishes signing keys |
 //! | [`tokens`] | bearer tokens, good and bad, with keys made at run time |
 //! | [`events`] | API Gateway events |
+//! | [`rights`] | the rights of the cache users in `template.yaml` |
 //! | [`emf`] | metric events, as CloudWatch reads them |
 #![expect(
     clippy::unwrap_used,
@@ -36,6 +37,7 @@ pub mod model_server;
 mod process;
 pub mod proxy;
 pub mod redis;
+pub mod rights;
 pub mod runtime;
 pub mod secrets;
 pub mod sentinel;

@@ -58,7 +58,7 @@ async fn buffered(request: Request) -> Result<Response<Body>, Error> {
 type StreamedBody = UnsyncBoxBody<Bytes, Infallible>;
 
 async fn streamed(request: Request) -> Result<Response<StreamedBody>, Error> {
-    let start = frame("event: start\ndata: {\"n\":0}\n\n: a comment\n\n");
+    let start = frame("id: 0\nevent: start\ndata: {\"n\":0}\n\n: a comment\n\n");
     let body = match request.raw_http_path() {
         "/context" => {
             let context = request.lambda_context();
@@ -89,7 +89,7 @@ async fn streamed(request: Request) -> Result<Response<StreamedBody>, Error> {
         _ => {
             let deltas = ["你", "好"].map(|text| {
                 frame(&format!(
-                    "event: message\ndata: {{\"content\":\"{text}\"}}\n\n"
+                    "id: 1\nevent: message\ndata: {{\"content\":\"{text}\"}}\n\n"
                 ))
             });
             StreamBody::new(stream::iter([start]).chain(stream::iter(deltas))).boxed_unsync()

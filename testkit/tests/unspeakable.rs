@@ -36,7 +36,7 @@ async fn answer(request: Request) -> Result<Response<Full<Bytes>>, Error> {
         Ok("reply") => println!("says {REPLIED}"),
         _ => {}
     }
-    let event = format!("event: message\ndata: {{\"content\":\"{REPLIED}\"}}\n\n");
+    let event = format!("id: 1\nevent: message\ndata: {{\"content\":\"{REPLIED}\"}}\n\n");
     Ok(Response::builder()
         .header("content-type", "text/event-stream")
         .body(event.into())?)

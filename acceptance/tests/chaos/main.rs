@@ -64,7 +64,10 @@ async fn a_cluster_keeps_its_promises_under_faults() {
 /// Without the line that fences turns behind a clear, and without the one that stores both messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_is_broken_on_purpose_is_found_out() {
-    let source = include_str!("../../../shared/src/memory/scripts/commit.lua");
+    let source = concat!(
+        include_str!("../../../shared/src/record/record.lua"),
+        include_str!("../../../shared/src/memory/scripts/commit.lua")
+    );
     let unfenced = source.replace("if is_cleared or", "if");
     let halved = source.replace("unpack(ARGV, FIRST))", "ARGV[FIRST])");
     for broken in [unfenced, halved] {

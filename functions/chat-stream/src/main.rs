@@ -1,4 +1,5 @@
-//! `POST /api/v1/chat/stream`: sends a message to a character and streams the reply.
+//! `POST /api/v1/chat/stream`: sends a message to a character and streams the reply. `GET` on the same path comes back to
+//! a turn.
 
 mod handler;
 
@@ -12,7 +13,7 @@ use shared::{characters::Characters, chat::Chat, llm::Llm};
 
 fn main() -> ExitCode {
     http::run(env!("CARGO_PKG_NAME"), chat, async |base, chat| {
-        let ended = http::serve_streaming(base, "POST", chat.clone(), handler::stream).await;
+        let ended = http::serve_streaming(base, "GET, POST", chat.clone(), handler::stream).await;
         chat.settle().await;
         ended
     })
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
 fn chat(base: &Base) -> Result<Chat, Box<dyn Error>> {
     Ok(Chat::new(
         base.memory.clone(),
+        base.turns.clone(),
         Characters::new(base.store.clone(), SystemTime::now),
         Llm::new(&LlmConfig::from_env()?, &base.secrets)?,
         ContextConfig::from_env()?,

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use testkit::binary;
 use testkit::redis::Server;
 use testkit::runtime::Function;
 use testkit::stage::Stage;
@@ -131,7 +132,7 @@ async fn without_redis_the_end_comes_within_the_margin() {
 
 #[tokio::test]
 async fn an_idle_process_ends_at_once() {
-    for name in ["chat-stream", "clear-history", "session-meta"] {
+    for name in &binary::functions() {
         for concurrency in [1, 4] {
             let mut function = Function::builder(name)
                 .env("JWT_SECRET", secret())

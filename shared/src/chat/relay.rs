@@ -73,6 +73,7 @@ mod tests {
     const START: Frame = Frame::Start {
         memory: MemoryStatus::Empty,
         history_messages: 0,
+        resumable: false,
     };
     const LAST: Frame = Frame::Failed {
         code: FailureCode::Internal,

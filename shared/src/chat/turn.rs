@@ -6,16 +6,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
 
+use super::record::Last;
 use super::relay::Relay;
-use super::{Ask, FailureCode, Frame, Inner, Unsaved, Usage};
+use super::{Ask, FailureCode, Inner, Usage};
 use crate::clock::unix_seconds;
 use crate::ids::TurnId;
 use crate::llm::{self, FinishReason, Llm, Prompt, Step};
 use crate::memory::{self, Began, Commit};
 use crate::message::{Message, PromptMessage, Role, is_blank};
+use crate::record::Closing;
 use crate::telemetry::{Invocation, UpstreamTokens};
 use crate::tokens;
+use crate::turns::{Journal, Outcome, Record, Transcript};
 
 /// Limit of a reply in bytes. A longer reply ends there, as if it had reached its token limit.
 const MAX_REPLY_BYTES: usize = 256 * 1024;
@@ -31,6 +35,12 @@ const LAST_FRAME_MARGIN: Duration = Duration::from_millis(200);
 pub(super) struct Task {
     pub(super) service: Arc<Inner>,
     pub(super) id: TurnId,
+    /// `None` if turns are not recorded.
+    pub(super) record: Option<Record>,
+    /// What the record says about the first frame.
+    pub(super) start_text: String,
+    /// Time that Redis took for the history.
+    pub(super) round_trip: Duration,
     pub(super) began: Began,
     pub(super) began_at_unix: SystemTime,
     pub(super) prompt: Prompt,
@@ -47,6 +57,8 @@ enum Ending {
         usage: Option<llm::Usage>,
     },
     Failed(llm::Error),
+    /// A client has asked the turn to stop.
+    Stopped,
     /// Lambda's deadline is near, or the process shall end.
     OutOfTime,
 }
@@ -68,35 +80,32 @@ struct Counts {
 impl Task {
     /// Runs the turn to its last frame.
     pub(super) async fn run(mut self) {
-        let generated = self.generate().await;
+        let transcript = Arc::new(Transcript::default());
+        let stop = CancellationToken::new();
+        let journal = self.record.as_ref().map(|record| {
+            Journal::keep(
+                record.clone(),
+                Arc::clone(&transcript),
+                self.start_text.clone(),
+                self.round_trip,
+                stop.clone(),
+            )
+        });
+        let generated = self.generate(&transcript, &stop).await;
         let counts = self.count(&generated).await;
-        let (unsaved, msg_id) = self.commit(&generated, &counts).await;
-        let saved = unsaved.is_none();
-        let last = match &generated.ending {
-            Ending::Complete { finish_reason, .. } => Frame::Done {
-                msg_id,
-                finish_reason: *finish_reason,
-                unsaved,
-                usage: counts.usage,
-            },
-            Ending::Failed(error) => Frame::Failed {
-                code: code(error),
-                saved,
-            },
-            Ending::OutOfTime => Frame::Failed {
-                code: FailureCode::UpstreamTimeout,
-                saved,
-            },
-        };
+        // Nothing is recorded beside the end of the turn.
+        let recorded = journal.as_ref().map_or(0, Journal::recorded);
+        drop(journal);
+        let (last, outcome) = self.end(&generated, &counts, recorded).await;
         self.note(&generated, &counts);
         let Self {
             invocation, relay, ..
         } = self;
         drop(invocation);
-        relay.finish(last).await;
+        relay.finish(last.frame(outcome)).await;
     }
 
-    async fn generate(&mut self) -> Generated {
+    async fn generate(&mut self, transcript: &Transcript, stop: &CancellationToken) -> Generated {
         let mut generated = Generated {
             text: String::new(),
             first_delta: None,
@@ -108,6 +117,7 @@ impl Task {
             &self.prompt,
             &mut self.relay,
             &self.invocation,
+            transcript,
             &mut generated,
         );
         let deadline = self
@@ -120,22 +130,28 @@ impl Task {
                 None => pending().await,
             }
         };
-        // In time, `steps` sets the ending; otherwise `generated` keeps the text so far, and its ending as set above.
-        tokio::select! {
+        // In time, `steps` sets the ending; otherwise it stays as set above.
+        let is_stopped = tokio::select! {
             biased;
-            () = steps => {}
-            () = out_of_time => {}
-            () = self.service.ending.cancelled() => {}
+            () = steps => false,
+            () = stop.cancelled() => true,
+            () = out_of_time => false,
+            () = self.service.ending.cancelled() => false,
+        };
+        if is_stopped {
+            generated.ending = Ending::Stopped;
         }
+        generated.text = transcript.text();
         generated
     }
 
-    /// Sends deltas to the client as they arrive, and collects them in `generated`.
+    /// Sends deltas to the client as they arrive, and collects them in `transcript`. Sets the ending of `generated`.
     async fn follow(
         llm: &Llm,
         prompt: &Prompt,
         relay: &mut Relay,
         invocation: &Invocation,
+        transcript: &Transcript,
         generated: &mut Generated,
     ) {
         let mut reply = match llm.reply(prompt).await {
@@ -152,7 +168,7 @@ impl Task {
                 () = relay.catch_up() => continue,
             };
             match step {
-                Ok(Step::Delta(delta)) if generated.text.len() + delta.len() > MAX_REPLY_BYTES => {
+                Ok(Step::Delta(delta)) if transcript.len() + delta.len() > MAX_REPLY_BYTES => {
                     generated.ending = Ending::Complete {
                         finish_reason: FinishReason::Length,
                         usage: None,
@@ -160,7 +176,7 @@ impl Task {
                     return;
                 }
                 Ok(Step::Delta(delta)) => {
-                    generated.text.push_str(&delta);
+                    transcript.push(&delta);
                     relay.send(delta);
                     if generated.first_delta.is_none() {
                         generated.first_delta = Some(invocation.elapsed());
@@ -191,7 +207,7 @@ impl Task {
         let prompt = std::mem::take(&mut self.prompt.messages);
         let (usage, has_time) = match &generated.ending {
             Ending::Complete { usage, .. } => (usage.unwrap_or_default(), true),
-            Ending::Failed(_) => (llm::Usage::default(), true),
+            Ending::Failed(_) | Ending::Stopped => (llm::Usage::default(), true),
             Ending::OutOfTime => (llm::Usage::default(), false),
         };
         let believed = believed(&usage, &generated.text);
@@ -261,19 +277,51 @@ impl Task {
             .map_or(end, |latest| latest.min(end))
     }
 
-    /// Stores the turn, unless the reply is blank. Returns the reason why it is not stored, `None` if it is, and the
-    /// reply's id.
-    async fn commit(
+    /// Stores the turn, unless the reply is blank, and closes its record, whose text has `recorded` bytes. Returns what
+    /// the last frame says, and how the turn is stored.
+    async fn end(
         &mut self,
         generated: &Generated,
         counts: &Counts,
-    ) -> (Option<Unsaved>, String) {
+        recorded: usize,
+    ) -> (Last, Outcome) {
+        let (user, assistant) = self.messages(generated, counts);
+        let last = match &generated.ending {
+            Ending::Complete { finish_reason, .. } => {
+                done(*finish_reason, counts, &user, &assistant)
+            }
+            Ending::Stopped => done(FinishReason::Stopped, counts, &user, &assistant),
+            Ending::Failed(error) => Last::Failed(code(error)),
+            Ending::OutOfTime => Last::Failed(FailureCode::UpstreamTimeout),
+        };
+        let closing = self.record.as_ref().map(|record| {
+            let tail = generated.text.get(recorded..).unwrap_or_default();
+            let start = std::mem::take(&mut self.start_text);
+            record.closing(start, last.to_string(), recorded, tail.to_owned())
+        });
+        let outcome = if is_blank(&generated.text) {
+            self.close(Outcome::Empty, closing.as_ref()).await
+        } else {
+            let turn = memory::NewTurn {
+                id: self.id,
+                began: self.began,
+                user,
+                assistant,
+            };
+            self.commit(&turn, closing.as_ref()).await
+        };
+        (last, outcome)
+    }
+
+    /// Returns the messages to store.
+    fn messages(&mut self, generated: &Generated, counts: &Counts) -> (Message, Message) {
         let mark = match &generated.ending {
             Ending::Complete {
                 finish_reason: FinishReason::Stop,
                 ..
             } => None,
             Ending::Complete { finish_reason, .. } => Some(finish_reason.as_str()),
+            Ending::Stopped => Some(FinishReason::Stopped.as_str()),
             Ending::Failed(_) | Ending::OutOfTime => Some("interrupted"),
         };
         let signed = |count| i64::try_from(count).unwrap_or(i64::MAX);
@@ -293,26 +341,33 @@ impl Task {
         assistant.metadata = mark.and_then(|word| {
             serde_json::value::to_raw_value(&serde_json::json!({ "finish_reason": word })).ok()
         });
-        let msg_id = assistant.msg_id.clone();
-        if is_blank(&generated.text) {
-            return (Some(Unsaved::Empty), msg_id);
-        }
-        let turn = memory::NewTurn {
-            id: self.id,
-            began: self.began,
-            user,
-            assistant,
+        (user, assistant)
+    }
+
+    /// Stores the turn and closes its record. Returns how the turn is stored.
+    async fn commit(&self, turn: &memory::NewTurn, closing: Option<&Closing>) -> Outcome {
+        let (user, character) = (&self.ask.user, &self.ask.character);
+        let memory = &self.service.memory;
+        let commit =
+            |closing| memory.commit_and_close(&self.invocation, user, character, turn, closing);
+        let committed = match commit(closing).await {
+            // The cache user may be one from before there were records. The turn matters more than its record.
+            Err(error) if error.is_missing_right() && closing.is_some() => commit(None).await,
+            committed => committed,
         };
-        let committed = self
-            .service
-            .memory
-            .commit_turn(&self.invocation, &self.ask.user, &self.ask.character, &turn)
-            .await;
-        let unsaved = match committed {
-            Ok(Commit::Saved | Commit::Duplicate) => None,
+        match committed {
+            Ok(Commit::Saved | Commit::Duplicate) => Outcome::Saved,
             Ok(Commit::Fenced) => {
                 tracing::info!("the session was cleared while the turn ran; it is not stored");
-                Some(Unsaved::Cleared)
+                Outcome::Cleared
+            }
+            Ok(Commit::Conflict) => {
+                tracing::info!("another turn has the idempotency key; this one is not stored");
+                Outcome::Conflict
+            }
+            Ok(Commit::Lost) => {
+                tracing::warn!("the turn was taken for lost and is not stored");
+                Outcome::Lost
             }
             Err(error) => {
                 tracing::warn!(reason = error.reason(), "the turn could not be stored");
@@ -320,10 +375,24 @@ impl Task {
                     // A turn counts as degraded once, for the first reason.
                     figures.degradation.get_or_insert(error.reason());
                 });
-                Some(Unsaved::Memory)
+                // If Redis has refused the commit, it may still take the end of the record.
+                if error.is_refusal() {
+                    return self.close(Outcome::Memory, closing).await;
+                }
+                Outcome::Memory
             }
+        }
+    }
+
+    /// Closes the record of a turn that is not stored. Returns the outcome, which is another one if a reader has closed the
+    /// record before.
+    async fn close(&self, outcome: Outcome, closing: Option<&Closing>) -> Outcome {
+        let (Some(record), Some(closing)) = (&self.record, closing) else {
+            return outcome;
         };
-        (unsaved, msg_id)
+        // A failure is logged. The record then ends with its lease.
+        let closed = record.close(&self.invocation, outcome, closing).await;
+        closed.unwrap_or(outcome)
     }
 
     /// Records the turn's figures: numbers and service-defined words only; never user or model text.
@@ -335,10 +404,11 @@ impl Task {
                 let code = code(error).as_str();
                 (code, Some(code))
             }
+            Ending::Stopped => (FinishReason::Stopped.as_str(), None),
             Ending::OutOfTime => ("out_of_time", Some(FailureCode::UpstreamTimeout.as_str())),
         };
-        let replied =
-            matches!(generated.ending, Ending::Complete { .. }) || !generated.text.is_empty();
+        let replied = matches!(generated.ending, Ending::Complete { .. } | Ending::Stopped)
+            || !generated.text.is_empty();
         let reply = self.invocation.elapsed();
         self.invocation.note(|figures| {
             let Some(turn) = &mut figures.turn else {
@@ -384,6 +454,15 @@ fn estimated(prompt: &[PromptMessage], message: &str, reply: &str) -> Counts {
 
 fn estimated_user(message: &str) -> u64 {
     tokens::estimate(message).max(1)
+}
+
+fn done(finish_reason: FinishReason, counts: &Counts, user: &Message, assistant: &Message) -> Last {
+    Last::Done {
+        msg_id: assistant.msg_id.clone(),
+        user_msg_id: user.msg_id.clone(),
+        finish_reason,
+        usage: counts.usage,
+    }
 }
 
 fn code(error: &llm::Error) -> FailureCode {

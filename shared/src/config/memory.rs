@@ -13,6 +13,9 @@ pub struct MemoryConfig {
     /// Seconds from the last turn until a session expires. Read from `MEMORY_TTL_SECONDS`; defaults to 86,400 (one
     /// day).
     pub ttl_seconds: u64,
+    /// Seconds for which a turn's record and key are remembered after its end. Read from `TURN_TTL_SECONDS`; defaults to
+    /// 3,600 (one hour). 0: nothing is recorded, so no turn can be resumed or stopped, and keys are not looked at.
+    pub turn_ttl_seconds: u64,
     /// Time allowed for a read, including connecting and retries. Read from `MEMORY_READ_TIMEOUT_MS`; defaults to 1,000
     /// ms.
     pub read_timeout: Duration,
@@ -29,9 +32,11 @@ pub struct MemoryConfig {
 impl Section for MemoryConfig {
     fn from_lookup(lookup: Lookup<'_>) -> Result<Self, ConfigError> {
         const TEN_YEARS_SECONDS: u64 = 10 * 365 * 86_400;
+        const ONE_WEEK_SECONDS: u64 = 7 * 86_400;
         Ok(Self {
             max_messages: count(lookup, "MEMORY_MAX_MESSAGES", 100, 2, 10_000)?,
             ttl_seconds: number(lookup, "MEMORY_TTL_SECONDS", 86_400, 1, TEN_YEARS_SECONDS)?,
+            turn_ttl_seconds: number(lookup, "TURN_TTL_SECONDS", 3_600, 0, ONE_WEEK_SECONDS)?,
             read_timeout: milliseconds(lookup, "MEMORY_READ_TIMEOUT_MS", 1000)?,
             write_timeout: milliseconds(lookup, "MEMORY_WRITE_TIMEOUT_MS", 1000)?,
             breaker_failures: small(lookup, "REDIS_BREAKER_FAILURES", 1, 1, 1_000)?,

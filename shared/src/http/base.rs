@@ -10,6 +10,7 @@ use crate::memory::Memory;
 use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
+use crate::turns::Turns;
 
 /// The parts that all functions share. Building them connects to nothing, so an outage does not prevent a start.
 pub struct Base {
@@ -19,6 +20,8 @@ pub struct Base {
     pub store: Store,
     /// Short-term memory: the sessions.
     pub memory: Memory,
+    /// The records of turns; `None` if the settings switch them off.
+    pub turns: Option<Turns>,
     /// The settings of short-term memory.
     pub memory_config: MemoryConfig,
     /// Cancelled when the process is asked to end. What runs then settles at once.
@@ -45,6 +48,7 @@ impl Base {
             telemetry,
             authenticator: Authenticator::new(&AuthConfig::from_env()?, &secrets)?,
             memory: Memory::new(store.clone(), redis.key_layout, &memory_config),
+            turns: Turns::new(store.clone(), redis.key_layout, &memory_config),
             memory_config,
             ending: CancellationToken::new(),
             store,

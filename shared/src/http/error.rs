@@ -34,6 +34,10 @@ pub enum Problem {
     CharacterNotFound,
     /// The session does not exist.
     SessionNotFound,
+    /// The turn is unknown or forgotten, belongs to another user, or does not run.
+    TurnNotFound,
+    /// The idempotency key was used for a request with another content.
+    KeyReused,
     /// The route does not support the method. Holds the value of `Allow`, the methods that it supports.
     MethodNotAllowed(&'static str),
     /// Redis is unavailable, and this request needs it. Holds the public text.
@@ -58,10 +62,12 @@ impl Problem {
         match self {
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::BadRequest(_) | Self::InvalidJson(_) => StatusCode::BAD_REQUEST,
-            Self::InvalidRequest(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InvalidRequest(_) | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::CharacterNotFound | Self::SessionNotFound => StatusCode::NOT_FOUND,
+            Self::CharacterNotFound | Self::SessionNotFound | Self::TurnNotFound => {
+                StatusCode::NOT_FOUND
+            }
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::MemoryUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::CharacterTooLarge | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -78,6 +84,8 @@ impl Problem {
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::CharacterNotFound => "character_not_found",
             Self::SessionNotFound => "session_not_found",
+            Self::TurnNotFound => "turn_not_found",
+            Self::KeyReused => "idempotency_key_reused",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::MemoryUnavailable(_) => "memory_unavailable",
             Self::CharacterTooLarge => "character_too_large",
@@ -95,6 +103,8 @@ impl Problem {
             Self::UnsupportedMediaType => "the body must be sent as application/json",
             Self::CharacterNotFound => "the character does not exist",
             Self::SessionNotFound => "the session does not exist",
+            Self::TurnNotFound => "the turn does not exist, or is no longer remembered",
+            Self::KeyReused => "this Idempotency-Key was used for another request",
             Self::MethodNotAllowed(_) => "this path does not support this method",
             Self::CharacterTooLarge => {
                 "this character's prompt does not fit into the context window"
@@ -115,6 +125,8 @@ impl Problem {
             | Self::UnsupportedMediaType
             | Self::CharacterNotFound
             | Self::SessionNotFound
+            | Self::TurnNotFound
+            | Self::KeyReused
             | Self::CharacterTooLarge
             | Self::Internal => None,
         }
@@ -156,6 +168,12 @@ impl Problem {
         )
     }
 
+    /// Returns the problem for a turn that could not be looked up.
+    #[must_use]
+    pub fn turn_unavailable(error: memory::Error) -> Self {
+        Self::of_memory(&error, "the turn cannot be looked up at the moment")
+    }
+
     fn of_memory(error: &memory::Error, detail: &'static str) -> Self {
         tracing::warn!(reason = error.reason(), "memory is unavailable");
         Self::MemoryUnavailable(detail)
@@ -190,6 +208,12 @@ impl From<Refusal> for Problem {
                 tracing::error!(%error, setting = "CONTEXT_MAX_TOKENS", "a character is too large");
                 Self::CharacterTooLarge
             }
+            Refusal::KeyReused => Self::KeyReused,
+            Refusal::TurnNotFound => Self::TurnNotFound,
+            Refusal::NotAnOffset => Self::InvalidRequest(
+                "Last-Event-ID or after: is not the id of an event of this turn".to_owned(),
+            ),
+            Refusal::Unavailable(error) => Self::turn_unavailable(error),
             Refusal::TooLong(TooLong::Message) => Self::InvalidRequest(
                 "message: it does not fit into this character's context window".to_owned(),
             ),

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use http::Method;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method};
 use lambda_runtime::Context;
 use serde::Deserialize;
 use serde_json::error::Category;
@@ -14,11 +14,13 @@ use tokio::time::Instant;
 use super::Problem;
 use super::event::Event;
 use crate::auth::{Authenticator, Credentials};
-use crate::ids::{CharacterId, UserId};
+use crate::ids::{CharacterId, IdempotencyKey, TurnId, UserId};
 use crate::message::is_blank;
 use crate::session::State;
 use crate::telemetry::{Invocation, Telemetry};
 
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const LAST_EVENT_ID: &str = "last-event-id";
 const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_MESSAGE_CHARACTERS: usize = 2_000;
 /// Limit of the raw JSON text of `metadata`, in bytes.
@@ -93,23 +95,93 @@ impl UserRequest {
         Ok(character)
     }
 
+    /// Returns the `turn_id` of the query, or `None` if it is missing.
+    ///
+    /// # Errors
+    /// [`Problem::InvalidRequest`] if the parameter appears more than once or is not the id of a turn.
+    pub fn turn(&self) -> Result<Option<TurnId>, Problem> {
+        let parse = |id: &str| {
+            TurnId::parse(id).map_err(|_| invalid("turn_id", "must be a UUID in lower case"))
+        };
+        self.optional("turn_id")?.map(parse).transpose()
+    }
+
+    /// Returns what the client has seen of a turn: from the header `Last-Event-ID`, else from the parameter `after` of the
+    /// query.
+    ///
+    /// # Errors
+    /// [`Problem::InvalidRequest`] if neither is the id of an event.
+    pub fn seen(&self) -> Result<Seen, Problem> {
+        let header = self.request.headers.get(LAST_EVENT_ID);
+        let (name, value) = match header {
+            Some(value) => ("Last-Event-ID", value.to_str().unwrap_or_default()),
+            None => match self.optional("after")? {
+                Some(value) => ("after", value),
+                None => return Ok(Seen::Nothing),
+            },
+        };
+        if value == "done" {
+            return Ok(Seen::Everything);
+        }
+        let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+        match value.parse() {
+            Ok(bytes) if is_number => Ok(Seen::Text(bytes)),
+            _ => Err(invalid(
+                name,
+                "must be the id of an event: a number, or done",
+            )),
+        }
+    }
+
+    /// Returns the idempotency key of the request, or `None` if it has none.
+    ///
+    /// # Errors
+    /// [`Problem::InvalidRequest`] if the header is not a valid key.
+    pub fn idempotency_key(&self) -> Result<Option<IdempotencyKey>, Problem> {
+        let value = self.request.headers.get(IDEMPOTENCY_KEY);
+        let parse = |value: &HeaderValue| {
+            IdempotencyKey::parse(value.as_bytes())
+                .map_err(|error| invalid("Idempotency-Key", &error.to_string()))
+        };
+        value.map(parse).transpose()
+    }
+
     /// Returns the value of a required parameter of the query.
     ///
     /// # Errors
-    /// [`Problem::InvalidRequest`] if the parameter is missing, appears more than once, or contains U+FFFD. Bytes that
-    /// are not UTF-8 arrive as U+FFFD, whichever side decodes the query; different ones would name the same thing.
+    /// [`Problem::InvalidRequest`] as for [`Self::optional`], or if the parameter is missing.
     fn parameter(&self, name: &'static str) -> Result<&str, Problem> {
+        let value = self.optional(name)?;
+        value.ok_or_else(|| invalid(name, "is required in the query"))
+    }
+
+    /// Returns the value of a parameter of the query, or `None` if it is missing.
+    ///
+    /// # Errors
+    /// [`Problem::InvalidRequest`] if the parameter appears more than once, or contains U+FFFD. Bytes that are not UTF-8
+    /// arrive as U+FFFD, whichever side decodes the query; different ones would name the same thing.
+    fn optional(&self, name: &'static str) -> Result<Option<&str>, Problem> {
         let mut values = self.request.parameters(name);
         let value = match (values.next(), values.next()) {
-            (Some(value), None) => value,
-            (None, _) => return Err(invalid(name, "is required in the query")),
-            (Some(_), Some(_)) => return Err(invalid(name, "must be given once")),
+            (value, None) => value,
+            (_, Some(_)) => return Err(invalid(name, "must be given once")),
         };
-        if value.contains(char::REPLACEMENT_CHARACTER) {
+        if value.is_some_and(|value| value.contains(char::REPLACEMENT_CHARACTER)) {
             return Err(invalid(name, "must be valid UTF-8 without U+FFFD"));
         }
         Ok(value)
     }
+}
+
+/// What a client has seen of a turn that it comes back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// No event.
+    Nothing,
+    /// The first event, and this number of bytes of the reply's text.
+    Text(usize),
+    /// The last event.
+    Everything,
 }
 
 /// Starts the record of the invocation that carries `request`.

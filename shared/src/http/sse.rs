@@ -2,13 +2,14 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io::Write;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Response};
+use http::{HeaderName, HeaderValue, Response};
 use http_body::Frame as BodyFrame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -31,6 +32,8 @@ pub type StreamingBody = UnsyncBoxBody<Bytes, Infallible>;
 /// A response that may stream.
 pub type StreamingAnswer = Response<StreamingBody>;
 
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
 /// Initial capacity of a chunk; fits a typical delta event.
 const FRAME_CAPACITY_BYTES: usize = 128;
 /// Size, in bytes, at which a chunk of merged frames is sent.
@@ -45,6 +48,7 @@ const COALESCE_ROUNDS: usize = 2;
 #[must_use]
 pub fn stream(turn: Turn) -> StreamingAnswer {
     let following = Following {
+        text_bytes: turn.seen(),
         turn,
         sent: None,
         alone: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
@@ -59,7 +63,12 @@ pub fn stream(turn: Turn) -> StreamingAnswer {
         CONTENT_TYPE,
         HeaderValue::from_static("text/event-stream; charset=utf-8"),
     );
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Proxies between here and the client must neither compress nor collect the stream.
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-transform"),
+    );
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     response
 }
 
@@ -68,6 +77,8 @@ struct Following {
     turn: Turn,
     /// When the last chunk was sent; `None` before the first delta.
     sent: Option<Instant>,
+    /// Bytes of the reply's text up to the last frame that was encoded.
+    text_bytes: usize,
     /// Whether this thread serves a single response. With several, yielding may take arbitrarily long.
     alone: bool,
 }
@@ -82,7 +93,7 @@ impl Following {
         };
         let frame = frame?;
         let mut bytes = Vec::with_capacity(FRAME_CAPACITY_BYTES);
-        encode(self.turn.id(), &frame, &mut bytes);
+        self.encode(&frame, &mut bytes);
         let in_burst = self.sent.is_some_and(|sent| sent.elapsed() < BURST_GAP);
         if in_burst && self.alone {
             let mut rounds = 0;
@@ -93,7 +104,7 @@ impl Following {
                 run_ready_tasks().await;
                 rounds += 1;
                 if let Some(frame) = self.turn.try_next() {
-                    encode(self.turn.id(), &frame, &mut bytes);
+                    self.encode(&frame, &mut bytes);
                     rounds = 0;
                 }
             }
@@ -102,6 +113,14 @@ impl Following {
             self.sent = Some(Instant::now());
         }
         Some(bytes.into())
+    }
+
+    /// Appends the event of `frame` to `into`.
+    fn encode(&mut self, frame: &Frame, into: &mut Vec<u8>) {
+        if let Frame::Delta(content) = frame {
+            self.text_bytes += content.len();
+        }
+        encode(self.turn.id(), frame, self.text_bytes, into);
     }
 }
 
@@ -137,6 +156,7 @@ struct Start<'a> {
     turn_id: &'a str,
     memory: &'static str,
     history_messages: usize,
+    resumable: bool,
 }
 
 #[derive(Serialize)]
@@ -151,6 +171,7 @@ struct Done<'a> {
     done: bool,
     turn_id: &'a str,
     msg_id: &'a str,
+    user_msg_id: &'a str,
     finish_reason: &'static str,
     saved: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -172,24 +193,29 @@ struct Failed<'a> {
     saved: bool,
 }
 
-/// Appends the event of `frame` to `into`.
-fn encode(turn: TurnId, frame: &Frame, into: &mut Vec<u8>) {
+/// Appends the event of `frame` to `into`. `text_bytes` is the length of the reply's text up to this frame.
+fn encode(turn: TurnId, frame: &Frame, text_bytes: usize, into: &mut Vec<u8>) {
+    let id = Id(Some(text_bytes));
     match frame {
         Frame::Start {
             memory,
             history_messages,
+            resumable,
         } => event(
             into,
             "start",
+            id,
             &Start {
                 turn_id: &turn.to_string(),
                 memory: memory.as_str(),
                 history_messages: *history_messages,
+                resumable: *resumable,
             },
         ),
         Frame::Delta(content) => event(
             into,
             "message",
+            id,
             &Delta {
                 content,
                 done: false,
@@ -197,17 +223,20 @@ fn encode(turn: TurnId, frame: &Frame, into: &mut Vec<u8>) {
         ),
         Frame::Done {
             msg_id,
+            user_msg_id,
             finish_reason,
             unsaved,
             usage,
         } => event(
             into,
             "message",
+            Id(None),
             &Done {
                 content: "",
                 done: true,
                 turn_id: &turn.to_string(),
                 msg_id,
+                user_msg_id,
                 finish_reason: finish_reason.as_str(),
                 saved: unsaved.is_none(),
                 unsaved: unsaved.map(Unsaved::as_str),
@@ -220,6 +249,7 @@ fn encode(turn: TurnId, frame: &Frame, into: &mut Vec<u8>) {
         Frame::Failed { code, saved } => event(
             into,
             "error",
+            Id(None),
             &Failed {
                 error: "服务暂时不可用，请稍后重试",
                 code: code.as_str(),
@@ -230,12 +260,17 @@ fn encode(turn: TurnId, frame: &Frame, into: &mut Vec<u8>) {
     }
 }
 
+/// The id of an event: the number of bytes of reply text so far, or `done` for the last event.
+#[derive(Clone, Copy)]
+struct Id(Option<usize>);
+
 /// Appends one event to `into`. Serialized JSON contains no line breaks, so one `data` line holds it.
-fn event(into: &mut Vec<u8>, name: &str, data: &impl Serialize) {
-    for part in ["event: ", name, "\ndata: "] {
-        into.extend_from_slice(part.as_bytes());
-    }
+fn event(into: &mut Vec<u8>, name: &str, id: Id, data: &impl Serialize) {
     // Writing text and numbers to memory cannot fail.
+    let _ = match id {
+        Id(Some(bytes)) => write!(into, "id: {bytes}\nevent: {name}\ndata: "),
+        Id(None) => write!(into, "id: done\nevent: {name}\ndata: "),
+    };
     let _ = serde_json::to_writer(&mut *into, data);
     into.extend_from_slice(b"\n\n");
 }
@@ -249,7 +284,7 @@ mod tests {
     fn text(frame: &Frame) -> String {
         let turn = TurnId::parse("01234567-89ab-7cde-8f01-23456789abcd").expect("a UUID");
         let mut bytes = Vec::new();
-        encode(turn, frame, &mut bytes);
+        encode(turn, frame, 7, &mut bytes);
         String::from_utf8(bytes).expect("UTF-8")
     }
 
@@ -258,19 +293,24 @@ mod tests {
         assert_eq!(
             text(&Frame::Start {
                 memory: MemoryStatus::Ok,
-                history_messages: 12
+                history_messages: 12,
+                resumable: true
             }),
-            "event: start\ndata: {\"turn_id\":\"01234567-89ab-7cde-8f01-23456789abcd\",\"memory\":\"ok\",\"history_messages\":12}\n\n"
+            "id: 7\nevent: start\ndata: {\"turn_id\":\"01234567-89ab-7cde-8f01-23456789abcd\",\"memory\":\"ok\",\"history_messages\":12,\"resumable\":true}\n\n"
         );
         assert_eq!(
             text(&Frame::Delta("你好\n\"🙂\"".into())),
-            "event: message\ndata: {\"content\":\"你好\\n\\\"🙂\\\"\",\"done\":false}\n\n"
+            "id: 7\nevent: message\ndata: {\"content\":\"你好\\n\\\"🙂\\\"\",\"done\":false}\n\n"
         );
         for (unsaved, said) in [
             (None, "\"saved\":true"),
             (
                 Some(Unsaved::Cleared),
                 "\"saved\":false,\"unsaved\":\"cleared\"",
+            ),
+            (
+                Some(Unsaved::Conflict),
+                "\"saved\":false,\"unsaved\":\"conflict\"",
             ),
             (
                 Some(Unsaved::Memory),
@@ -284,6 +324,7 @@ mod tests {
             assert_eq!(
                 text(&Frame::Done {
                     msg_id: "m".into(),
+                    user_msg_id: "u".into(),
                     finish_reason: FinishReason::ContentFilter,
                     unsaved,
                     usage: chat::Usage {
@@ -292,8 +333,8 @@ mod tests {
                     },
                 }),
                 format!(
-                    "event: message\ndata: {{\"content\":\"\",\"done\":true,\"turn_id\":\"01234567-89ab-7cde-8f01-23456789abcd\",\
-                     \"msg_id\":\"m\",\"finish_reason\":\"content_filter\",{said},\
+                    "id: done\nevent: message\ndata: {{\"content\":\"\",\"done\":true,\"turn_id\":\"01234567-89ab-7cde-8f01-23456789abcd\",\
+                     \"msg_id\":\"m\",\"user_msg_id\":\"u\",\"finish_reason\":\"content_filter\",{said},\
                      \"usage\":{{\"prompt_tokens\":310,\"completion_tokens\":42}}}}\n\n"
                 )
             );
@@ -303,7 +344,7 @@ mod tests {
                 code: FailureCode::UpstreamTimeout,
                 saved: false
             }),
-            "event: error\ndata: {\"error\":\"服务暂时不可用，请稍后重试\",\"code\":\"upstream_timeout\",\
+            "id: done\nevent: error\ndata: {\"error\":\"服务暂时不可用，请稍后重试\",\"code\":\"upstream_timeout\",\
              \"turn_id\":\"01234567-89ab-7cde-8f01-23456789abcd\",\"saved\":false}\n\n"
         );
     }

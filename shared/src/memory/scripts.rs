@@ -11,7 +11,8 @@ use crate::store::Script;
 /// the mark lives longer than that, and an hour is longer than the longest turn (15 minutes on Lambda).
 pub(super) const CLEARED_TTL_SECONDS: u64 = 3_660;
 
-/// Stores a turn: appends the messages, trims the list, updates the session's figures and its expiry.
+/// Stores a turn: appends the messages, trims the list, updates the session's figures and its expiry, and closes the
+/// turn's record.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(commit_source()));
 
 /// Deletes a session and leaves a mark, once per id.
@@ -31,7 +32,10 @@ fn commit_source() -> &'static str {
     {
         return source.leak();
     }
-    include_str!("scripts/commit.lua")
+    concat!(
+        include_str!("../record/record.lua"),
+        include_str!("scripts/commit.lua")
+    )
 }
 
 #[cfg(test)]

@@ -48,24 +48,31 @@ impl Call {
         }
     }
 
-    /// Returns a call that sends TIME and then these commands in one packet. Each has a name, a key and arguments. The
-    /// reply is the list of their replies.
+    /// Returns a call that sends TIME and the commands that [`Call::and`] adds in one packet. The reply is the list of
+    /// their replies. `key` selects the server in a cluster.
     ///
     /// They are not a transaction: a server without free memory rejects every transaction, and reads must still
     /// succeed.
-    pub(crate) fn reads(commands: &[(&str, &str, &[isize])]) -> Self {
-        let mut pipeline = Pipeline::with_capacity(commands.len() + 1);
+    pub(crate) fn reads(key: &str) -> Self {
+        let mut pipeline = Pipeline::with_capacity(4);
         pipeline.cmd("TIME");
-        for (name, key, arguments) in commands {
-            pipeline.cmd(name).arg(key).arg(arguments);
-        }
         Self {
-            key: commands
-                .first()
-                .map(|(_, key, _)| (*key).to_owned())
-                .unwrap_or_default(),
+            key: key.to_owned(),
             kind: Kind::Commands(pipeline),
         }
+    }
+
+    /// Appends a command to [`Call::reads`].
+    pub(crate) fn and<A: redis::ToRedisArgs>(
+        mut self,
+        name: &str,
+        key: &str,
+        arguments: &[A],
+    ) -> Self {
+        if let Kind::Commands(pipeline) = &mut self.kind {
+            pipeline.cmd(name).arg(key).arg(arguments);
+        }
+        self
     }
 
     /// Returns a call of `script`. The first key selects the server in a cluster.
@@ -120,6 +127,14 @@ impl Call {
             kind: Kind::Command(command.clone()),
         };
         Some(pipeline.cmd_iter().map(part).collect())
+    }
+
+    /// Appends a key of a script.
+    pub(crate) fn key_too(mut self, key: &str) -> Self {
+        if let Kind::Script { keys, .. } = &mut self.kind {
+            keys.push(key.to_owned());
+        }
+        self
     }
 
     /// Appends an argument of a script.

@@ -14,9 +14,11 @@ use super::call::Call;
 use super::failure::Failure;
 use super::servers::{Policy, Way};
 
-/// A read.
+/// A read, or a request that is made beside one.
 pub(super) struct Read<'a> {
     pub(super) call: &'a Call,
+    /// Whether a failure opens the breaker. One of a request beside a read does not: it would take the read's attempts.
+    pub(super) opens_breaker: bool,
 }
 
 impl Policy for Read<'_> {
@@ -34,6 +36,10 @@ impl Policy for Read<'_> {
             .await?
             .read(self.call, way.asking, deadline)
             .await
+    }
+
+    fn opens_breaker(&self) -> bool {
+        self.opens_breaker
     }
 
     fn parts(&self) -> Option<Vec<Call>> {

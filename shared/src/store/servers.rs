@@ -46,6 +46,11 @@ pub(super) trait Policy: Sync {
         deadline: Instant,
     ) -> impl Future<Output = Result<Value, Failure>> + Send;
 
+    /// Returns whether a failure that is an outage opens the breaker.
+    fn opens_breaker(&self) -> bool {
+        true
+    }
+
     /// Returns reads that together have the same reply, if there are several: while a slot moves, each of their keys may
     /// be on another node.
     fn parts(&self) -> Option<Vec<Call>> {
@@ -163,10 +168,10 @@ impl Servers {
             }
             let again_at = Instant::now() + RETRY_PAUSE;
             if !failure.is_passing() || retries == P::RETRIES || again_at >= deadline {
-                if failure.is_outage() {
-                    way.node.breaker.failed();
-                } else {
+                if !failure.is_outage() {
                     way.node.breaker.succeeded();
+                } else if policy.opens_breaker() {
+                    way.node.breaker.failed();
                 }
                 return Err(failure.into());
             }
@@ -273,7 +278,16 @@ impl Servers {
             let mut replies = Vec::with_capacity(parts.len());
             for call in &parts {
                 let left = deadline.saturating_duration_since(Instant::now());
-                replies.push(self.run(&Read { call }, left).await?);
+                replies.push(
+                    self.run(
+                        &Read {
+                            call,
+                            opens_breaker: true,
+                        },
+                        left,
+                    )
+                    .await?,
+                );
             }
             Ok(Value::Array(replies))
         })

@@ -95,16 +95,28 @@ pub enum Operation {
     SetState,
     /// Reads a character.
     Character,
+    /// Opens the record of a turn, or records more of its reply.
+    Journal,
+    /// Closes the record of a turn that is not stored.
+    Close,
+    /// Reads the record of a turn.
+    Follow,
+    /// Asks a turn to stop.
+    Stop,
 }
 
 impl Operation {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Load,
         Self::Commit,
         Self::Clear,
         Self::Session,
         Self::SetState,
         Self::Character,
+        Self::Journal,
+        Self::Close,
+        Self::Follow,
+        Self::Stop,
     ];
 
     pub(super) fn as_str(self) -> &'static str {
@@ -115,6 +127,10 @@ impl Operation {
             Self::Session => "session",
             Self::SetState => "set_state",
             Self::Character => "character",
+            Self::Journal => "journal",
+            Self::Close => "close",
+            Self::Follow => "follow",
+            Self::Stop => "stop",
         }
     }
 }
@@ -151,6 +167,10 @@ pub enum CommitResult {
     Duplicate,
     /// The turn was not stored, because the session was cleared after it began.
     Fenced,
+    /// The turn was not stored, because another turn has its key or its place.
+    Conflict,
+    /// The turn was not stored, because its process was taken for dead.
+    Lost,
     /// The turn was not stored, or that is unknown, because the memory is unavailable.
     Failed,
 }
@@ -161,6 +181,8 @@ impl CommitResult {
             Self::Saved => "saved",
             Self::Duplicate => "duplicate",
             Self::Fenced => "fenced",
+            Self::Conflict => "conflict",
+            Self::Lost => "lost",
             Self::Failed => "failed",
         }
     }
@@ -169,7 +191,7 @@ impl CommitResult {
     pub(super) fn is_saved(self) -> bool {
         match self {
             Self::Saved | Self::Duplicate => true,
-            Self::Fenced | Self::Failed => false,
+            Self::Fenced | Self::Conflict | Self::Lost | Self::Failed => false,
         }
     }
 }

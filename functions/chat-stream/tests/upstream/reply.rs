@@ -313,8 +313,14 @@ async fn an_empty_reply_is_done_and_not_stored() {
         (&last["done"], &last["finish_reason"], &last["saved"]),
         (&json!(true), &json!("stop"), &json!(false))
     );
-    let keys: Vec<String> = house.redis.command(&["KEYS", "*"]).await;
-    assert_eq!(keys, Vec::<String>::new());
+    // Only the record of the turn, which says how it ended.
+    let mut keys: Vec<String> = house.redis.command(&["KEYS", "*"]).await;
+    keys.sort();
+    let turn = last["turn_id"].as_str().expect("text");
+    let record = format!("chat:alice:luna:turn:{turn}");
+    assert_eq!(keys, [record.as_str(), "chat:alice:luna:turns"]);
+    let end: String = house.redis.command(&["HGET", &record, "end"]).await;
+    assert!(end.starts_with("empty done "), "{end}");
 
     assert_done(&house.say("晚上好呀").await, "好");
 }

@@ -178,8 +178,8 @@ async fn a_client_that_waits_for_the_first_delta_hears_a_heartbeat() {
     assert_eq!(answer.comments(), 1);
     let text = answer.text();
     let (before, after) = text.split_once(PING).expect("a heartbeat");
-    assert!(before.starts_with("event: start\n") && !before.contains("event: message"));
-    assert!(after.starts_with("event: message\n"));
+    assert!(before.starts_with("id: 0\nevent: start\n") && !before.contains("event: message"));
+    assert!(after.starts_with("id: 3\nevent: message\n"));
     let ping = answer
         .chunks
         .iter()

@@ -1,11 +1,15 @@
 -- Stores messages at the head of a session's list, trims the list to whole turns, and updates the session's figures:
 -- all or nothing, and once per turn id.
 --
--- KEYS  messages, meta, cleared
+-- KEYS  messages, meta, cleared; then, if the turn has a record, its record and text; then the idempotency key if it has
+--       one
 -- ARGV  turn id (36 bytes), beginning of the turn in Unix microseconds on Redis's clock, most messages to keep, time
 --       to live in seconds, tokens to add, deadline of this request in Unix microseconds on Redis's clock, the mark that
---       the turn has read ('' for none, '?' if it could not be read), then the messages as JSON, oldest first
--- Returns 'saved', 'duplicate', 'fenced', or 'late:' and the time in Unix microseconds if the deadline has passed.
+--       the turn has read ('' for none, '?' if it could not be read), for the record: what the first event said, what
+--       the last event says besides the outcome, offset of the rest of the text in bytes, rest of the text, seconds to
+--       remember the turn, value of the key; then the messages as JSON, oldest first
+-- Returns 'saved', 'duplicate', 'fenced', 'conflict' if another turn has the key, 'lost' if a reader has closed the record
+-- because the lease of the owner had run out, or 'late:' and the time in Unix microseconds if the deadline has passed.
 -- 'saved' may be followed by notices, each after a colon: 'no_messages' or 'no_figures' for what Redis had evicted of the
 -- session, 'ahead=' and the seconds by which the mark is too far ahead of the clock.
 --
@@ -17,7 +21,7 @@ local MAX_ENTRIES = 128       -- turn ids kept, to detect a repeated commit
 local ENTRY_TTL_SECONDS = 600
 local FENCE_MICROSECONDS = 3600 * 1000000
 local MARK_LENGTH = 35        -- of a mark: microseconds (16 digits until 2286), '.', the newest id; see clear.lua
-local FIRST = 8               -- the first message in ARGV
+local FIRST = 14              -- the first message in ARGV
 local MARK_SKEW_MICROSECONDS = 5 * 1000000 -- the same in clear.lua
 
 local messages, meta, cleared = KEYS[1], KEYS[2], KEYS[3]
@@ -31,6 +35,28 @@ local now_micros = now * 1000000 + tonumber(time[2])
 -- later ones.
 if now_micros > tonumber(ARGV[6]) then
   return string.format('late:%.0f', now_micros)
+end
+
+-- The record closes with the outcome that is returned, in this step, so that no reader is told anything else.
+local record, text, key = KEYS[4], KEYS[5], KEYS[6]
+local outcome = record and record_outcome(record)
+local function close(with)
+  if record and not outcome then
+    close_record(record, text, with ~= 'conflict' and key, with, {
+      start = ARGV[8], last = ARGV[9], offset = ARGV[10], tail = ARGV[11], remember = ARGV[12], value = ARGV[13]})
+  end
+end
+if outcome == 'cleared' then
+  return 'fenced'
+elseif outcome and outcome ~= 'saved' then
+  return outcome
+end
+if key and not outcome then
+  local other = turn_of_key(key)
+  if other and other ~= id then
+    close('conflict')
+    return 'conflict'
+  end
 end
 
 local figures = redis.call('HMGET', meta, 'message_count', 'total_tokens', 'session_start', 'recent_turns', 'mark',
@@ -60,6 +86,7 @@ else
   is_cleared = cleared_at and cleared_at >= began and known ~= seen
 end
 if is_cleared or now_micros - began > FENCE_MICROSECONDS then
+  close('cleared')
   return 'fenced'
 end
 
@@ -73,6 +100,7 @@ elseif length > 0 and not figures[1] and not figures[4] then
   for _, element in ipairs(redis.call('LRANGE', messages, 0, 9)) do
     if element == ARGV[#ARGV] then
       redis.call('EXPIRE', messages, ttl)
+      close('saved')
       return 'duplicate'
     end
   end
@@ -88,6 +116,7 @@ if string.find(recent, id, 1, true) then
   -- Something is written, so that a wait for replicas covers the turn.
   redis.call('EXPIRE', messages, ttl)
   redis.call('EXPIRE', meta, ttl)
+  close('saved')
   return 'duplicate'
 end
 
@@ -155,4 +184,5 @@ redis.call('HSET', meta,
   'stored', length)
 redis.call('EXPIRE', messages, ttl)
 redis.call('EXPIRE', meta, ttl)
+close('saved')
 return 'saved' .. notice

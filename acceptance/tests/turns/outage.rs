@@ -1,0 +1,97 @@
+//! Redis is down for the whole turn, from the middle, or until the middle: the stream is as without records.
+
+use testkit::redis::Server;
+use testkit::stage::Stage;
+use testkit::upstream::{Gate, Script};
+
+use crate::{PIECES, ask, gated, resume, stored, text, turn_id};
+
+#[tokio::test]
+async fn two_requests_with_one_key_that_began_without_redis_are_stored_once() {
+    let gates = [Gate::new(), Gate::new()];
+    let mut redis = Server::start().await;
+    redis.kill().await;
+    let mut stage = Stage::builder()
+        .upstream_scripts(vec![gated(&gates[0]), gated(&gates[1])])
+        .env("REDIS_BREAKER_COOLDOWN_MS", "100")
+        .start_with(redis)
+        .await;
+    let other = stage.function("chat-stream").start().await;
+    let event = ask(&stage, "晚上好呀")
+        .header("idempotency-key", "k")
+        .http();
+    let mut first = stage.chat.invoke_streaming(&event).await;
+    let start = first.next_event().await.expect("start").data;
+    assert_eq!(
+        (&start["resumable"], &start["memory"]),
+        (&false.into(), &"unavailable".into())
+    );
+    let second = other.invoke_streaming(&event).await;
+    stage.redis.restart().await;
+    gates[0].open();
+    let first = first.finish().await;
+    gates[1].open();
+    let second = second.finish().await;
+    assert_eq!(
+        (first.reply(), second.reply()),
+        (PIECES.concat(), PIECES.concat())
+    );
+    assert_eq!(first.last()["saved"], true);
+    assert_eq!(second.last()["unsaved"], "conflict");
+    assert_eq!(stored(&stage.redis).await, ["晚上好呀", &PIECES.concat()]);
+    // Later requests get the turn that is stored.
+    let third = stage.chat.invoke(&event).await;
+    assert_eq!(
+        (turn_id(&third), third.reply()),
+        (turn_id(&first), PIECES.concat())
+    );
+}
+
+#[tokio::test]
+async fn redis_that_goes_in_the_middle_costs_the_stream_nothing() {
+    let gate = Gate::new();
+    let mut stage = Stage::builder()
+        .upstream_scripts(vec![gated(&gate)])
+        .start()
+        .await;
+    let mut running = stage.say_streaming("晚上好呀").await;
+    let start = running.next_event().await.expect("start").data;
+    assert_eq!(start["resumable"], true);
+    running.next_event().await.expect("a delta");
+    stage.redis.kill().await;
+    gate.open();
+    let answer = running.finish().await;
+    assert_eq!(answer.reply(), PIECES.concat());
+    assert_eq!(answer.last()["unsaved"], "memory");
+    let event = resume(&stage, &text(&start["turn_id"]));
+    stage
+        .chat
+        .invoke(&event.http())
+        .await
+        .assert_problem(503, "memory_unavailable");
+}
+
+#[tokio::test]
+async fn a_reader_outlives_a_restart_of_redis() {
+    let gate = Gate::new();
+    let redis = Server::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let mut stage = Stage::builder()
+        .upstream_scripts(vec![gated(&gate), Script::reply(&["好"])])
+        .env("REDIS_BREAKER_COOLDOWN_MS", "100")
+        .start_with(redis)
+        .await;
+    let other = stage.function("chat-stream").start().await;
+    let mut running = stage.say_streaming("晚上好呀").await;
+    let turn = text(&running.next_event().await.expect("start").data["turn_id"]);
+    let mut reader = other.invoke_streaming(&resume(&stage, &turn).http()).await;
+    reader.next_event().await.expect("start");
+    stage.redis.kill().await;
+    stage.redis.restart().await;
+    gate.open();
+    let (owner, reader) = (running.finish().await, reader.finish().await);
+    assert_eq!(owner.last()["saved"], true);
+    assert_eq!(
+        (reader.reply(), reader.last()),
+        (owner.reply(), owner.last())
+    );
+}

@@ -1,0 +1,179 @@
+//! Records the reply of a turn while it streams, in a task of its own.
+//!
+//! The first text is written at once, later text as soon as the write before it has returned, but at most five times a
+//! second, and less often if Redis is slow: the commit shares the connection and must not queue up behind writes. While the model is silent, an empty write renews the lease. Each reply says whether the turn shall stop, so a
+//! stop is noticed within a second. A write that fails is made again with the next one: nothing is lost but time.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
+
+use super::{Error, Record, lease_millis, scripts};
+use crate::clock::lock;
+use crate::store::Call;
+use crate::telemetry::{Invocation, Operation};
+
+/// Time that the first text may take before the record says that the turn runs.
+const FIRST_SIGN: Duration = Duration::from_millis(50);
+/// Shortest time from one write to the next.
+const BETWEEN_WRITES: Duration = Duration::from_millis(200);
+/// A Redis that takes longer is slow.
+const SLOW: Duration = Duration::from_millis(100);
+/// The part of the time that a slow Redis may spend on the writes of a turn.
+const LOAD_SHARE: u32 = 4;
+/// Longest time from one write to the next. A stop is noticed within a second, with time to spare for the round trip.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(800);
+
+/// The text of a reply so far. The turn appends to it, and the journal reads it.
+#[derive(Default)]
+pub(crate) struct Transcript {
+    /// Locked for a copy, never across an await.
+    text: Mutex<String>,
+    grown: Notify,
+}
+
+impl Transcript {
+    /// Appends a piece of the reply. Wakes the journal only if it waits for text.
+    pub(crate) fn push(&self, delta: &str) {
+        lock(&self.text).push_str(delta);
+        self.grown.notify_one();
+    }
+
+    /// Returns the length of the text in bytes.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.text).len()
+    }
+
+    /// Returns the whole text.
+    pub(crate) fn text(&self) -> String {
+        lock(&self.text).clone()
+    }
+
+    /// Returns the text from an offset in bytes, which is one that [`Transcript::len`] has returned.
+    pub(crate) fn since(&self, offset: usize) -> String {
+        lock(&self.text)
+            .get(offset..)
+            .unwrap_or_default()
+            .to_owned()
+    }
+}
+
+/// The task that records a turn. Dropping this ends it; a write that is on its way then changes nothing that matters,
+/// because a closed record accepts none.
+pub(crate) struct Journal {
+    recorded: Arc<AtomicUsize>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Journal {
+    /// Begins to record `transcript`. `start` is what the first event of the stream said, `round_trip` the time that Redis
+    /// took last. `stop` is cancelled when a client asks the turn to stop.
+    pub(crate) fn keep(
+        record: Record,
+        transcript: Arc<Transcript>,
+        start: String,
+        round_trip: Duration,
+        stop: CancellationToken,
+    ) -> Self {
+        let recorded = Arc::new(AtomicUsize::new(0));
+        let keeper = Keeper {
+            record,
+            transcript,
+            start,
+            round_trip,
+            stop,
+            recorded: Arc::clone(&recorded),
+        };
+        Self {
+            recorded,
+            // The turn owns the task, and ends it before it commits.
+            _task: AbortOnDropHandle::new(tokio::spawn(keeper.run().in_current_span())),
+        }
+    }
+
+    /// Returns how many bytes of the text are known to be recorded.
+    pub(crate) fn recorded(&self) -> usize {
+        self.recorded.load(Ordering::Relaxed)
+    }
+}
+
+struct Keeper {
+    record: Record,
+    transcript: Arc<Transcript>,
+    start: String,
+    round_trip: Duration,
+    stop: CancellationToken,
+    recorded: Arc<AtomicUsize>,
+}
+
+impl Keeper {
+    async fn run(self) {
+        // A short reply from a fast model is over before a slow Redis is asked.
+        if self.round_trip > SLOW {
+            sleep(SIGN_OF_LIFE.min(self.round_trip * LOAD_SHARE)).await;
+        }
+        let _ = timeout(FIRST_SIGN, self.transcript.grown.notified()).await;
+        loop {
+            let written_at = Instant::now();
+            let pause = match self.write().await {
+                Ok(answer) if answer == "ended" => return,
+                Ok(answer) => {
+                    if answer == "stop" {
+                        self.stop.cancel();
+                    }
+                    BETWEEN_WRITES.max(written_at.elapsed() * LOAD_SHARE)
+                }
+                // The store has logged the error. Text that waits is no reason to ask again soon.
+                Err(_) => SIGN_OF_LIFE,
+            };
+            let silence = sleep_until(written_at + SIGN_OF_LIFE);
+            sleep_until(written_at + pause).await;
+            tokio::select! {
+                () = silence => {}
+                () = self.has_more() => {}
+            }
+        }
+    }
+
+    /// Waits until there is text that is not recorded.
+    async fn has_more(&self) {
+        while self.transcript.len() <= self.recorded.load(Ordering::Relaxed) {
+            self.transcript.grown.notified().await;
+        }
+    }
+
+    async fn write(&self) -> Result<String, Error> {
+        let offset = self.recorded.load(Ordering::Relaxed);
+        let text = self.transcript.since(offset);
+        let keys = &self.record.keys;
+        let call = Call::script(
+            &scripts::JOURNAL,
+            [&keys.record, &keys.text, &keys.index, &keys.cleared],
+        )
+        .arg(self.record.id.to_string())
+        .arg(lease_millis())
+        .arg(self.record.open_seconds())
+        .arg(&self.start)
+        .arg(offset)
+        .arg(&text);
+        // It may be sent again, so it is under the policy of reads: what matters is that it does not pile up.
+        let store = &self.record.turns.store;
+        let answer: String = store
+            .read(&Invocation::detached(), Operation::Journal, &call)
+            .await?;
+        let recorded = match answer.as_str() {
+            // Redis has evicted the text. All of it is written again.
+            "gap" => 0,
+            "go" | "stop" => offset + text.len(),
+            _ => offset,
+        };
+        self.recorded.store(recorded, Ordering::Relaxed);
+        Ok(answer)
+    }
+}

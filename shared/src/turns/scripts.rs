@@ -1,0 +1,27 @@
+//! The Lua scripts of turns' records. Each is one round trip, runs atomically, and uses only commands of Redis 6.0.
+
+use std::sync::LazyLock;
+
+use crate::store::Script;
+
+macro_rules! script {
+    ($file:literal) => {
+        LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("../record/record.lua"),
+                include_str!($file)
+            ))
+        })
+    };
+}
+
+/// Opens the record of a turn, unless another turn has its key.
+pub(super) static CLAIM: LazyLock<Script> = script!("scripts/claim.lua");
+/// Records text, renews the lease, and returns whether the turn shall stop.
+pub(super) static JOURNAL: LazyLock<Script> = script!("scripts/journal.lua");
+/// Closes the record of a turn that is not stored.
+pub(super) static CLOSE: LazyLock<Script> = script!("scripts/close.lua");
+/// Undoes the claim of a turn that did not begin.
+pub(super) static RELEASE: LazyLock<Script> = script!("scripts/release.lua");
+/// Asks a turn to stop.
+pub(super) static STOP: LazyLock<Script> = script!("scripts/stop.lua");

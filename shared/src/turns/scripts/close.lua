@@ -1,0 +1,36 @@
+-- Closes the record of a turn that is not stored, once.
+--
+-- KEYS  record, text, then the idempotency key if there is one
+-- ARGV  outcome, what the first event said, what the last event says besides the outcome, offset of the rest of the
+--       text in bytes, rest of the text, seconds to remember the turn, value of the key or '', deadline of this request
+--       in Unix microseconds on Redis's clock
+-- Returns the outcome that the record has; 'running' if the outcome 'lost' is wrong, because the owner's lease has not
+-- run out; or 'late:' and the time in Unix microseconds if the deadline has passed.
+
+local record, text, key = KEYS[1], KEYS[2], KEYS[3]
+local outcome = ARGV[1]
+
+local closed = record_outcome(record)
+if closed then
+  return closed
+end
+local time = redis.call('TIME')
+local micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
+if micros > tonumber(ARGV[8]) then
+  return string.format('late:%.0f', micros)
+end
+if outcome == 'lost' then
+  local lease = redis.call('HGET', record, 'lease')
+  if lease and tonumber(lease) * 1000 >= micros then
+    return 'running'
+  end
+  -- The text stays as it was recorded, and so does the key, which a new turn may take over.
+  redis.call('HDEL', record, 'lease', 'stop')
+  redis.call('HSET', record, 'end', outcome .. ' ' .. ARGV[3])
+  redis.call('EXPIRE', record, ARGV[6])
+  redis.call('EXPIRE', text, ARGV[6])
+  return outcome
+end
+close_record(record, text, key, outcome,
+  {start = ARGV[2], last = ARGV[3], offset = ARGV[4], tail = ARGV[5], remember = ARGV[6], value = ARGV[7]})
+return outcome
