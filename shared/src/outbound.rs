@@ -139,6 +139,11 @@ impl HttpClient {
         in_use.clone()
     }
 
+    /// Makes the next request use a new connection. Requests that are under way keep theirs.
+    pub(crate) fn forget_connections(&self) {
+        self.fresh_pool();
+    }
+
     /// Replaces the pool by an empty one and returns that: if one connection was closed in silence, the others were
     /// too.
     fn fresh_pool(&self) -> Pool {

@@ -199,13 +199,19 @@ impl OpenAi {
         let response = timeout_at(deadline, self.ask(key, body))
             .await
             .map_err(|_| Error::Timeout(Cause::NoFirstToken))??;
-        Reply::begin(
+        let begun = Reply::begin(
             response.into_body(),
             deadline,
             self.idle_timeout,
             self.starts_thinking,
         )
-        .await
+        .await;
+        if begun.is_err() {
+            // A server that fails after the head of its response often ends the body first and closes the connection
+            // a little later, when the next request is already on it.
+            self.client.forget_connections();
+        }
+        begun
     }
 
     async fn ask(&self, key: &SecretValue, body: Bytes) -> Result<Response<Incoming>, Refusal> {

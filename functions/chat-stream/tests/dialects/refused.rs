@@ -314,6 +314,12 @@ async fn an_answer_that_stays_empty_is_taken_for_a_prompt_that_is_too_long() {
         .map(|request| history(request).len())
         .collect();
     assert_eq!(asked, [5, 5, 3, 2], "as it was, again, and twice with half");
+    // The server closes the connection a little after the empty answer, so no further request may rely on it.
+    let connections: Vec<u64> = stage.upstream.requests()[3..]
+        .iter()
+        .map(|request| request.connection)
+        .collect();
+    assert_eq!(connections, [0, 0, 1, 2, 3]);
     // One that passes costs no history.
     stage.replies("好", "once").await;
     let asked = stage.upstream.requests();
