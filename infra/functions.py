@@ -68,14 +68,14 @@ FUNCTIONS = (
         routes=(("delete", "/api/v1/chat/history"),),
         waits_for=("MemoryWriteTimeoutMs",),
         cache_user="clear",
-        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +del +get +set",
+        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +del +get +set +hmget",
     ),
     Function(
         name="session-meta",
         routes=(("get", "/api/v1/chat/session"), ("patch", "/api/v1/chat/session")),
         waits_for=("MemoryReadTimeoutMs", "MemoryWriteTimeoutMs"),
         cache_user="session",
-        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +exists +llen +hmget +hset +ttl",
+        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +exists +get +llen +hmget +hset +ttl",
     ),
 )
 # Each route once: the method, the path and the function behind it.

@@ -284,7 +284,11 @@ impl Memory {
         character: &CharacterId,
     ) -> Result<Option<Session>, Error> {
         let keys = self.keys(user, character);
-        let call = Call::script(&scripts::SESSION, [&keys.messages, &keys.meta]).arg("");
+        let call = Call::script(
+            &scripts::SESSION,
+            [&keys.messages, &keys.meta, &keys.cleared],
+        )
+        .arg("");
         let fields = self
             .store
             .read(invocation, Operation::Session, &call)
@@ -307,10 +311,13 @@ impl Memory {
         let keys = self.keys(user, character);
         let id = ChangeId::new().to_string();
         let change = |until: u64| {
-            Call::script(&scripts::SESSION, [&keys.messages, &keys.meta])
-                .arg(state.as_str())
-                .arg(until)
-                .arg(&id)
+            Call::script(
+                &scripts::SESSION,
+                [&keys.messages, &keys.meta, &keys.cleared],
+            )
+            .arg(state.as_str())
+            .arg(until)
+            .arg(&id)
         };
         let fields = self
             .store

@@ -54,6 +54,28 @@ async fn a_change_of_state_whose_first_attempt_is_late_is_made_once() {
 }
 
 #[tokio::test]
+async fn a_change_of_state_whose_first_attempt_is_late_spares_the_session_after_a_clear() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    let subject = Subject::new(&[("REDIS_URL", &proxy.url())]);
+    let other = Subject::new(&[("REDIS_URL", &server.url())]);
+    for clears in [1, 2] {
+        subject.say("one").await;
+        proxy.delay_existing(DELAY);
+        let arrived = tokio::spawn(sleep(ARRIVED));
+        let ended = subject.set_state(State::Ended).await.expect("Redis is up");
+        assert_eq!(ended.expect("a session").state, State::Ended);
+        for _ in 0..clears {
+            other.clear().await;
+        }
+        other.say("two").await;
+        arrived.await.expect("no panic");
+        let session = other.session().await.expect("a session");
+        assert_eq!(session.state, State::Active, "it is another session");
+    }
+}
+
+#[tokio::test]
 async fn an_abandoned_change_of_state_does_not_take_effect_later() {
     let server = Server::start().await;
     let subject = Subject::new(&[

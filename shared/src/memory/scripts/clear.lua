@@ -5,11 +5,12 @@
 --       clear (18 digits)
 -- Returns 'cleared', or 'late:' and the time in Unix microseconds if the deadline has passed.
 --
--- A mark is the time of the clear in Unix microseconds, a point, and the ids of the last clears, newest first. So it is
--- a decimal number, and each clear leaves another mark, whatever the clock says.
+-- A mark is the time of the clear in Unix microseconds, a point, the id of this clear, and the ids of changes before it,
+-- newest first: changes of the deleted session's state, and earlier clears. So it is a decimal number, and each clear
+-- leaves another mark, whatever the clock says.
 
 local ID_LENGTH = 18
-local MAX_IDS = 8
+local MAX_IDS = 16
 
 local MARK_SKEW_MICROSECONDS = 5 * 1000000 -- the same in commit.lua
 
@@ -33,6 +34,9 @@ for at = 1, #ids, ID_LENGTH do
   end
 end
 
+-- A change of state whose first attempt is late must not be made to the session that comes after this clear.
+local changes = redis.pcall('HMGET', KEYS[2], 'changes')
+changes = string.match(changes[1] or '', '^%d*$') or ''
 -- DEL comes first: a server without free memory rejects a script whose first write stores data.
 redis.call('DEL', KEYS[1], KEYS[2])
 -- The later time wins, because the clock of a new master may be behind after a failover. A time so far ahead that
@@ -41,6 +45,6 @@ local ahead = earlier and tonumber(earlier) - tonumber(micros)
 if ahead and ahead > 0 and ahead <= MARK_SKEW_MICROSECONDS then
   micros = earlier
 end
-ids = ARGV[3] .. string.sub(ids, 1, (MAX_IDS - 1) * ID_LENGTH)
+ids = string.sub(ARGV[3] .. changes .. ids, 1, MAX_IDS * ID_LENGTH)
 redis.call('SET', KEYS[3], micros .. '.' .. ids, 'EX', ARGV[1])
 return 'cleared'

@@ -1,6 +1,6 @@
 -- Reads a session, after setting its state if one is passed. Never creates a session and never changes its expiry.
 --
--- KEYS  messages, meta
+-- KEYS  messages, meta, cleared
 -- ARGV  the state, or '' to only read; then for a state: deadline of this request in Unix microseconds on Redis's clock,
 --       id of the change (18 digits)
 -- Returns nil if there is no session, otherwise fields of meta followed by the length of the list and the remaining
@@ -22,11 +22,16 @@ if redis.call('EXISTS', KEYS[2]) == 0 then
 end
 local length = redis.call('LLEN', KEYS[1])
 if ARGV[1] ~= '' then
-  -- A change that is here already was made by another attempt, and the state may have changed since.
+  -- A change that is known already was made by another attempt, and the state may have changed since. The mark of the
+  -- last clear knows the changes of the session before it.
   local changes = redis.call('HMGET', KEYS[2], 'changes')[1] or ''
+  local mark = redis.pcall('GET', KEYS[3])
+  local before = string.match(type(mark) == 'string' and mark or '', '%.(%d*)$') or ''
   local is_new = true
-  for at = 1, #changes, ID_LENGTH do
-    is_new = is_new and string.sub(changes, at, at + ID_LENGTH - 1) ~= ARGV[3]
+  for _, known in ipairs({changes, before}) do
+    for at = 1, #known, ID_LENGTH do
+      is_new = is_new and string.sub(known, at, at + ID_LENGTH - 1) ~= ARGV[3]
+    end
   end
   if is_new then
     changes = ARGV[3] .. string.sub(changes, 1, (MAX_IDS - 1) * ID_LENGTH)
