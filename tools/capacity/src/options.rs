@@ -48,6 +48,10 @@ pub(crate) struct Options {
     #[arg(long, value_parser = whole(1..=1_000_000_000_000))]
     pub(crate) turns_per_day: Option<u64>,
 
+    /// Seconds for which a turn is remembered after its end, as the setting of the same name. 0: turns are not recorded.
+    #[arg(long, default_value_t = 3_600, value_parser = whole(0..=604_800))]
+    pub(crate) turn_ttl_seconds: u64,
+
     /// Seconds from the request to the last delta of a reply.
     #[arg(long, default_value_t = 8.0, value_parser = decimal(0.1..=900.0))]
     pub(crate) reply_seconds: f64,

@@ -2,6 +2,7 @@
 //! reason.
 
 use crate::options::Options;
+use crate::text::QUESTION_SHARE;
 
 const MIB: f64 = 1_048_576.0;
 const DAY_SECONDS: f64 = 86_400.0;
@@ -17,6 +18,9 @@ pub(crate) const BUSY_HOUR: f64 = 3.0;
 /// `allocator_allocated`). It settled at 10 to 13% after two million random pushes and deletions in 5,000 sessions of
 /// 90 MB; this is rounded up.
 pub(crate) const FRAGMENTATION: f64 = 0.15;
+
+/// Bytes of a turn's record besides the text of the reply, as `make bench BENCH_ONLY=record` measures them, rounded up.
+pub(crate) const RECORD_BYTES: f64 = 610.0;
 
 /// Bytes that the server may buffer for one lagging replica for a minute before it disconnects it: the default soft
 /// limit of `client-output-buffer-limit replica`.
@@ -36,10 +40,14 @@ pub(crate) struct RedisPlan {
     pub(crate) data: f64,
     /// The data that the busiest day adds.
     pub(crate) busy_day: f64,
+    /// The number of turns that are remembered in the busiest hour.
+    pub(crate) records: f64,
+    pub(crate) bytes_a_record: f64,
+    pub(crate) records_bytes: f64,
     /// The number of processes that are connected in the busiest hour.
     pub(crate) processes: f64,
     pub(crate) connections: f64,
-    /// The value for `maxmemory`: the sum of data, busiest day and connections.
+    /// The value for `maxmemory`: the sum of data, busiest day, records and connections.
     pub(crate) maxmemory: f64,
     pub(crate) fragmentation: f64,
     pub(crate) copy_on_write: f64,
@@ -52,15 +60,26 @@ impl RedisPlan {
         let sessions = options.sessions();
         let data = sessions * bytes_a_session;
         let busy_day = data * (BUSY_DAY - 1.0);
+        let remembered_seconds = match options.turn_ttl_seconds {
+            0 => 0.0,
+            seconds => seconds as f64 + options.reply_seconds,
+        };
+        let records = turns_a_busy_second(options) * remembered_seconds;
+        let reply = 2.0 * options.bytes as f64 * (1.0 - 1.0 / QUESTION_SHARE as f64);
+        let bytes_a_record = reply + RECORD_BYTES;
+        let records_bytes = records * bytes_a_record;
         let processes = LambdaPlan::new(options).busy_concurrency;
         let connections = processes * bytes_a_connection;
-        let maxmemory = data + busy_day + connections;
+        let maxmemory = data + busy_day + records_bytes + connections;
         let fragmentation = maxmemory * FRAGMENTATION;
         let copy_on_write = maxmemory * COPY_ON_WRITE;
         Self {
             sessions,
             data,
             busy_day,
+            records,
+            bytes_a_record,
+            records_bytes,
             processes,
             connections,
             maxmemory,
@@ -91,15 +110,19 @@ impl LambdaPlan {
         let turns_a_month = turns_per_day * DAYS_A_MONTH;
         let gb_seconds_a_turn = options.lambda_mb as f64 / 1_024.0 * options.reply_seconds;
         let share = (options.lambda_mb as f64 / ONE_CPU_MB).min(1.0);
-        let turns_a_second = turns_per_day / DAY_SECONDS * BUSY_DAY * BUSY_HOUR;
         Self {
             turns_per_day,
             gb_seconds_a_turn,
             cpu_ms_at_share: options.cpu_ms / share,
-            busy_concurrency: (turns_a_second * options.reply_seconds).ceil(),
+            busy_concurrency: (turns_a_busy_second(options) * options.reply_seconds).ceil(),
             turns_a_month,
             duration_dollars: turns_a_month * gb_seconds_a_turn * options.dollars_per_gb_second,
             request_dollars: turns_a_month / 1e6 * options.dollars_per_million_requests,
         }
     }
+}
+
+/// Returns the number of turns a second in the busiest hour of the busiest day.
+fn turns_a_busy_second(options: &Options) -> f64 {
+    options.turns_per_day() / DAY_SECONDS * BUSY_DAY * BUSY_HOUR
 }

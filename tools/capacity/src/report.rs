@@ -6,8 +6,8 @@ use shared::config::KeyLayout;
 use crate::measure::Anatomy;
 use crate::options::Options;
 use crate::plan::{
-    BUSY_DAY, BUSY_HOUR, COPY_ON_WRITE, FRAGMENTATION, LambdaPlan, ONE_CPU_MB, REPLICA_BUFFER,
-    RedisPlan,
+    BUSY_DAY, BUSY_HOUR, COPY_ON_WRITE, FRAGMENTATION, LambdaPlan, ONE_CPU_MB, RECORD_BYTES,
+    REPLICA_BUFFER, RedisPlan,
 };
 
 /// The largest relative difference between the two samples that is accepted.
@@ -61,7 +61,8 @@ pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
         "assumed": {
             "users": options.users, "active_percent": options.active_percent, "characters": options.characters,
             "messages": options.messages, "bytes": options.bytes, "layout": layout(options),
-            "turns_per_day": lambda.turns_per_day, "reply_seconds": options.reply_seconds,
+            "turns_per_day": lambda.turns_per_day, "turn_ttl_seconds": options.turn_ttl_seconds,
+            "reply_seconds": options.reply_seconds,
             "lambda_mb": options.lambda_mb, "cpu_ms": options.cpu_ms,
             "dollars_per_gb_second": options.dollars_per_gb_second,
             "dollars_per_million_requests": options.dollars_per_million_requests,
@@ -77,6 +78,7 @@ pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
         },
         "redis": {
             "sessions": redis.sessions, "data_bytes": redis.data, "busy_day_bytes": redis.busy_day,
+            "records": redis.records, "record_bytes": redis.bytes_a_record, "records_bytes": redis.records_bytes,
             "processes": redis.processes, "connection_bytes": measured.bytes_a_connection,
             "connections_bytes": redis.connections, "maxmemory_bytes": redis.maxmemory,
             "fragmentation_bytes": redis.fragmentation,
@@ -123,6 +125,11 @@ fn assumptions(options: &Options) {
         "of UTF-8 a message, Chinese text; replies are 4 times as long as questions",
     );
     line("LAYOUT", layout(options), "");
+    line(
+        "TURN_TTL_SECONDS",
+        &format!("{} s", count(options.turn_ttl_seconds as f64)),
+        "for which a turn is remembered after its end, to be resumed or repeated",
+    );
 }
 
 fn session(measured: &Measured) {
@@ -200,6 +207,15 @@ fn memory(measured: &Measured, plan: &RedisPlan) {
         &format!(
             "{:.0}%: a session lives for a day, so a day's peak adds up and an hour's does not",
             (BUSY_DAY - 1.0) * 100.0
+        ),
+    );
+    line(
+        "+ records of turns",
+        &megabytes(plan.records_bytes),
+        &format!(
+            "{} turns remembered in the busiest hour × {}: the reply and {RECORD_BYTES:.0} B",
+            count(plan.records),
+            bytes(plan.bytes_a_record)
         ),
     );
     line(

@@ -1,7 +1,7 @@
 //! The messages of a sampled session: Chinese text of exact lengths, as uneven as in conversations.
 
 /// Replies are longer than questions: a question takes a fifth of a turn's bytes.
-const QUESTION_SHARE: u64 = 5;
+pub(crate) const QUESTION_SHARE: u64 = 5;
 
 /// The percentages by which a turn is longer than the average. The next turn is shorter by the same.
 const UNEVENNESS: [u64; 5] = [40, 10, 0, 30, 20];

@@ -83,7 +83,7 @@ fn the_table_adds_up() {
 
     assert_near(of("/redis/sessions"), 750.0, 1e-9);
     assert_near(of("/redis/data_bytes"), 750.0 * of("/session/bytes"), 1e-9);
-    let maxmemory = ["data", "busy_day", "connections"];
+    let maxmemory = ["data", "busy_day", "records", "connections"];
     let server = [
         "maxmemory",
         "fragmentation",
@@ -130,12 +130,24 @@ fn twice_the_users_take_twice_the_memory_and_the_money() {
     // Each run measures anew.
     for (pointer, share) in [
         ("/redis/data_bytes", 0.01),
+        ("/redis/records_bytes", 1e-9),
         ("/lambda/turns_a_month", 1e-9),
         ("/lambda/duration_dollars_a_month", 1e-9),
         ("/lambda/request_dollars_a_month", 1e-9),
     ] {
         assert_near(figure(&twice, pointer), 2.0 * figure(&once, pointer), share);
     }
+}
+
+#[test]
+fn turns_are_remembered_for_as_long_as_the_option_says() {
+    let records = |option: &str| {
+        let (_, figures) = run(&["TURNS_PER_DAY=864000", "REPLY_SECONDS=10", option]);
+        figure(&figures, "/redis/records")
+    };
+    // Ten turns a second, 3.75 times as many in the busiest hour.
+    assert_near(records("TURN_TTL_SECONDS=600"), 37.5 * 610.0, 1e-9);
+    assert!(records("TURN_TTL_SECONDS=0") < 1e-9, "nothing is recorded");
 }
 
 #[test]
