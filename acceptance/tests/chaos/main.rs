@@ -245,6 +245,7 @@ async fn run(run: &Run<'_>) -> Verdict {
         };
         *faults.entry(struck.name).or_default() += 1;
         hits.push(Hit {
+            name: struck.name,
             during: from..Instant::now(),
             users: struck.users,
             process,

@@ -19,6 +19,7 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(1);
 /// A fault that may delay the first events of some.
 #[derive(Debug, Clone)]
 pub(crate) struct Hit {
+    pub(crate) name: &'static str,
     pub(crate) during: Range<Instant>,
     /// The users whose server it strikes.
     pub(crate) users: Vec<usize>,
@@ -84,8 +85,14 @@ pub(crate) fn judge(firsts: &[First], hits: &[Hit], controls: &[Control]) -> Pro
         };
         let (process, server) = (longest(Some(first.process)), longest(None));
         if took > PROMISED + CPU_TURNS * process + server {
+            let before = hits
+                .iter()
+                .filter(|hit| hit.during.end <= first.during.start)
+                .max_by_key(|hit| hit.during.end);
+            let before = before.map(|hit| (hit.name, first.during.start - hit.during.end));
             promptness.violations.push(format!(
-                "{}: the first event took {took:?}, an answer without Redis {process:?}, a PING {server:?}",
+                "{}: the first event took {took:?}, an answer without Redis {process:?}, a PING {server:?}; the last \
+                 fault before it, and how long before: {before:?}",
                 first.said
             ));
         }
@@ -125,6 +132,7 @@ mod tests {
                 .len()
         };
         let hit = |during, users: &[usize], process| Hit {
+            name: "a fault",
             during,
             users: users.to_vec(),
             process,

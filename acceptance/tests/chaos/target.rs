@@ -211,6 +211,8 @@ async fn strike_sentinels(sentinels: &mut Sentinels, rng: &mut Rng) -> Struck {
         2 => {
             sentinels.failover().await;
             sleep(FAILOVER_TAKES).await;
+            // One that has begun may take longer.
+            sentinels.heal().await;
             Struck::everybody("failover")
         }
         3 => {
@@ -236,7 +238,7 @@ async fn strike_sentinels(sentinels: &mut Sentinels, rng: &mut Rng) -> Struck {
     }
 }
 
-/// The time after which a failover that was asked for is over, or was refused.
+/// The time after which a failover that was asked for has begun, or was refused.
 const FAILOVER_TAKES: Duration = Duration::from_secs(4);
 
 async fn strike_cluster(cluster: &mut Cluster, rng: &mut Rng) -> Struck {
