@@ -14,10 +14,13 @@ use super::{DELTAS, Effort, chat_stream, first_text, process, reply, store};
 /// The time between two deltas that come one by one.
 const ONE_BY_ONE: Duration = Duration::from_millis(20);
 
+/// 40 bytes, so that a reply has 2,000: one that has grown in Redis must not take more than it needs.
+const LONG_DELTA: &str = "刚刚在海边散步，风很轻呀。!";
+
 /// Measures first text, CPU, commands and memory with records and without, and the first byte of a resumption.
 pub(crate) async fn record(report: &mut Report, effort: Effort) {
     heading("The record of a turn: with records, and without (TURN_TTL_SECONDS=0)");
-    let one_by_one = Script::deltas(&["x"; DELTAS])
+    let one_by_one = Script::deltas(&[LONG_DELTA; DELTAS])
         .paced(ONE_BY_ONE)
         .finish("stop")
         .usage(310, DELTAS)

@@ -30,17 +30,20 @@ end
 local function close_record(record, text, key, outcome, closing)
   -- HDEL comes first: a server without free memory rejects a script whose first write stores data.
   redis.call('HDEL', record, 'lease', 'stop')
-  if redis.call('STRLEN', text) < tonumber(closing.offset) then
+  local offset = tonumber(closing.offset)
+  local recorded = offset > 0 and redis.call('GET', text) or ''
+  if #recorded < offset then
     -- Redis has evicted what was recorded. A reader must not get a text with a hole.
     redis.call('DEL', record, text)
     return
   end
   redis.call('HSET', record, 'start', closing.start, 'end', outcome .. ' ' .. closing.last)
   redis.call('EXPIRE', record, closing.remember)
-  if closing.tail ~= '' then
-    redis.call('SETRANGE', text, closing.offset, closing.tail)
+  local whole = string.sub(recorded, 1, offset) .. closing.tail
+  if whole ~= '' then
+    -- A string that has grown may take twice the memory that it needs. One that is set takes what it needs.
+    redis.call('SET', text, whole, 'EX', closing.remember)
   end
-  redis.call('EXPIRE', text, closing.remember)
   if key then
     redis.call('SET', key, closing.value, 'EX', closing.remember)
   end
