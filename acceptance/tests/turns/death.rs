@@ -4,10 +4,12 @@ use testkit::runtime::Function;
 use testkit::stage::Stage;
 use testkit::upstream::{Gate, Script, Step, delta};
 
-use crate::{PIECES, ask, gated, last_block, record, resume, stored, text, turn_id, wait_for};
+use crate::{
+    PIECES, ask, gated, last_block, record, resume, stage, stored, text, turn_id, wait_for,
+};
 
 async fn two(scripts: Vec<Script>) -> (Stage, Function, Function) {
-    let stage = Stage::builder().upstream_scripts(scripts).start().await;
+    let stage = stage(scripts).await;
     let owner = stage.function("chat-stream").start().await;
     let other = stage.function("chat-stream").start().await;
     (stage, owner, other)

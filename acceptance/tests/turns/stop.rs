@@ -13,10 +13,7 @@ use crate::{PIECES, ask, gated, last_block, resume, stop, stored, text, turn_id}
 const STOPPED_WITHIN: Duration = Duration::from_millis(1_500);
 
 async fn stage(script: Script) -> (Stage, Function) {
-    let stage = Stage::builder()
-        .upstream_scripts(vec![script])
-        .start()
-        .await;
+    let stage = crate::stage(vec![script]).await;
     let stopper = stage.function("stop-stream").start().await;
     (stage, stopper)
 }
