@@ -1,8 +1,8 @@
 //! Characters: the personas that users talk to, each with a system prompt and model settings.
 //!
 //! A character is read from Redis and cached for a minute. While Redis is down, an older copy or a built-in sample is
-//! used, so an outage interrupts no conversation with a known character. In a cluster a character may be on another server
-//! than the session, so a turn waits only briefly for a newer copy than it has.
+//! used, so an outage interrupts no conversation with a known character. In a cluster a character may be on another
+//! server than the session, so a turn waits only briefly for a newer copy than it has.
 
 mod form;
 
@@ -137,8 +137,8 @@ impl Characters {
         }
     }
 
-    /// Returns a copy of any age or a sample, while Redis is unavailable. The sample is kept as a copy that is not fresh, so
-    /// that later turns wait for Redis only as long as for a newer copy.
+    /// Returns a copy of any age or a sample, while Redis is unavailable. The sample is kept as a copy that is not
+    /// fresh, so that later turns wait for Redis only as long as for a newer copy.
     fn without_redis(
         &self,
         id: &CharacterId,

@@ -5,42 +5,44 @@
 //! frame is sent after the commit has been decided, because the platform may freeze the process as soon as the response
 //! ends.
 
+mod count;
 mod follow;
+mod frame;
+mod opening;
 mod record;
 mod relay;
 mod turn;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use self::follow::Reader;
 pub use self::follow::Resume;
+pub use self::frame::{FailureCode, Frame, MemoryStatus, Reply, Unsaved, Usage};
+use self::opening::{Opening, remembered};
 use self::relay::Relay;
 pub(crate) use self::turn::FINISH_MARGIN;
 use self::turn::Task;
 use crate::characters::{self, Character, Characters};
 use crate::config::{ContextConfig, MemoryConfig};
-use crate::context::{self, Context as Window, Limits, TooLong};
+use crate::context::{self, Context, Limits, TooLong};
 use crate::ids::{CharacterId, IdempotencyKey, TurnId, UserId};
-use crate::llm::{FinishReason, Llm, Prompt};
-use crate::memory::{self, Began, History, Memory};
-use crate::message::{Message, PromptMessage};
+use crate::llm::{Llm, Prompt};
+use crate::memory::{self, Memory};
+use crate::message::PromptMessage;
 use crate::telemetry::{Invocation, TurnFigures};
 use crate::tokens::Counter;
-use crate::turns::{Claim, Record, Turns};
+use crate::turns::{Claim, Turns};
 
 /// Most attempts to claim a turn whose key belongs to dead turns.
 const MAX_CLAIMS: usize = 3;
-/// Time that a claim may take longer than the history, where it does not decide whether the turn begins.
-const CLAIM_AFTER_READS: Duration = Duration::from_millis(10);
 
 /// A request to start a turn.
 #[derive(Debug)]
@@ -57,22 +59,6 @@ pub struct Ask {
     pub key: Option<IdempotencyKey>,
     /// Time at which Lambda ends the invocation, if known.
     pub deadline: Option<Instant>,
-}
-
-impl Ask {
-    /// Returns 32 hex digits by which requests with the same content are recognised.
-    fn fingerprint(&self) -> String {
-        const HASH_BYTES: usize = 16;
-        let mut content = Context::new(&SHA256);
-        let metadata = self.metadata.as_ref().map_or("", |metadata| metadata.get());
-        for part in [self.character.as_str(), &self.message, metadata] {
-            content.update(&part.len().to_be_bytes());
-            content.update(part.as_bytes());
-        }
-        let hash = content.finish();
-        let hash = hash.as_ref().iter().take(HASH_BYTES);
-        hash.map(|byte| format!("{byte:02x}")).collect()
-    }
 }
 
 /// The reason why a turn did not begin.
@@ -96,151 +82,6 @@ pub enum Refusal {
     /// The record of the turn could not be read.
     #[error(transparent)]
     Unavailable(memory::Error),
-}
-
-/// Whether the history could be read when the turn began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemoryStatus {
-    /// The history was read and holds messages.
-    Ok,
-    /// The history was read and is empty.
-    Empty,
-    /// The history could not be read. The turn runs without it.
-    Unavailable,
-}
-
-impl MemoryStatus {
-    const ALL: [Self; 3] = [Self::Ok, Self::Empty, Self::Unavailable];
-
-    fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.as_str() == word)
-    }
-
-    /// Returns the value of `memory` in the HTTP API.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Empty => "empty",
-            Self::Unavailable => "unavailable",
-        }
-    }
-}
-
-/// Numbers of tokens that a turn used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
-    /// Number of tokens in the prompt, including the system prompt and the history.
-    pub prompt_tokens: u64,
-    /// Number of tokens in the reply.
-    pub completion_tokens: u64,
-}
-
-/// The reason why a turn failed, as reported to the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureCode {
-    /// The upstream could not be reached, or cannot serve requests at present.
-    UpstreamUnavailable,
-    /// The upstream was silent for too long, or the invocation ran out of time.
-    UpstreamTimeout,
-    /// The upstream rejected the request.
-    UpstreamRejected,
-    /// The upstream failed mid-reply.
-    UpstreamInterrupted,
-    /// The process that ran the turn died.
-    TurnLost,
-    /// This service has a defect.
-    Internal,
-}
-
-impl FailureCode {
-    const ALL: [Self; 6] = [
-        Self::UpstreamUnavailable,
-        Self::UpstreamTimeout,
-        Self::UpstreamRejected,
-        Self::UpstreamInterrupted,
-        Self::TurnLost,
-        Self::Internal,
-    ];
-
-    fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|code| code.as_str() == word)
-    }
-
-    /// Returns the value of `code` in the HTTP API.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::UpstreamUnavailable => "upstream_unavailable",
-            Self::UpstreamTimeout => "upstream_timeout",
-            Self::UpstreamRejected => "upstream_rejected",
-            Self::UpstreamInterrupted => "upstream_interrupted",
-            Self::TurnLost => "turn_lost",
-            Self::Internal => "internal",
-        }
-    }
-}
-
-/// The reason why a complete reply is not stored: the value of `unsaved` in the HTTP API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unsaved {
-    /// The session was cleared while the turn ran.
-    Cleared,
-    /// Another turn with the same idempotency key is stored.
-    Conflict,
-    /// Memory could not be written.
-    Memory,
-    /// There is no reply, or one that shows nothing.
-    Empty,
-}
-
-impl Unsaved {
-    /// Returns the value of `unsaved` in the HTTP API.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cleared => "cleared",
-            Self::Conflict => "conflict",
-            Self::Memory => "memory",
-            Self::Empty => "empty",
-        }
-    }
-}
-
-/// One frame of a turn, as sent to the client: one `Start`, then any number of `Delta`s, then `Done` or `Failed`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Frame {
-    /// The turn has started.
-    Start {
-        /// Whether the history could be read.
-        memory: MemoryStatus,
-        /// Number of stored messages that are sent upstream.
-        history_messages: usize,
-        /// Whether the turn is recorded, so that a client can come back to it.
-        resumable: bool,
-    },
-    /// The next piece of the reply's text.
-    Delta(String),
-    /// The reply is complete and the commit is decided.
-    Done {
-        /// Id of the reply's message.
-        msg_id: String,
-        /// Id of the user's message.
-        user_msg_id: String,
-        /// Reason why the reply ended.
-        finish_reason: FinishReason,
-        /// The reason why the turn is not stored; `None` if it is.
-        unsaved: Option<Unsaved>,
-        /// Numbers of tokens that the turn used.
-        usage: Usage,
-    },
-    /// The turn failed and the commit is decided.
-    Failed {
-        /// Reason why the turn failed.
-        code: FailureCode,
-        /// Whether the part of the reply that the client received is stored.
-        saved: bool,
-    },
 }
 
 /// A turn, as seen by one of its clients. Dropping it does not stop the turn.
@@ -347,8 +188,8 @@ struct Inner {
 }
 
 impl Chat {
-    /// Returns a service over this memory and upstream. Turns are recorded in `records`, if it is given. Its running turns
-    /// settle, as at their deadlines, when `ending` is cancelled. Does no I/O.
+    /// Returns a service over this memory and upstream. Turns are recorded in `records`, if it is given. Its running
+    /// turns settle, as at their deadlines, when `ending` is cancelled. Does no I/O.
     #[must_use]
     pub fn new(
         memory: Memory,
@@ -380,8 +221,8 @@ impl Chat {
         }
     }
 
-    /// Starts a turn: looks up the character, loads the history and claims the turn concurrently, then spawns the turn's
-    /// task. If the same request has begun a turn before, that turn is returned, from its beginning.
+    /// Starts a turn: looks up the character, loads the history and claims the turn concurrently, then spawns the
+    /// turn's task. If the same request has begun a turn before, that turn is returned, from its beginning.
     ///
     /// Figures are recorded in `invocation`; the turn drops its handle before it sends the last frame. A history that
     /// cannot be read is not an error: the turn runs without it.
@@ -419,71 +260,6 @@ impl Chat {
             }
         }
         Err(Refusal::TurnNotFound)
-    }
-
-    /// Looks up the character, and loads the history and claims the turn in one round trip.
-    async fn open(&self, ask: &Ask, invocation: &Invocation, replaces: Option<TurnId>) -> Opening {
-        let began_at_unix = SystemTime::now();
-        let read_until = Instant::now() + self.inner.read_timeout;
-        let id = TurnId::new();
-        let record = self.record(ask, id);
-        let inner = &self.inner;
-        let most = inner.limits.max_messages;
-        let began = Instant::now();
-        let (history, character, round_trip, claim) = {
-            let reads = async {
-                tokio::join!(
-                    inner
-                        .memory
-                        .load(invocation, &ask.user, &ask.character, most),
-                    inner.characters.find(&ask.character, invocation),
-                )
-            };
-            let claim = async {
-                match &record {
-                    Some(record) => record.claim(replaces).await,
-                    None => Claim::Unknown,
-                }
-            };
-            tokio::pin!(reads, claim);
-            let mut claimed = None;
-            // Both are on their way at the same time. The history is asked for first, so a clear that comes between is noticed.
-            let (history, character) = loop {
-                tokio::select! {
-                    biased;
-                    reads = &mut reads => break reads,
-                    claim = &mut claim, if claimed.is_none() => claimed = Some(claim),
-                }
-            };
-            let round_trip = began.elapsed();
-            let claim = match claimed {
-                Some(claim) => claim,
-                // It decides whether the turn may begin.
-                None if ask.key.is_some() => claim.await,
-                // A server that accepts no writes for a while must not hold up a turn that can be read.
-                None => timeout(CLAIM_AFTER_READS, claim)
-                    .await
-                    .unwrap_or(Claim::Unknown),
-            };
-            (history, character, round_trip, claim)
-        };
-        Opening {
-            id,
-            record,
-            claim,
-            began_at_unix,
-            read_until,
-            round_trip,
-            history,
-            character,
-        }
-    }
-
-    fn record(&self, ask: &Ask, id: TurnId) -> Option<Record> {
-        let records = self.inner.records.as_ref()?;
-        let fingerprint = ask.key.as_ref().map(|_| ask.fingerprint());
-        let request = ask.key.as_ref().zip(fingerprint.as_deref());
-        Some(records.record(&ask.user, &ask.character, id, request))
     }
 
     /// Begins the turn that was opened, in a task of its own.
@@ -536,7 +312,7 @@ impl Chat {
                 context = fit(messages)?;
             }
         }
-        let Window {
+        let Context {
             messages,
             history_messages,
             ..
@@ -592,54 +368,6 @@ impl Chat {
     pub async fn settle(&self) {
         self.inner.turns.close();
         self.inner.turns.wait().await;
-    }
-}
-
-/// Everything that is known before a turn runs.
-struct Opening {
-    id: TurnId,
-    /// `None` if turns are not recorded.
-    record: Option<Record>,
-    claim: Claim,
-    began_at_unix: SystemTime,
-    /// Until when the history may be read.
-    read_until: Instant,
-    /// Time that the slower of the history and the character took.
-    round_trip: Duration,
-    history: Result<History, memory::Error>,
-    character: Result<Arc<Character>, characters::Error>,
-}
-
-fn remembered(
-    history: Result<History, memory::Error>,
-    began_at: SystemTime,
-) -> (MemoryStatus, Began, Vec<Message>) {
-    match history {
-        Ok(history) => {
-            if history.skipped > 0 {
-                tracing::warn!(
-                    skipped = history.skipped,
-                    "stored elements could not be read as messages"
-                );
-            }
-            let status = if history.messages.is_empty() && history.skipped == 0 {
-                MemoryStatus::Empty
-            } else {
-                MemoryStatus::Ok
-            };
-            (status, history.read_at, history.messages)
-        }
-        Err(error) => {
-            tracing::warn!(
-                reason = error.reason(),
-                "memory could not be read; the chat goes on without it"
-            );
-            (
-                MemoryStatus::Unavailable,
-                Began::on_local_clock(began_at),
-                Vec::new(),
-            )
-        }
     }
 }
 

@@ -74,8 +74,8 @@ pub(crate) fn turns(layout: KeyLayout, user: &UserId, character: &CharacterId) -
     format!("{}:turns", session(layout, user, character))
 }
 
-/// Returns the key of the string that names the turn of an idempotency key. It begins with `user:` and not with `chat:`,
-/// so that no character id can spell it.
+/// Returns the key of the string that names the turn of an idempotency key. It begins with `user:` and not with
+/// `chat:`, so that no character id can spell it.
 pub(crate) fn idempotency(layout: KeyLayout, user: &UserId, key: &IdempotencyKey) -> String {
     let user = utf8_percent_encode(user.as_str(), ENCODED);
     let key = utf8_percent_encode(key.as_str(), ENCODED);

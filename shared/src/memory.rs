@@ -185,22 +185,17 @@ impl Memory {
             let call = Call::script(
                 &scripts::COMMIT,
                 [&keys.messages, &keys.meta, &keys.cleared],
-            );
+            )
+            .arg(&id)
+            .arg(turn.began.redis_micros)
+            .arg(self.max_messages)
+            .arg(self.ttl_seconds)
+            .arg(tokens)
+            .arg(until)
+            .arg(turn.began.mark.as_ref().map_or(UNREAD, Mark::as_bytes));
             let call = match closing {
-                Some(closing) => closing.add_keys(call),
+                Some(closing) => closing.add_to(call),
                 None => call,
-            };
-            let call = call
-                .arg(&id)
-                .arg(turn.began.redis_micros)
-                .arg(self.max_messages)
-                .arg(self.ttl_seconds)
-                .arg(tokens)
-                .arg(until)
-                .arg(turn.began.mark.as_ref().map_or(UNREAD, Mark::as_bytes));
-            let call = match closing {
-                Some(closing) => closing.add_arguments(call),
-                None => Closing::add_none(call),
             };
             call.arg(&messages)
         };
@@ -334,8 +329,8 @@ impl Memory {
 /// What the commit script gets in place of a mark that the turn could not read.
 const UNREAD: &[u8] = b"?";
 
-/// The reply to [`load`]: the time in seconds and microseconds, the mark of the last clear, the elements from the newest
-/// to the oldest, and the length of the list.
+/// The reply to [`load`]: the time in seconds and microseconds, the mark of the last clear, the elements from the
+/// newest to the oldest, and the length of the list.
 type Loaded = ((u64, u64), Option<Vec<u8>>, Vec<Vec<u8>>, usize);
 
 /// Returns the history from the reply to [`load`], and records its length.
@@ -361,8 +356,8 @@ fn history(
     }
 }
 
-/// Returns the request for the newest `most` messages. It reads the mark first: a clear between the commands then leaves
-/// another mark than the turn has read, and the turn is not stored.
+/// Returns the request for the newest `most` messages. It reads the mark first: a clear between the commands then
+/// leaves another mark than the turn has read, and the turn is not stored.
 fn load(keys: &SessionKeys, most: usize) -> Call {
     let range = match isize::try_from(most) {
         Ok(0) => [1, 0],

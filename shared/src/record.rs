@@ -1,5 +1,5 @@
-//! How the record of a turn closes. The commit of a turn closes its record in the same script, so that what is stored and
-//! what a reader is told at the end cannot differ; therefore `memory` and `turns` share this.
+//! How the record of a turn closes. The commit of a turn closes its record in the same script, so that what is stored
+//! and what a reader is told at the end cannot differ; therefore `memory` and `turns` share this.
 
 use crate::keys::TurnKeys;
 use crate::store::Call;
@@ -9,7 +9,7 @@ use crate::store::Call;
 pub(crate) struct Closing {
     pub(crate) keys: TurnKeys,
     /// The idempotency key, if the turn has one.
-    pub(crate) claim: Option<Claimed>,
+    pub(crate) request: Option<RequestKey>,
     /// What the first event of the stream said.
     pub(crate) start: String,
     /// What the last event of the stream says besides the outcome.
@@ -24,14 +24,19 @@ pub(crate) struct Closing {
 
 /// The idempotency key of a turn, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Claimed {
+pub(crate) struct RequestKey {
     /// Name of the Redis key.
-    pub(crate) key: String,
+    pub(crate) name: String,
     /// Its value: the id of the turn, a colon, and the fingerprint of the request.
     pub(crate) value: String,
 }
 
-impl Claimed {
+impl RequestKey {
+    /// Returns the name of the Redis key.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Returns the fingerprint of the request.
     pub(crate) fn fingerprint(&self) -> &str {
         self.value
@@ -41,32 +46,20 @@ impl Claimed {
 }
 
 impl Closing {
-    /// Appends the keys of the record to a call of a script.
-    pub(crate) fn add_keys(&self, call: Call) -> Call {
-        let call = call.key_too(&self.keys.record).key_too(&self.keys.text);
-        match &self.claim {
-            Some(claim) => call.key_too(&claim.key),
-            None => call,
-        }
-    }
-
-    /// Appends the six arguments of the record to a call of the commit script.
-    pub(crate) fn add_arguments(&self, call: Call) -> Call {
-        call.arg(&self.start)
+    /// Appends the record's keys and its six arguments to a call of the commit script.
+    pub(crate) fn add_to(&self, call: Call) -> Call {
+        call.keys([self.keys.record.as_str(), &self.keys.text])
+            .keys(self.request.iter().map(RequestKey::name))
+            .arg(&self.start)
             .arg(&self.last)
             .arg(self.offset)
             .arg(&self.tail)
             .arg(self.remember_seconds)
-            .arg(self.value())
-    }
-
-    /// Appends six empty arguments, for a turn without a record.
-    pub(crate) fn add_none(call: Call) -> Call {
-        (0..6).fold(call, |call, _| call.arg(""))
+            .arg(self.request_value())
     }
 
     /// Returns the value of the idempotency key; empty if there is none.
-    pub(crate) fn value(&self) -> &str {
-        self.claim.as_ref().map_or("", |claim| &claim.value)
+    pub(crate) fn request_value(&self) -> &str {
+        self.request.as_ref().map_or("", |request| &request.value)
     }
 }

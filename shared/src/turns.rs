@@ -1,10 +1,11 @@
-//! The record of a turn in Redis, by which a client can come back to it, repeat its request, or stop it from any process.
+//! The record of a turn in Redis, by which a client can come back to it, repeat its request, or stop it from any
+//! process.
 //!
-//! The owner of a turn claims it while the history is loaded, in the same round trip, records the reply while it streams
-//! (`journal`), and closes the record with the commit. Readers follow a record by polling (`follow`): text is ordered by
-//! its offset, so there is no gap to lose and nothing to reorder. An owner that is dead no longer renews its lease, and
-//! a reader closes the record in its place. Recording never delays a stream, and losing a record costs only the
-//! possibility to come back.
+//! The owner of a turn claims it while the history is loaded, in the same round trip, records the reply while it
+//! streams (`journal`), and closes the record with the commit. Readers follow a record by polling (`follow`): text is
+//! ordered by its offset, so there is no gap to lose and nothing to reorder. An owner that is dead no longer renews its
+//! lease, and a reader closes the record in its place. Recording never delays a stream, and losing a record costs only
+//! the possibility to come back.
 
 mod follow;
 mod journal;
@@ -13,11 +14,11 @@ mod scripts;
 use std::time::Duration;
 
 pub(crate) use self::follow::{Begun, Follower, Opened, Seen};
-pub(crate) use self::journal::{Journal, Transcript};
+pub(crate) use self::journal::Journal;
 use crate::config::{KeyLayout, MemoryConfig};
 use crate::ids::{CharacterId, IdempotencyKey, TurnId, UserId};
 use crate::keys::{self, TurnKeys};
-use crate::record::{Claimed, Closing};
+use crate::record::{Closing, RequestKey};
 pub use crate::store::Error;
 use crate::store::{Call, Store, Value, from_redis_value};
 use crate::telemetry::{Invocation, Operation};
@@ -133,8 +134,8 @@ impl Turns {
         })
     }
 
-    /// Returns the record of a turn. `request` is its idempotency key, and the fingerprint by which repeated requests are
-    /// recognised.
+    /// Returns the record of a turn. `request` is its idempotency key, and the fingerprint by which repeated requests
+    /// are recognised.
     pub(crate) fn record(
         &self,
         user: &UserId,
@@ -142,15 +143,15 @@ impl Turns {
         turn: TurnId,
         request: Option<(&IdempotencyKey, &str)>,
     ) -> Record {
-        let claim = request.map(|(key, fingerprint)| Claimed {
-            key: keys::idempotency(self.layout, user, key),
+        let request = request.map(|(key, fingerprint)| RequestKey {
+            name: keys::idempotency(self.layout, user, key),
             value: format!("{turn}:{fingerprint}"),
         });
         Record {
             turns: self.clone(),
             id: turn,
             keys: TurnKeys::new(self.layout, user, character, turn),
-            claim,
+            request,
         }
     }
 
@@ -241,31 +242,27 @@ pub(crate) struct Record {
     turns: Turns,
     id: TurnId,
     keys: TurnKeys,
-    claim: Option<Claimed>,
+    request: Option<RequestKey>,
 }
 
 impl Record {
     /// Opens the record. `replaces` names a dead turn whose key this one may take over. A failure is logged, and not
-    /// measured, like those of the journal. A claim may be sent again, and no turn waits long for it, so it is under the
-    /// policy of reads.
+    /// measured, like those of the journal. A claim may be sent again, and no turn waits long for it, so it is under
+    /// the policy of reads.
     pub(crate) async fn claim(&self, replaces: Option<TurnId>) -> Claim {
         let keys = [
             self.keys.record.as_str(),
             &self.keys.index,
             &self.keys.cleared,
         ];
-        let call = Call::script(&scripts::CLAIM, keys);
-        let call = match &self.claim {
-            Some(claim) => call.key_too(&claim.key),
-            None => call,
-        };
-        let call = call
+        let call = Call::script(&scripts::CLAIM, keys)
+            .keys(self.request.iter().map(RequestKey::name))
             .arg(self.id.to_string())
             .arg(lease_millis())
             .arg(self.open_seconds());
-        let call = match &self.claim {
-            Some(claim) => call
-                .arg(claim.fingerprint())
+        let call = match &self.request {
+            Some(request) => call
+                .arg(request.fingerprint())
                 .arg(replaces.map(|id| id.to_string()).unwrap_or_default()),
             None => call,
         };
@@ -278,12 +275,9 @@ impl Record {
     pub(crate) async fn release(&self, invocation: &Invocation) {
         let release = |_until: u64| {
             let keys = [self.keys.record.as_str(), &self.keys.index];
-            let call = Call::script(&scripts::RELEASE, keys);
-            let call = match &self.claim {
-                Some(claim) => call.key_too(&claim.key),
-                None => call,
-            };
-            call.arg(self.id.to_string())
+            Call::script(&scripts::RELEASE, keys)
+                .keys(self.request.iter().map(RequestKey::name))
+                .arg(self.id.to_string())
         };
         let store = &self.turns.store;
         // The store logs why it failed.
@@ -292,8 +286,8 @@ impl Record {
             .await;
     }
 
-    /// Returns how the record closes: `last` is what the last event says besides the outcome, and the first `offset` bytes
-    /// of the text are recorded already.
+    /// Returns how the record closes: `last` is what the last event says besides the outcome, and the first `offset`
+    /// bytes of the text are recorded already.
     pub(crate) fn closing(
         &self,
         start: String,
@@ -303,7 +297,7 @@ impl Record {
     ) -> Closing {
         Closing {
             keys: self.keys.clone(),
-            claim: self.claim.clone(),
+            request: self.request.clone(),
             start,
             last,
             offset,
@@ -312,8 +306,8 @@ impl Record {
         }
     }
 
-    /// Closes the record of a turn that is not stored. Returns the outcome that the record has, which is another one if it
-    /// was closed before.
+    /// Closes the record of a turn that is not stored. Returns the outcome that the record has, which is another one if
+    /// it was closed before.
     ///
     /// # Errors
     /// Redis is unavailable. The record may be closed nevertheless.
@@ -348,18 +342,15 @@ impl Record {
         closing: &Closing,
     ) -> Result<String, Error> {
         let close = |until: u64| {
-            let call = Call::script(&scripts::CLOSE, [&self.keys.record, &self.keys.text]);
-            let call = match &self.claim {
-                Some(claim) => call.key_too(&claim.key),
-                None => call,
-            };
-            call.arg(outcome.as_str())
+            Call::script(&scripts::CLOSE, [&self.keys.record, &self.keys.text])
+                .keys(closing.request.iter().map(RequestKey::name))
+                .arg(outcome.as_str())
                 .arg(&closing.start)
                 .arg(&closing.last)
                 .arg(closing.offset)
                 .arg(&closing.tail)
                 .arg(closing.remember_seconds)
-                .arg(closing.value())
+                .arg(closing.request_value())
                 .arg(until)
         };
         let store = &self.turns.store;

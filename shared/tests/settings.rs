@@ -1,7 +1,7 @@
 //! `docs/settings.md`, held to the code: the variables, their defaults and their ranges.
 //!
-//! The page is the list of what to try. Each choice that it documents is set in each context below, so a branch that only a
-//! documented choice opens is taken, and a choice that the code has and the page has not fails on its own.
+//! The page is the list of what to try. Each choice that it documents is set in each context below, so a branch that
+//! only a documented choice opens is taken, and a choice that the code has and the page has not fails on its own.
 
 #![expect(clippy::expect_used, reason = "a test")]
 

@@ -1,5 +1,5 @@
-//! `POST /api/v1/chat/stream`: sends a message to a character and streams the reply. `GET` on the same path comes back to
-//! a turn.
+//! `POST /api/v1/chat/stream`: sends a message to a character and streams the reply. `GET` on the same path comes back
+//! to a turn.
 
 mod handler;
 

@@ -77,8 +77,8 @@ impl Chat {
         }
     }
 
-    /// Returns the turn that the same request has begun before, or `None` if that turn is lost or was refused, so that it
-    /// may be run again.
+    /// Returns the turn that the same request has begun before, or `None` if that turn is lost or was refused, so that
+    /// it may be run again.
     pub(super) async fn repeat(
         &self,
         ask: &Ask,
@@ -103,7 +103,8 @@ impl Chat {
                     invocation,
                 )))
             }
-            // The turn was refused, or Redis has evicted its record. Then a late commit finds that the key is another's.
+            // The turn was refused, or Redis has evicted its record. Then a late commit finds that the key is
+            // another's.
             Opened::NotFound => Ok(None),
             Opened::Cleared | Opened::NotAnOffset => Err(Refusal::TurnNotFound),
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{FailureCode, Frame, MemoryStatus, Unsaved, Usage};
+use super::{FailureCode, Frame, MemoryStatus, Reply, Unsaved, Usage};
 use crate::llm::FinishReason;
 use crate::turns::Outcome;
 
@@ -35,12 +35,7 @@ pub(super) fn start_frame(text: &str) -> Option<Frame> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Last {
     /// The reply is complete.
-    Done {
-        msg_id: String,
-        user_msg_id: String,
-        finish_reason: FinishReason,
-        usage: Usage,
-    },
+    Done(Reply),
     /// The turn failed.
     Failed(FailureCode),
 }
@@ -62,18 +57,7 @@ impl Last {
             }
         };
         match self {
-            Self::Done {
-                msg_id,
-                user_msg_id,
-                finish_reason,
-                usage,
-            } => Frame::Done {
-                msg_id,
-                user_msg_id,
-                finish_reason,
-                unsaved,
-                usage,
-            },
+            Self::Done(reply) => Frame::Done { reply, unsaved },
             Self::Failed(code) => Frame::Failed {
                 code,
                 saved: unsaved.is_none(),
@@ -85,7 +69,7 @@ impl Last {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         match words.next()? {
-            "done" => Some(Self::Done {
+            "done" => Some(Self::Done(Reply {
                 msg_id: words.next()?.to_owned(),
                 user_msg_id: words.next()?.to_owned(),
                 finish_reason: FinishReason::parse(words.next()?)?,
@@ -93,7 +77,7 @@ impl Last {
                     prompt_tokens: words.next()?.parse().ok()?,
                     completion_tokens: words.next()?.parse().ok()?,
                 },
-            }),
+            })),
             "failed" => Some(Self::Failed(FailureCode::parse(words.next()?)?)),
             _ => None,
         }
@@ -104,17 +88,14 @@ impl Last {
 impl fmt::Display for Last {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Done {
-                msg_id,
-                user_msg_id,
-                finish_reason,
-                usage,
-            } => write!(
+            Self::Done(reply) => write!(
                 f,
-                "done {msg_id} {user_msg_id} {} {} {}",
-                finish_reason.as_str(),
-                usage.prompt_tokens,
-                usage.completion_tokens
+                "done {} {} {} {} {}",
+                reply.msg_id,
+                reply.user_msg_id,
+                reply.finish_reason.as_str(),
+                reply.usage.prompt_tokens,
+                reply.usage.completion_tokens
             ),
             Self::Failed(code) => write!(f, "failed {}", code.as_str()),
         }
@@ -144,14 +125,16 @@ mod tests {
 
     #[test]
     fn the_last_frame_reads_back() {
-        let done = |finish_reason| Last::Done {
-            msg_id: "m".into(),
-            user_msg_id: "u".into(),
-            finish_reason,
-            usage: Usage {
-                prompt_tokens: u64::MAX,
-                completion_tokens: 0,
-            },
+        let done = |finish_reason| {
+            Last::Done(Reply {
+                msg_id: "m".into(),
+                user_msg_id: "u".into(),
+                finish_reason,
+                usage: Usage {
+                    prompt_tokens: u64::MAX,
+                    completion_tokens: 0,
+                },
+            })
         };
         let lasts = FinishReason::ALL
             .map(done)

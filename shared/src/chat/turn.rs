@@ -5,31 +5,25 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep_until, timeout_at};
-use tokio_util::sync::CancellationToken;
+use tokio::time::sleep_until;
 
+use super::count::Counts;
 use super::record::Last;
 use super::relay::Relay;
-use super::{Ask, FailureCode, Inner, Usage};
+use super::{Ask, FailureCode, Inner, Reply};
 use crate::clock::unix_seconds;
 use crate::ids::TurnId;
 use crate::llm::{self, FinishReason, Llm, Prompt, Step};
 use crate::memory::{self, Began, Commit};
-use crate::message::{Message, PromptMessage, Role, is_blank};
+use crate::message::{Message, Role, is_blank};
 use crate::record::Closing;
 use crate::telemetry::{Invocation, UpstreamTokens};
-use crate::tokens;
-use crate::turns::{Journal, Outcome, Record, Transcript};
+use crate::turns::{Journal, Outcome, Record};
 
 /// Limit of a reply in bytes. A longer reply ends there, as if it had reached its token limit.
 const MAX_REPLY_BYTES: usize = 256 * 1024;
-/// Longest time that exact counting may take. On the smallest Lambda function most of it is spent on the tokenizer's
-/// tables.
-const COUNT_WITHIN: Duration = Duration::from_millis(1_500);
 /// Time reserved, on top of the write budget, to finish a turn before Lambda's deadline or the end of the process.
 pub(crate) const FINISH_MARGIN: Duration = Duration::from_millis(500);
-/// The part of [`FINISH_MARGIN`] that must remain after counting, to send the last frame.
-const LAST_FRAME_MARGIN: Duration = Duration::from_millis(200);
 
 /// A running turn, with everything it needs until its last frame.
 pub(super) struct Task {
@@ -51,7 +45,7 @@ pub(super) struct Task {
 }
 
 /// How the generation ended.
-enum Ending {
+pub(super) enum Ending {
     Complete {
         finish_reason: FinishReason,
         usage: Option<llm::Usage>,
@@ -64,34 +58,20 @@ enum Ending {
 }
 
 /// The text that the user has seen, and how the generation ended.
-struct Generated {
-    text: String,
+pub(super) struct Generated {
+    pub(super) text: String,
     first_delta: Option<Duration>,
-    ending: Ending,
-}
-
-/// Token counts of the parts of a turn.
-struct Counts {
-    user: u64,
-    assistant: u64,
-    usage: Usage,
+    pub(super) ending: Ending,
 }
 
 impl Task {
     /// Runs the turn to its last frame.
     pub(super) async fn run(mut self) {
-        let transcript = Arc::new(Transcript::default());
-        let stop = CancellationToken::new();
-        let journal = self.record.as_ref().map(|record| {
-            Journal::keep(
-                record.clone(),
-                Arc::clone(&transcript),
-                self.start_text.clone(),
-                self.round_trip,
-                stop.clone(),
-            )
-        });
-        let generated = self.generate(&transcript, &stop).await;
+        let journal = self
+            .record
+            .as_ref()
+            .map(|record| Journal::keep(record.clone(), self.start_text.clone(), self.round_trip));
+        let generated = self.generate(journal.as_ref()).await;
         let counts = self.count(&generated).await;
         // Nothing is recorded beside the end of the turn.
         let recorded = journal.as_ref().map_or(0, Journal::recorded);
@@ -105,7 +85,7 @@ impl Task {
         relay.finish(last.frame(outcome)).await;
     }
 
-    async fn generate(&mut self, transcript: &Transcript, stop: &CancellationToken) -> Generated {
+    async fn generate(&mut self, journal: Option<&Journal>) -> Generated {
         let mut generated = Generated {
             text: String::new(),
             first_delta: None,
@@ -117,7 +97,7 @@ impl Task {
             &self.prompt,
             &mut self.relay,
             &self.invocation,
-            transcript,
+            journal,
             &mut generated,
         );
         let deadline = self
@@ -130,28 +110,33 @@ impl Task {
                 None => pending().await,
             }
         };
+        let stop_asked = async {
+            match journal {
+                Some(journal) => journal.stop_asked().await,
+                None => pending().await,
+            }
+        };
         // In time, `steps` sets the ending; otherwise it stays as set above.
         let is_stopped = tokio::select! {
             biased;
             () = steps => false,
-            () = stop.cancelled() => true,
+            () = stop_asked => true,
             () = out_of_time => false,
             () = self.service.ending.cancelled() => false,
         };
         if is_stopped {
             generated.ending = Ending::Stopped;
         }
-        generated.text = transcript.text();
         generated
     }
 
-    /// Sends deltas to the client as they arrive, and collects them in `transcript`. Sets the ending of `generated`.
+    /// Sends deltas as they arrive: to the client, then to the journal. Sets all of `generated`.
     async fn follow(
         llm: &Llm,
         prompt: &Prompt,
         relay: &mut Relay,
         invocation: &Invocation,
-        transcript: &Transcript,
+        journal: Option<&Journal>,
         generated: &mut Generated,
     ) {
         let mut reply = match llm.reply(prompt).await {
@@ -168,7 +153,7 @@ impl Task {
                 () = relay.catch_up() => continue,
             };
             match step {
-                Ok(Step::Delta(delta)) if transcript.len() + delta.len() > MAX_REPLY_BYTES => {
+                Ok(Step::Delta(delta)) if generated.text.len() + delta.len() > MAX_REPLY_BYTES => {
                     generated.ending = Ending::Complete {
                         finish_reason: FinishReason::Length,
                         usage: None,
@@ -176,8 +161,12 @@ impl Task {
                     return;
                 }
                 Ok(Step::Delta(delta)) => {
-                    transcript.push(&delta);
+                    let before = generated.text.len();
+                    generated.text.push_str(&delta);
                     relay.send(delta);
+                    if let Some(journal) = journal {
+                        journal.push(generated.text.get(before..).unwrap_or_default());
+                    }
                     if generated.first_delta.is_none() {
                         generated.first_delta = Some(invocation.elapsed());
                     }
@@ -198,83 +187,6 @@ impl Task {
                 }
             }
         }
-    }
-
-    /// Returns the turn's token counts. The usage in the response is the upstream's where it sent one. The stored
-    /// counts are of the visible text: the upstream's count where it is plausible, otherwise an exact count, and an
-    /// estimate if exact counting would take too long. Exact counting must not delay other turns on this thread.
-    async fn count(&mut self, generated: &Generated) -> Counts {
-        let prompt = std::mem::take(&mut self.prompt.messages);
-        let (usage, has_time) = match &generated.ending {
-            Ending::Complete { usage, .. } => (usage.unwrap_or_default(), true),
-            Ending::Failed(_) | Ending::Stopped => (llm::Usage::default(), true),
-            Ending::OutOfTime => (llm::Usage::default(), false),
-        };
-        let believed = believed(&usage, &generated.text);
-        if let (Some(assistant), Some(prompt_tokens)) = (believed, usage.prompt_tokens) {
-            return Counts {
-                user: estimated_user(&self.ask.message),
-                assistant,
-                usage: Usage {
-                    prompt_tokens,
-                    completion_tokens: usage.completion_tokens.unwrap_or(assistant),
-                },
-            };
-        }
-        let mut counts = estimated(&prompt, &self.ask.message, &generated.text);
-        if has_time && !generated.text.is_empty() {
-            let until = self.count_until();
-            if until > Instant::now() {
-                let exact = self.count_exactly(prompt, generated.text.clone());
-                let exact = self.service.ending.run_until_cancelled(exact);
-                if let Ok(Some(Some(exact))) = timeout_at(until, exact).await {
-                    counts = exact;
-                }
-            }
-        }
-        if let Some(assistant) = believed {
-            counts.assistant = assistant;
-        }
-        let counted = counts.usage;
-        counts.usage = Usage {
-            prompt_tokens: usage.prompt_tokens.unwrap_or(counted.prompt_tokens),
-            completion_tokens: usage.completion_tokens.unwrap_or(counted.completion_tokens),
-        };
-        counts
-    }
-
-    /// Returns exact counts, made on a thread that may block; `None` if that thread fails. One turn is counted at a
-    /// time. A count that was given up continues to its end, so that the tables it builds serve later turns, and
-    /// further counts must not queue up behind it on more threads. If the sandbox freezes meanwhile, it continues
-    /// with the next invocation.
-    async fn count_exactly(&self, prompt: Vec<PromptMessage>, reply: String) -> Option<Counts> {
-        let counting = Arc::clone(&self.service.counting);
-        let permit = counting.acquire_owned().await.ok()?;
-        let counter = Arc::clone(&self.service.counter);
-        let message = self.ask.message.clone();
-        let exact = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            let assistant = counter.count(&reply);
-            Counts {
-                user: counter.count(&message),
-                assistant,
-                usage: Usage {
-                    prompt_tokens: counter.count_prompt(&prompt),
-                    completion_tokens: assistant,
-                },
-            }
-        });
-        exact.await.ok()
-    }
-
-    /// Returns when exact counting must end, so that the turn can still be stored and reported.
-    fn count_until(&self) -> Instant {
-        let end = Instant::now() + COUNT_WITHIN;
-        let left = self.service.write_timeout + LAST_FRAME_MARGIN;
-        self.ask
-            .deadline
-            .and_then(|deadline| deadline.checked_sub(left))
-            .map_or(end, |latest| latest.min(end))
     }
 
     /// Stores the turn, unless the reply is blank, and closes its record, whose text has `recorded` bytes. Returns what
@@ -384,8 +296,8 @@ impl Task {
         }
     }
 
-    /// Closes the record of a turn that is not stored. Returns the outcome, which is another one if a reader has closed the
-    /// record before.
+    /// Closes the record of a turn that is not stored. Returns the outcome, which is another one if a reader has closed
+    /// the record before.
     async fn close(&self, outcome: Outcome, closing: Option<&Closing>) -> Outcome {
         let (Some(record), Some(closing)) = (&self.record, closing) else {
             return outcome;
@@ -426,43 +338,13 @@ impl Task {
     }
 }
 
-/// Returns the upstream's count of the visible text, if it is plausible. The count of a model that sent its reasoning
-/// without reporting its tokens separately is not one of the visible text.
-fn believed(usage: &llm::Usage, text: &str) -> Option<u64> {
-    let reasoning = usage.reasoning_tokens.unwrap_or(0);
-    let is_of_text = !usage.thought_seen || reasoning > 0;
-    usage
-        .completion_tokens?
-        .checked_sub(reasoning)
-        .filter(|count| is_of_text && tokens::is_believable(*count, text))
-}
-
-fn estimated(prompt: &[PromptMessage], message: &str, reply: &str) -> Counts {
-    let contents = prompt
-        .iter()
-        .map(|message| tokens::PER_MESSAGE + tokens::estimate(&message.content));
-    let assistant = tokens::estimate(reply);
-    Counts {
-        user: estimated_user(message),
-        assistant,
-        usage: Usage {
-            prompt_tokens: contents.sum::<u64>() + tokens::PER_REPLY,
-            completion_tokens: assistant,
-        },
-    }
-}
-
-fn estimated_user(message: &str) -> u64 {
-    tokens::estimate(message).max(1)
-}
-
 fn done(finish_reason: FinishReason, counts: &Counts, user: &Message, assistant: &Message) -> Last {
-    Last::Done {
+    Last::Done(Reply {
         msg_id: assistant.msg_id.clone(),
         user_msg_id: user.msg_id.clone(),
         finish_reason,
         usage: counts.usage,
-    }
+    })
 }
 
 fn code(error: &llm::Error) -> FailureCode {
@@ -471,39 +353,5 @@ fn code(error: &llm::Error) -> FailureCode {
         llm::Error::Timeout(_) => FailureCode::UpstreamTimeout,
         llm::Error::Rejected(_) => FailureCode::UpstreamRejected,
         llm::Error::Interrupted(_) => FailureCode::UpstreamInterrupted,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_upstreams_count_is_believed_where_it_can_be_one_of_the_text() {
-        for (completion, reasoning, thought_seen, expected) in [
-            (Some(3), None, false, Some(3)),
-            (Some(503), Some(500), true, Some(3)),
-            // Reasoning tokens are reported separately, although no reasoning was sent.
-            (Some(503), Some(500), false, Some(3)),
-            (Some(9), None, true, None),
-            (Some(9), Some(0), true, None),
-            (Some(21_000), Some(0), true, None),
-            (Some(21_000), None, false, None),
-            (Some(1_000_000_000_000_000), None, false, None),
-            (Some(0), None, false, None),
-            (None, None, false, None),
-            (None, Some(500), true, None),
-            (Some(500), Some(500), true, None),
-            (Some(3), Some(500), true, None),
-            (Some(u64::MAX), Some(u64::MAX - 3), true, Some(3)),
-        ] {
-            let usage = llm::Usage {
-                prompt_tokens: Some(u64::MAX),
-                completion_tokens: completion,
-                reasoning_tokens: reasoning,
-                thought_seen,
-            };
-            assert_eq!(believed(&usage, "好。嗯"), expected, "{usage:?}");
-        }
     }
 }

@@ -13,8 +13,8 @@ pub struct MemoryConfig {
     /// Seconds from the last turn until a session expires. Read from `MEMORY_TTL_SECONDS`; defaults to 86,400 (one
     /// day).
     pub ttl_seconds: u64,
-    /// Seconds for which a turn's record and key are remembered after its end. Read from `TURN_TTL_SECONDS`; defaults to
-    /// 3,600 (one hour). 0: nothing is recorded, so no turn can be resumed or stopped, and keys are not looked at.
+    /// Seconds for which a turn's record and key are remembered after its end. Read from `TURN_TTL_SECONDS`; defaults
+    /// to 3,600 (one hour). 0: nothing is recorded, so no turn can be resumed or stopped, and keys are not looked at.
     pub turn_ttl_seconds: u64,
     /// Time allowed for a read, including connecting and retries. Read from `MEMORY_READ_TIMEOUT_MS`; defaults to 1,000
     /// ms.

@@ -178,8 +178,8 @@ fn body(fields: &Object<'_>) -> Result<Vec<u8>, &'static str> {
     }
 }
 
-/// Returns the subject of the token that an authorizer checked: in `claims` from REST APIs with Cognito, in `jwt.claims`
-/// from HTTP APIs, in `principalId` from Lambda authorizers.
+/// Returns the subject of the token that an authorizer checked: in `claims` from REST APIs with Cognito, in
+/// `jwt.claims` from HTTP APIs, in `principalId` from Lambda authorizers.
 fn authorizer_subject(context: &Object<'_>) -> Option<String> {
     let authorizer = object(member(context, "authorizer"))?;
     if let Some(jwt) = member(&authorizer, "jwt") {

@@ -106,8 +106,8 @@ impl UserRequest {
         self.optional("turn_id")?.map(parse).transpose()
     }
 
-    /// Returns what the client has seen of a turn: from the header `Last-Event-ID`, else from the parameter `after` of the
-    /// query.
+    /// Returns what the client has seen of a turn: from the header `Last-Event-ID`, else from the parameter `after` of
+    /// the query.
     ///
     /// # Errors
     /// [`Problem::InvalidRequest`] if neither is the id of an event.
@@ -158,8 +158,8 @@ impl UserRequest {
     /// Returns the value of a parameter of the query, or `None` if it is missing.
     ///
     /// # Errors
-    /// [`Problem::InvalidRequest`] if the parameter appears more than once, or contains U+FFFD. Bytes that are not UTF-8
-    /// arrive as U+FFFD, whichever side decodes the query; different ones would name the same thing.
+    /// [`Problem::InvalidRequest`] if the parameter appears more than once, or contains U+FFFD. Bytes that are not
+    /// UTF-8 arrive as U+FFFD, whichever side decodes the query; different ones would name the same thing.
     fn optional(&self, name: &'static str) -> Result<Option<&str>, Problem> {
         let mut values = self.request.parameters(name);
         let value = match (values.next(), values.next()) {

@@ -221,13 +221,7 @@ fn encode(turn: TurnId, frame: &Frame, text_bytes: usize, into: &mut Vec<u8>) {
                 done: false,
             },
         ),
-        Frame::Done {
-            msg_id,
-            user_msg_id,
-            finish_reason,
-            unsaved,
-            usage,
-        } => event(
+        Frame::Done { reply, unsaved } => event(
             into,
             "message",
             Id(None),
@@ -235,14 +229,14 @@ fn encode(turn: TurnId, frame: &Frame, text_bytes: usize, into: &mut Vec<u8>) {
                 content: "",
                 done: true,
                 turn_id: &turn.to_string(),
-                msg_id,
-                user_msg_id,
-                finish_reason: finish_reason.as_str(),
+                msg_id: &reply.msg_id,
+                user_msg_id: &reply.user_msg_id,
+                finish_reason: reply.finish_reason.as_str(),
                 saved: unsaved.is_none(),
                 unsaved: unsaved.map(Unsaved::as_str),
                 usage: Usage {
-                    prompt_tokens: usage.prompt_tokens,
-                    completion_tokens: usage.completion_tokens,
+                    prompt_tokens: reply.usage.prompt_tokens,
+                    completion_tokens: reply.usage.completion_tokens,
                 },
             },
         ),
@@ -323,14 +317,16 @@ mod tests {
         ] {
             assert_eq!(
                 text(&Frame::Done {
-                    msg_id: "m".into(),
-                    user_msg_id: "u".into(),
-                    finish_reason: FinishReason::ContentFilter,
-                    unsaved,
-                    usage: chat::Usage {
-                        prompt_tokens: 310,
-                        completion_tokens: 42
+                    reply: chat::Reply {
+                        msg_id: "m".into(),
+                        user_msg_id: "u".into(),
+                        finish_reason: FinishReason::ContentFilter,
+                        usage: chat::Usage {
+                            prompt_tokens: 310,
+                            completion_tokens: 42
+                        },
                     },
+                    unsaved,
                 }),
                 format!(
                     "id: done\nevent: message\ndata: {{\"content\":\"\",\"done\":true,\"turn_id\":\"01234567-89ab-7cde-8f01-23456789abcd\",\

@@ -1,5 +1,5 @@
-//! What tells one change of a session from another: the ids of clears and of changes of state, and the marks that clears
-//! leave.
+//! What tells one change of a session from another: the ids of clears and of changes of state, and the marks that
+//! clears leave.
 
 use std::fmt;
 

@@ -62,9 +62,9 @@ impl Breaker {
         }
     }
 
-    /// Returns how a caller must proceed at `now`. A caller that waits for Redis sets `pause` below the cooldown, so that
-    /// probes follow one another more closely while it waits. After [`Admission::StartProbe`] no other caller starts a
-    /// probe until this one has ended.
+    /// Returns how a caller must proceed at `now`. A caller that waits for Redis sets `pause` below the cooldown, so
+    /// that probes follow one another more closely while it waits. After [`Admission::StartProbe`] no other caller
+    /// starts a probe until this one has ended.
     pub(super) fn admit(&self, now: SystemTime, pause: Duration) -> Admission {
         let mut state = lock(&self.state);
         let State::Open { probed_at, probing } = *state else {

@@ -129,10 +129,10 @@ impl Call {
         Some(pipeline.cmd_iter().map(part).collect())
     }
 
-    /// Appends a key of a script.
-    pub(crate) fn key_too(mut self, key: &str) -> Self {
+    /// Appends keys of a script.
+    pub(crate) fn keys<'a>(mut self, more: impl IntoIterator<Item = &'a str>) -> Self {
         if let Kind::Script { keys, .. } = &mut self.kind {
-            keys.push(key.to_owned());
+            keys.extend(more.into_iter().map(str::to_owned));
         }
         self
     }

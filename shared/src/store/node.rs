@@ -46,8 +46,8 @@ pub(super) enum Place {
     Nowhere,
 }
 
-/// A connection to which one write has the sole right. It is closed when this is dropped, because a WAIT may still block
-/// it.
+/// A connection to which one write has the sole right. It is closed when this is dropped, because a WAIT may still
+/// block it.
 pub(super) struct OwnLane<'a> {
     node: &'a Node,
     pub(super) lane: Lane,

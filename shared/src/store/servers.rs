@@ -51,8 +51,8 @@ pub(super) trait Policy: Sync {
         true
     }
 
-    /// Returns reads that together have the same reply, if there are several: while a slot moves, each of their keys may
-    /// be on another node.
+    /// Returns reads that together have the same reply, if there are several: while a slot moves, each of their keys
+    /// may be on another node.
     fn parts(&self) -> Option<Vec<Call>> {
         None
     }
@@ -80,7 +80,8 @@ enum Topology {
 }
 
 impl Servers {
-    /// Returns the configured servers. Reads the CA file and opens no connection, so an outage does not prevent a start.
+    /// Returns the configured servers. Reads the CA file and opens no connection, so an outage does not prevent a
+    /// start.
     ///
     /// # Errors
     /// A `REDIS_…` setting is invalid, or the CA file cannot be used.

@@ -21,8 +21,8 @@ pub(super) const PROBE_PAUSE: Duration = Duration::from_millis(100);
 /// A write.
 pub(super) struct Write<'a> {
     pub(super) key: &'a str,
-    /// Returns the request for a deadline in Unix microseconds on the server's clock. Its script replies `late:` and the
-    /// time on that clock if the deadline has passed.
+    /// Returns the request for a deadline in Unix microseconds on the server's clock. Its script replies `late:` and
+    /// the time on that clock if the deadline has passed.
     pub(super) build: &'a (dyn Fn(u64) -> Call + Sync),
 }
 

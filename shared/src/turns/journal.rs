@@ -1,8 +1,9 @@
 //! Records the reply of a turn while it streams, in a task of its own.
 //!
 //! The first text is written at once, later text as soon as the write before it has returned, but at most five times a
-//! second, and less often if Redis is slow: the commit shares the connection and must not queue up behind writes. While the model is silent, an empty write renews the lease. Each reply says whether the turn shall stop, so a
-//! stop is noticed within a second. A write that fails is made again with the next one: nothing is lost but time.
+//! second, and less often if Redis is slow: the commit shares the connection and must not queue up behind writes. While
+//! the model is silent, an empty write renews the lease. Each reply says whether the turn shall stop, so a stop is
+//! noticed within a second. A write that fails is made again with the next one: nothing is lost but time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,86 +31,84 @@ const LOAD_SHARE: u32 = 4;
 /// Longest time from one write to the next. A stop is noticed within a second, with time to spare for the round trip.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(800);
 
-/// The text of a reply so far. The turn appends to it, and the journal reads it.
-#[derive(Default)]
-pub(crate) struct Transcript {
-    /// Locked for a copy, never across an await.
-    text: Mutex<String>,
-    grown: Notify,
-}
-
-impl Transcript {
-    /// Appends a piece of the reply. Wakes the journal only if it waits for text.
-    pub(crate) fn push(&self, delta: &str) {
-        lock(&self.text).push_str(delta);
-        self.grown.notify_one();
-    }
-
-    /// Returns the length of the text in bytes.
-    pub(crate) fn len(&self) -> usize {
-        lock(&self.text).len()
-    }
-
-    /// Returns the whole text.
-    pub(crate) fn text(&self) -> String {
-        lock(&self.text).clone()
-    }
-
-    /// Returns the text from an offset in bytes, which is one that [`Transcript::len`] has returned.
-    pub(crate) fn since(&self, offset: usize) -> String {
-        lock(&self.text)
-            .get(offset..)
-            .unwrap_or_default()
-            .to_owned()
-    }
-}
-
 /// The task that records a turn. Dropping this ends it; a write that is on its way then changes nothing that matters,
 /// because a closed record accepts none.
 pub(crate) struct Journal {
-    recorded: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
     _task: AbortOnDropHandle<()>,
 }
 
+/// What the turn and the task share.
+#[derive(Default)]
+struct Shared {
+    /// The reply's text so far. Locked for a copy, never across an await.
+    text: Mutex<String>,
+    grown: Notify,
+    /// The number of bytes of the text that are known to be recorded.
+    recorded: AtomicUsize,
+    /// Cancelled when a client asks the turn to stop.
+    stop: CancellationToken,
+}
+
 impl Journal {
-    /// Begins to record `transcript`. `start` is what the first event of the stream said, `round_trip` the time that Redis
-    /// took last. `stop` is cancelled when a client asks the turn to stop.
-    pub(crate) fn keep(
-        record: Record,
-        transcript: Arc<Transcript>,
-        start: String,
-        round_trip: Duration,
-        stop: CancellationToken,
-    ) -> Self {
-        let recorded = Arc::new(AtomicUsize::new(0));
+    /// Begins to record a turn. `start` is what the first event of the stream said, `round_trip` the time that Redis
+    /// took last.
+    pub(crate) fn keep(record: Record, start: String, round_trip: Duration) -> Self {
+        let shared = Arc::new(Shared::default());
         let keeper = Keeper {
             record,
-            transcript,
             start,
             round_trip,
-            stop,
-            recorded: Arc::clone(&recorded),
+            shared: Arc::clone(&shared),
         };
         Self {
-            recorded,
+            shared,
             // The turn owns the task, and ends it before it commits.
             _task: AbortOnDropHandle::new(tokio::spawn(keeper.run().in_current_span())),
         }
     }
 
+    /// Appends the next piece of the reply's text.
+    pub(crate) fn push(&self, delta: &str) {
+        lock(&self.shared.text).push_str(delta);
+        self.shared.grown.notify_one();
+    }
+
+    /// Waits until a client asks the turn to stop.
+    pub(crate) async fn stop_asked(&self) {
+        self.shared.stop.cancelled().await;
+    }
+
     /// Returns how many bytes of the text are known to be recorded.
     pub(crate) fn recorded(&self) -> usize {
+        self.shared.recorded()
+    }
+}
+
+impl Shared {
+    fn recorded(&self) -> usize {
         self.recorded.load(Ordering::Relaxed)
+    }
+
+    /// Returns the text from an offset in bytes.
+    fn since(&self, offset: usize) -> String {
+        let text = lock(&self.text);
+        text.get(offset..).unwrap_or_default().to_owned()
+    }
+
+    /// Waits until there is text that is not recorded.
+    async fn has_more(&self) {
+        while lock(&self.text).len() <= self.recorded() {
+            self.grown.notified().await;
+        }
     }
 }
 
 struct Keeper {
     record: Record,
-    transcript: Arc<Transcript>,
     start: String,
     round_trip: Duration,
-    stop: CancellationToken,
-    recorded: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
 }
 
 impl Keeper {
@@ -118,14 +117,14 @@ impl Keeper {
         if self.round_trip > SLOW {
             sleep(SIGN_OF_LIFE.min(self.round_trip * LOAD_SHARE)).await;
         }
-        let _ = timeout(FIRST_SIGN, self.transcript.grown.notified()).await;
+        let _ = timeout(FIRST_SIGN, self.shared.grown.notified()).await;
         loop {
             let written_at = Instant::now();
             let pause = match self.write().await {
                 Ok(answer) if answer == "ended" => return,
                 Ok(answer) => {
                     if answer == "stop" {
-                        self.stop.cancel();
+                        self.shared.stop.cancel();
                     }
                     BETWEEN_WRITES.max(written_at.elapsed() * LOAD_SHARE)
                 }
@@ -136,21 +135,14 @@ impl Keeper {
             sleep_until(written_at + pause).await;
             tokio::select! {
                 () = silence => {}
-                () = self.has_more() => {}
+                () = self.shared.has_more() => {}
             }
         }
     }
 
-    /// Waits until there is text that is not recorded.
-    async fn has_more(&self) {
-        while self.transcript.len() <= self.recorded.load(Ordering::Relaxed) {
-            self.transcript.grown.notified().await;
-        }
-    }
-
     async fn write(&self) -> Result<String, Error> {
-        let offset = self.recorded.load(Ordering::Relaxed);
-        let text = self.transcript.since(offset);
+        let offset = self.shared.recorded();
+        let text = self.shared.since(offset);
         let keys = &self.record.keys;
         let call = Call::script(
             &scripts::JOURNAL,
@@ -173,7 +165,7 @@ impl Keeper {
             "go" | "stop" => offset + text.len(),
             _ => offset,
         };
-        self.recorded.store(recorded, Ordering::Relaxed);
+        self.shared.recorded.store(recorded, Ordering::Relaxed);
         Ok(answer)
     }
 }

@@ -86,8 +86,8 @@ async fn a_repeated_commit_is_acknowledged_only_if_replicas_have_it() {
     let alice = Subject::of("alice", memory);
     let turn = alice.turn("said").await;
     replica.pause();
-    // Each repetition finds the turn stored, and none may report that a replica has it, also over a new connection, where
-    // WAIT has no write of its own to wait for. (Redis 7.0 waits there for the writes of others; 7.2 does not.)
+    // Each repetition finds the turn stored, and none may report that a replica has it, also over a new connection,
+    // where WAIT has no write of its own to wait for. (Redis 7.0 waits there for the writes of others; 7.2 does not.)
     for _ in 0..3 {
         let process = Subject::of("alice", waiting(&master));
         let committed = process.try_commit(&turn).await;

@@ -5,9 +5,9 @@
 --       clear (18 digits)
 -- Returns 'cleared', or 'late:' and the time in Unix microseconds if the deadline has passed.
 --
--- A mark is the time of the clear in Unix microseconds, a point, the id of this clear, and the ids of changes before it,
--- newest first: changes of the deleted session's state, and earlier clears. So it is a decimal number, and each clear
--- leaves another mark, whatever the clock says.
+-- A mark is the time of the clear in Unix microseconds, a point, the id of this clear, and the ids of changes before
+-- it, newest first: changes of the deleted session's state, and earlier clears. So it is a decimal number, and each
+-- clear leaves another mark, whatever the clock says.
 
 local ID_LENGTH = 18
 local MAX_IDS = 16

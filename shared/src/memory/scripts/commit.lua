@@ -1,17 +1,17 @@
 -- Stores messages at the head of a session's list, trims the list to whole turns, and updates the session's figures:
 -- all or nothing, and once per turn id.
 --
--- KEYS  messages, meta, cleared; then, if the turn has a record, its record and text; then the idempotency key if it has
---       one
+-- KEYS  messages, meta, cleared; then, if the turn has a record, its record and text; then the idempotency key if it
+--       has one
 -- ARGV  turn id (36 bytes), beginning of the turn in Unix microseconds on Redis's clock, most messages to keep, time
 --       to live in seconds, tokens to add, deadline of this request in Unix microseconds on Redis's clock, the mark that
---       the turn has read ('' for none, '?' if it could not be read), for the record: what the first event said, what
---       the last event says besides the outcome, offset of the rest of the text in bytes, rest of the text, seconds to
---       remember the turn, value of the key; then the messages as JSON, oldest first
--- Returns 'saved', 'duplicate', 'fenced', 'conflict' if another turn has the key, 'lost' if a reader has closed the record
--- because the lease of the owner had run out, or 'late:' and the time in Unix microseconds if the deadline has passed.
--- 'saved' may be followed by notices, each after a colon: 'no_messages' or 'no_figures' for what Redis had evicted of the
--- session, 'ahead=' and the seconds by which the mark is too far ahead of the clock.
+--       the turn has read ('' for none, '?' if it could not be read); then, if the turn has a record: what the first
+--       event said, what the last event says besides the outcome, offset of the rest of the text in bytes, rest of the
+--       text, seconds to remember the turn, value of the key; then the messages as JSON, oldest first
+-- Returns 'saved', 'duplicate', 'fenced', 'conflict' if another turn has the key, 'lost' if a reader has closed the
+-- record because the lease of the owner had run out, or 'late:' and the time in Unix microseconds if the deadline has
+-- passed. 'saved' may be followed by notices, each after a colon: 'no_messages' or 'no_figures' for what Redis had
+-- evicted of the session, 'ahead=' and the seconds by which the mark is too far ahead of the clock.
 --
 -- Redis does not roll back a script that fails halfway. Everything that can fail therefore comes before the first
 -- write, or is that write: a key of another type fails when it is read, or in LPUSH, which is the first write.
@@ -21,7 +21,7 @@ local MAX_ENTRIES = 128       -- turn ids kept, to detect a repeated commit
 local ENTRY_TTL_SECONDS = 600
 local FENCE_MICROSECONDS = 3600 * 1000000
 local MARK_LENGTH = 35        -- of a mark: microseconds (16 digits until 2286), '.', the newest id; see clear.lua
-local FIRST = 14              -- the first message in ARGV
+local FIRST = KEYS[4] and 14 or 8 -- the first message in ARGV
 local MARK_SKEW_MICROSECONDS = 5 * 1000000 -- the same in clear.lua
 
 local messages, meta, cleared = KEYS[1], KEYS[2], KEYS[3]
@@ -67,8 +67,8 @@ local mark = redis.call('GET', cleared)
 local known = string.sub(mark or figures[5] or '', 1, MARK_LENGTH)
 
 -- After a failover or a correction of the clock, a mark may lie ahead of this server's time. The time of one that is
--- further ahead than the difference that is allowed for decides nothing: it would keep out every turn until the clock has
--- caught up.
+-- further ahead than the difference that is allowed for decides nothing: it would keep out every turn until the clock
+-- has caught up.
 local notice = ''
 local cleared_at = tonumber(string.match(known, '^%d+') or '')
 if cleared_at and cleared_at - now_micros > MARK_SKEW_MICROSECONDS then

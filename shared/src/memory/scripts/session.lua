@@ -1,8 +1,8 @@
 -- Reads a session, after setting its state if one is passed. Never creates a session and never changes its expiry.
 --
 -- KEYS  messages, meta, cleared
--- ARGV  the state, or '' to only read; then for a state: deadline of this request in Unix microseconds on Redis's clock,
---       id of the change (18 digits)
+-- ARGV  the state, or '' to only read; then for a state: deadline of this request in Unix microseconds on Redis's
+--       clock, id of the change (18 digits)
 -- Returns nil if there is no session, otherwise fields of meta followed by the length of the list and the remaining
 -- time to live in seconds; or 'late:' and the time in Unix microseconds if the deadline has passed.
 

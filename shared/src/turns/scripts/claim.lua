@@ -3,7 +3,8 @@
 -- KEYS  record, index, cleared, then the idempotency key if there is one
 -- ARGV  turn id (36 bytes), lease in milliseconds, seconds to keep an open record, then for a key: fingerprint of the
 --       request, id of the dead turn that may be replaced or ''
--- Returns 'claimed', 'reused' if the key belongs to another request, or 'turn:' and the id of the turn that has the key.
+-- Returns 'claimed', 'reused' if the key belongs to another request, or 'turn:' and the id of the turn that has the
+-- key.
 
 local record, index, cleared, key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, keep = ARGV[1], ARGV[3]
