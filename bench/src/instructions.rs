@@ -1,5 +1,5 @@
-//! Instructions and allocations of a turn without a record, counted by callgrind: on machines of one kind they are always
-//! the same, under any load.
+//! Instructions and allocations of a turn without a record, counted by callgrind: on machines of one kind they are
+//! always the same, under any load.
 //!
 //! The real binary runs under valgrind behind the stand-ins, once for a few turns and once for more. The difference,
 //! divided by the number of additional turns, is the cost of one: starting and warming up cancel out. The upstream is
@@ -119,7 +119,8 @@ async fn run(valgrind: &Path, turns: usize) -> Turn {
     ];
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let builder = Function::builder_of(valgrind.to_owned()).arguments(&arguments);
-    // A record is written by time and not by deltas, so its cost depends on the machine. `BENCH_ONLY=record` measures it.
+    // A record is written by time and not by deltas, so its cost depends on the machine. `BENCH_ONLY=record` measures
+    // it.
     let chat = settings(builder, &redis, &upstream)
         .env("TURN_TTL_SECONDS", "0")
         .start()

@@ -26,7 +26,8 @@ impl Cluster {
         Self::start_with_clocks([0; 2 * MASTERS]).await
     }
 
-    /// As [`Cluster::start`], with wall clocks that are ahead of the machine's by these milliseconds: first the masters'.
+    /// As [`Cluster::start`], with wall clocks that are ahead of the machine's by these milliseconds: first the
+    /// masters'.
     ///
     /// # Panics
     /// As [`Cluster::start`].

@@ -69,8 +69,8 @@ impl Server {
         Self::start_with_clock(arguments, 0).await
     }
 
-    /// As [`Server::start_with`], with a wall clock that is ahead of the machine's by this many milliseconds, or behind it
-    /// if the number is negative.
+    /// As [`Server::start_with`], with a wall clock that is ahead of the machine's by this many milliseconds, or behind
+    /// it if the number is negative.
     ///
     /// # Panics
     /// As [`Server::start_with`], or if the C compiler fails.
