@@ -13,7 +13,13 @@ pub(super) const CLEARED_TTL_SECONDS: u64 = 3_660;
 
 /// Stores a turn: appends the messages, trims the list, updates the session's figures and its expiry, and closes the
 /// turn's record.
-pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(commit_source()));
+pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
+    let source = concat!(
+        include_str!("../record/record.lua"),
+        include_str!("scripts/commit.lua")
+    );
+    Script::breakable(source, "BROKEN_COMMIT_SCRIPT")
+});
 
 /// Deletes a session and leaves a mark, once per id.
 pub(super) static CLEAR: LazyLock<Script> =
@@ -22,21 +28,6 @@ pub(super) static CLEAR: LazyLock<Script> =
 /// Reads a session, after setting its state if one is passed, once per id.
 pub(super) static SESSION: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/session.lua")));
-
-/// Returns the source of the commit script. With the feature `test-hooks`, `BROKEN_COMMIT_SCRIPT` names a file that
-/// replaces it, so that tests can show that they detect a broken script.
-fn commit_source() -> &'static str {
-    #[cfg(feature = "test-hooks")]
-    if let Some(path) = std::env::var_os("BROKEN_COMMIT_SCRIPT")
-        && let Ok(source) = std::fs::read_to_string(path)
-    {
-        return source.leak();
-    }
-    concat!(
-        include_str!("../record/record.lua"),
-        include_str!("scripts/commit.lua")
-    )
-}
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,20 @@ impl Script {
             digest: redis::Script::new(code),
         }
     }
+
+    /// Returns a script that tests can break. With the feature `test-hooks`, the environment variable `broken` names a
+    /// file that replaces the source, so that tests can show that they detect a broken script.
+    pub(crate) fn breakable(code: &'static str, broken: &str) -> Self {
+        #[cfg(feature = "test-hooks")]
+        if let Some(path) = std::env::var_os(broken)
+            && let Ok(source) = std::fs::read_to_string(path)
+        {
+            return Self::new(source.leak());
+        }
+        #[cfg(not(feature = "test-hooks"))]
+        let _ = broken;
+        Self::new(code)
+    }
 }
 
 /// A request for one key, or for several keys in the same cluster slot.

@@ -5,23 +5,23 @@ use std::sync::LazyLock;
 use crate::store::Script;
 
 macro_rules! script {
-    ($file:literal) => {
+    ($file:literal, $broken:literal) => {
         LazyLock::new(|| {
-            Script::new(concat!(
-                include_str!("../record/record.lua"),
-                include_str!($file)
-            ))
+            let source = concat!(include_str!("../record/record.lua"), include_str!($file));
+            Script::breakable(source, $broken)
         })
     };
 }
 
 /// Opens the record of a turn, unless another turn has its key.
-pub(super) static CLAIM: LazyLock<Script> = script!("scripts/claim.lua");
+pub(super) static CLAIM: LazyLock<Script> = script!("scripts/claim.lua", "BROKEN_CLAIM_SCRIPT");
 /// Records text, renews the lease, and returns whether the turn shall stop.
-pub(super) static JOURNAL: LazyLock<Script> = script!("scripts/journal.lua");
+pub(super) static JOURNAL: LazyLock<Script> =
+    script!("scripts/journal.lua", "BROKEN_JOURNAL_SCRIPT");
 /// Closes the record of a turn that is not stored.
-pub(super) static CLOSE: LazyLock<Script> = script!("scripts/close.lua");
+pub(super) static CLOSE: LazyLock<Script> = script!("scripts/close.lua", "BROKEN_CLOSE_SCRIPT");
 /// Undoes the claim of a turn that did not begin.
-pub(super) static RELEASE: LazyLock<Script> = script!("scripts/release.lua");
+pub(super) static RELEASE: LazyLock<Script> =
+    script!("scripts/release.lua", "BROKEN_RELEASE_SCRIPT");
 /// Asks a turn to stop.
-pub(super) static STOP: LazyLock<Script> = script!("scripts/stop.lua");
+pub(super) static STOP: LazyLock<Script> = script!("scripts/stop.lua", "BROKEN_STOP_SCRIPT");

@@ -39,8 +39,8 @@ impl FunctionBuilder {
         }
     }
 
-    /// Starts `chat-stream` with the feature `test-hooks` instead: the message `/panic` panics in mid-reply, and
-    /// `BROKEN_COMMIT_SCRIPT` names a file that replaces the commit script.
+    /// Starts `chat-stream` with the feature `test-hooks` instead: the message `/panic` panics in mid-reply, and a
+    /// variable such as `BROKEN_COMMIT_SCRIPT` names a file that replaces the script.
     ///
     /// # Panics
     /// If this is another function, or the build fails.
