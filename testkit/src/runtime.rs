@@ -163,6 +163,13 @@ impl Function {
         self.output()
     }
 
+    /// Kills the function in the middle of whatever it does, as a platform that loses a sandbox. Requests without an
+    /// answer end without one, and so do those that are made later.
+    pub fn kill(&self) {
+        self.process.signal(Signal::KILL);
+        self.api.lose_function();
+    }
+
     /// Stops the Runtime API, upon which the function exits by itself, and waits for that.
     ///
     /// # Panics

@@ -1,7 +1,7 @@
 //! The HTTP side of the stand-in Runtime API.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -41,6 +41,8 @@ pub(super) struct Api {
     deadline: Duration,
     trace_id: String,
     waiting: Mutex<std::collections::VecDeque<Invocation>>,
+    /// Whether the function was killed, so that nobody answers what is handed over.
+    is_lost: AtomicBool,
     arrived: Notify,
     running: Mutex<HashMap<String, mpsc::Sender<Part>>>,
     /// Polls that wait for an event, and invocations without an end.
@@ -74,6 +76,7 @@ impl Api {
             deadline,
             trace_id,
             waiting: Mutex::default(),
+            is_lost: AtomicBool::new(false),
             arrived: Notify::new(),
             running: Mutex::default(),
             load: watch::Sender::new(Load::default()),
@@ -102,9 +105,25 @@ impl Api {
 
     pub(super) fn hand_over(&self, event: &Value, invocation: Invocation) {
         self.unspeakable.lock().unwrap().event(event);
+        let mut waiting = self.waiting.lock().unwrap();
+        if self.is_lost.load(Ordering::Relaxed) {
+            return;
+        }
         self.load.send_modify(|load| load.invocations += 1);
-        self.waiting.lock().unwrap().push_back(invocation);
+        waiting.push_back(invocation);
+        drop(waiting);
         self.arrived.notify_one();
+    }
+
+    /// Ends all invocations that have no answer yet, and those that are still to come.
+    pub(super) fn lose_function(&self) {
+        let mut waiting = self.waiting.lock().unwrap();
+        // Set and read under the locks of the invocations, so none slips through.
+        self.is_lost.store(true, Ordering::Relaxed);
+        let mut ended = waiting.drain(..).count();
+        drop(waiting);
+        ended += self.running.lock().unwrap().drain().count();
+        self.load.send_modify(|load| load.invocations -= ended);
     }
 
     pub(super) async fn wait_idle(&self) {
@@ -175,11 +194,14 @@ impl Api {
                     .boxed_unsync(),
             )
             .expect("a response");
-        self.running
-            .lock()
-            .unwrap()
-            .insert(invocation.id, invocation.parts);
         *invocation.handed_over.lock().unwrap() = Some(Instant::now());
+        let mut running = self.running.lock().unwrap();
+        if self.is_lost.load(Ordering::Relaxed) {
+            self.load.send_modify(|load| load.invocations -= 1);
+        } else {
+            running.insert(invocation.id, invocation.parts);
+        }
+        drop(running);
         response
     }
 
