@@ -17,11 +17,17 @@
 )]
 
 mod checker;
+mod client;
+mod functions;
 mod promptness;
+mod readings;
+mod scene;
+mod stops;
+mod streams;
 mod target;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -30,11 +36,13 @@ use testkit::runtime::Function;
 use testkit::tokens::{secret, token};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use self::checker::{Change, Clear, Session, Stored, Turn, Verdict, check};
-use self::promptness::{Control, First, Hit, judge};
+use self::checker::{Session, Stored, Verdict, check};
+use self::client::{Client, Diary, Habits, Period};
+use self::functions::{Chats, Others};
+use self::promptness::{Control, Hit, judge};
+use self::readings::{Evidence, Request};
 use self::target::{Struck, Target};
 
 const PROCESSES: usize = 3;
@@ -61,35 +69,98 @@ async fn a_cluster_keeps_its_promises_under_faults() {
     run_named("cluster", 10).await;
 }
 
+const RECORD: &str = include_str!("../../../shared/src/record/record.lua");
+const COMMIT: &str = include_str!("../../../shared/src/memory/scripts/commit.lua");
+const CLAIM: &str = include_str!("../../../shared/src/turns/scripts/claim.lua");
+const JOURNAL: &str = include_str!("../../../shared/src/turns/scripts/journal.lua");
+
 /// Without the line that fences turns behind a clear, and without the one that stores both messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_is_broken_on_purpose_is_found_out() {
-    let source = concat!(
-        include_str!("../../../shared/src/record/record.lua"),
-        include_str!("../../../shared/src/memory/scripts/commit.lua")
+    let commit = ("BROKEN_COMMIT_SCRIPT", COMMIT);
+    let fence = ("if is_cleared or", "if");
+    is_found(commit, fence, true, "began before a clear").await;
+    let both = ("unpack(ARGV, FIRST))", "ARGV[FIRST])");
+    is_found(commit, both, true, "a turn is not whole").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_ignores_the_key_is_found_out() {
+    let claim = ("BROKEN_CLAIM_SCRIPT", CLAIM);
+    let keys = ("if key then\n  local other", "if false then\n  local other");
+    is_found(claim, keys, false, "two turns for one key").await;
+}
+
+/// It writes one byte less than there is, and one byte too early.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_writes_something_else_is_found_out() {
+    let journal = ("BROKEN_JOURNAL_SCRIPT", JOURNAL);
+    let write = "'SETRANGE', text, offset, ARGV[6])";
+    let shorter = "'SETRANGE', text, offset, string.sub(ARGV[6], 1, -2))";
+    is_found(
+        journal,
+        (write, shorter),
+        false,
+        "the text of one turn differs",
+    )
+    .await;
+    let earlier = "'SETRANGE', text, math.max(offset - 1, 0), ARGV[6])";
+    is_found(
+        journal,
+        (write, earlier),
+        false,
+        "the text of one turn differs",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_that_nobody_hears_is_found_out() {
+    let journal = ("BROKEN_JOURNAL_SCRIPT", JOURNAL);
+    let answer = ("return found[2] and 'stop' or 'go'", "return 'go'");
+    is_found(journal, answer, false, "after the stop").await;
+}
+
+/// Replaces a part of a script, lets clients talk for a while, and expects this violation.
+async fn is_found(
+    (variable, script): (&'static str, &str),
+    (line, by): (&str, &str),
+    has_faults: bool,
+    violation: &str,
+) {
+    let source = format!("{RECORD}{script}");
+    let broken = source.replace(line, by);
+    assert_ne!(
+        broken, source,
+        "the script has changed, and the mutation no longer applies"
     );
-    let unfenced = source.replace("if is_cleared or", "if");
-    let halved = source.replace("unpack(ARGV, FIRST))", "ARGV[FIRST])");
-    for broken in [unfenced, halved] {
-        assert_ne!(
-            broken, source,
-            "the script has changed, and the mutation no longer applies"
-        );
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(file.path(), broken).expect("written");
-        let path = file.path().to_str().expect("UTF-8").to_owned();
-        let broken = Run {
-            topology: "standalone",
-            length: Duration::from_secs(3),
-            seed: 1,
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), broken).expect("written");
+    let path = file.path().to_str().expect("UTF-8").to_owned();
+    let verdict = run(&Run {
+        topology: "standalone",
+        length: Duration::from_secs(3),
+        seed: 1,
+        habits: Habits {
             // Each clear is a chance to notice that there is no fence.
-            one_clear_in: 3,
-            judges_first_events: false,
-            broken_commit: Some(&path),
-        };
-        let verdict = run(&broken).await;
-        assert!(!verdict.violations.is_empty(), "nothing was noticed");
-    }
+            one_clear_in: if has_faults { 3 } else { 50 },
+            one_stop_in: if has_faults { 50 } else { 3 },
+        },
+        has_faults,
+        judges_first_events: false,
+        // Only faults that strike excuse a stop that takes long.
+        judges_stops: !has_faults,
+        broken: Some((variable, &path)),
+    })
+    .await;
+    assert!(
+        verdict
+            .violations
+            .iter()
+            .any(|found| found.contains(violation)),
+        "not noticed: {violation}:\n{}",
+        verdict.violations.join("\n")
+    );
 }
 
 async fn run_named(topology: &str, seconds: u64) {
@@ -111,9 +182,14 @@ async fn run_named(topology: &str, seconds: u64) {
         topology,
         length: Duration::from_secs(seconds),
         seed,
-        one_clear_in: 12,
+        habits: Habits {
+            one_clear_in: 12,
+            one_stop_in: 12,
+        },
+        has_faults: true,
         judges_first_events: setting("CHAOS_SECONDS").is_some(),
-        broken_commit: None,
+        judges_stops: setting("CHAOS_SECONDS").is_some(),
+        broken: None,
     })
     .await;
     assert!(
@@ -124,45 +200,20 @@ async fn run_named(topology: &str, seconds: u64) {
     assert!(verdict.acknowledged > 0, "nothing was ever saved");
 }
 
-/// How long clients talk.
-#[derive(Default)]
-struct Period {
-    /// Told at each turn that was saved.
-    first_saved: Notify,
-    /// Not known before that.
-    until: OnceLock<Instant>,
-}
-
-impl Period {
-    fn is_on(&self) -> bool {
-        let until = self.until.get();
-        until.is_none_or(|until| Instant::now() < *until)
-    }
-}
-
-/// What one client saw.
-#[derive(Default)]
-struct Diary {
-    turns: Vec<Turn>,
-    clears: Vec<Clear>,
-    changes: Vec<Change>,
-    firsts: Vec<First>,
-    longest_wait: Duration,
-    problems: Vec<String>,
-}
-
 /// What a run is like.
 struct Run<'a> {
     topology: &'a str,
     /// How long faults strike.
     length: Duration,
     seed: u64,
-    /// Of how many requests one is a clear.
-    one_clear_in: u8,
+    habits: Habits,
+    has_faults: bool,
     /// Whether a first event that is late counts. A run among other tests shares the CPUs with them.
     judges_first_events: bool,
-    /// The path of a script to use instead of the commit script.
-    broken_commit: Option<&'a str>,
+    /// Whether a stop that is late counts.
+    judges_stops: bool,
+    /// The variable that names a script, and the path of another one to use in its place.
+    broken: Option<(&'a str, &'a str)>,
 }
 
 /// Lets clients talk while faults strike, and compares what they were told with what is stored.
@@ -171,13 +222,16 @@ async fn run(run: &Run<'_>) -> Verdict {
         topology,
         length,
         seed,
-        one_clear_in,
+        habits,
+        has_faults,
         judges_first_events,
-        broken_commit,
+        judges_stops,
+        broken,
     } = run;
     println!("{topology}: seed {seed}, {} s", length.as_secs());
     let mut rng = Rng::with_seed(seed);
     let mut target = Target::start(topology, &mut rng).await;
+    let env = target.env();
     let start = async |name: &str| {
         let builder = Function::builder(name)
             .env("JWT_SECRET", secret())
@@ -185,46 +239,49 @@ async fn run(run: &Run<'_>) -> Verdict {
             .env("LOG_LEVEL", "error")
             .env("MEMORY_MAX_MESSAGES", "10000")
             .env("REDIS_BREAKER_COOLDOWN_MS", "100")
-            .envs(target.env());
-        let builder = match broken_commit {
-            Some(path) if name == "chat-stream" => {
-                builder.test_hooks().env("BROKEN_COMMIT_SCRIPT", path)
+            .envs(env.clone());
+        let builder = match broken {
+            Some((variable, path)) if name == "chat-stream" => {
+                builder.test_hooks().env(variable, path)
             }
             _ => builder,
         };
-        // One more, for the requests that need no Redis.
-        Arc::new(builder.concurrency(CLIENTS + 1).start().await)
+        // A client may send a message several times at once. One more is for the requests that need no Redis.
+        builder.concurrency(2 * CLIENTS + 1).start().await
     };
     let mut chats = Vec::new();
     for _ in 0..PROCESSES {
-        chats.push(start("chat-stream").await);
+        chats.push(Mutex::new(Arc::new(start("chat-stream").await)));
     }
-    let others = Others {
+    let chats = Arc::new(Chats(chats));
+    let others = Arc::new(Others {
         clear: start("clear-history").await,
         session: start("session-meta").await,
-    };
+        stop: start("stop-stream").await,
+    });
 
-    let period = Arc::new(Period::default());
+    let period = Arc::new(Period::new());
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|client| {
-            let rng = Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(client as u64));
-            let (period, others) = (Arc::clone(&period), others.clone());
-            let talk = talk(client, rng, one_clear_in, period, chats.clone(), others);
-            tokio::spawn(talk)
+        .map(|number| {
+            let client = Client {
+                number,
+                rng: Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(number as u64)),
+                habits,
+                period: Arc::clone(&period),
+                chats: Arc::clone(&chats),
+                others: Arc::clone(&others),
+            };
+            tokio::spawn(client.talk())
         })
         .collect();
     // Faults strike what works: servers that have only just found one another would prove nothing.
     let works = timeout(FIRST_SAVED_WITHIN, period.first_saved.notified()).await;
     assert!(works.is_ok(), "nothing was saved before the first fault");
     let until = Instant::now() + length;
-    period.until.get_or_init(|| until);
+    period.end_at(until);
 
-    let mut controls: Vec<_> = chats
-        .iter()
-        .enumerate()
-        .map(|(process, chat)| {
-            tokio::spawn(control(process, Arc::clone(chat), Arc::clone(&period)))
-        })
+    let mut controls: Vec<_> = (0..PROCESSES)
+        .map(|process| tokio::spawn(control(process, Arc::clone(&chats), Arc::clone(&period))))
         .collect();
     if let Target::Standalone(server, _) = &target {
         controls.push(tokio::spawn(ping(server.port(), Arc::clone(&period))));
@@ -233,40 +290,54 @@ async fn run(run: &Run<'_>) -> Verdict {
     let mut faults: BTreeMap<&str, usize> = BTreeMap::new();
     while Instant::now() < until {
         sleep(Duration::from_millis(rng.u64(100..700))).await;
+        if !has_faults {
+            continue;
+        }
         let from = Instant::now();
-        let (struck, process) = if rng.u8(..6) == 0 {
-            let process = rng.usize(..PROCESSES);
-            chats[process].pause();
-            sleep(Duration::from_millis(rng.u64(50..500))).await;
-            chats[process].resume();
-            (Struck::nobody("a function frozen"), Some(process))
-        } else {
-            (target.strike(&mut rng).await, None)
+        let process = rng.usize(..PROCESSES);
+        let (struck, process, is_kill) = match rng.u8(..12) {
+            0 => {
+                chats.replace(process, start("chat-stream").await);
+                (Struck::nobody("a function killed"), Some(process), true)
+            }
+            1 | 2 => {
+                let frozen = chats.get(process);
+                frozen.pause();
+                sleep(Duration::from_millis(rng.u64(50..500))).await;
+                frozen.resume();
+                (Struck::nobody("a function frozen"), Some(process), false)
+            }
+            _ => (target.strike(&mut rng).await, None, false),
         };
         *faults.entry(struck.name).or_default() += 1;
         hits.push(Hit {
             name: struck.name,
             during: from..Instant::now(),
             users: struck.users,
+            touched: struck.touched,
             process,
+            is_kill,
         });
     }
     target.heal().await;
 
     let mut diary = Diary::default();
     for client in clients {
-        let own = client.await.expect("a client does not panic");
-        diary.turns.extend(own.turns);
-        diary.clears.extend(own.clears);
-        diary.changes.extend(own.changes);
-        diary.firsts.extend(own.firsts);
-        diary.problems.extend(own.problems);
-        diary.longest_wait = diary.longest_wait.max(own.longest_wait);
+        diary.add(client.await.expect("a client does not panic"));
     }
     let mut answered = Vec::new();
     for control in controls {
         answered.extend(control.await.expect("a control does not panic"));
     }
+    // Turns that nobody reads any longer end with their processes, before anything is compared.
+    let chats = Arc::into_inner(chats).expect("nobody uses them any longer");
+    for chat in chats.0 {
+        let chat = chat.into_inner().expect("not poisoned");
+        let mut chat = Arc::into_inner(chat).expect("nobody uses it any longer");
+        chat.terminate();
+        chat.exit().await;
+    }
+    let over = Instant::now();
     // Before the first fault, processes and connections are cold.
     diary
         .firsts
@@ -279,10 +350,27 @@ async fn run(run: &Run<'_>) -> Verdict {
             stored.insert(session.clone(), target.stored(&session).await);
         }
     }
-    let mut verdict = check(&diary.turns, &diary.clears, &diary.changes, &stored);
-    verdict.violations.extend(diary.problems);
+    let evidence = Evidence {
+        readings: &diary.readings,
+        stops: &diary.stops,
+        clears: &diary.clears,
+        hits: &hits,
+        controls: &answered,
+        stored: &stored,
+        is_single: target.is_single(),
+        judges_times: judges_stops,
+        over,
+    };
+    let turns = evidence.turns();
+    let mut verdict = check(&turns, &diary.clears, &diary.changes, &stored);
+    verdict.violations.extend(streams::judge(&evidence));
+    verdict.violations.extend(stops::judge(&evidence));
+    for line in evidence.stories(&verdict.violations).iter().take(200) {
+        println!("{line}");
+    }
     println!(
-        "{topology}: the first event of {} turns whose server was well: half within {:?}, 99% within {:?}, the longest {:?}",
+        "{topology}: the first event of {} turns whose server was well: half within {:?}, 99% within {:?}, \
+         the longest {:?}",
         promptness.took.len(),
         promptness.within(50),
         promptness.within(99),
@@ -291,37 +379,40 @@ async fn run(run: &Run<'_>) -> Verdict {
     if judges_first_events {
         verdict.violations.extend(promptness.violations);
     }
+    let resumed = diary
+        .readings
+        .iter()
+        .filter(|one| one.request == Request::Resume);
     println!(
-        "{topology}: {} turns, {} clears, {} changes of state, faults {faults:?}, acknowledged {}, lost {}, doubled {}, longest wait for the first byte {} ms, violations {}",
-        diary.turns.len(),
+        "{topology}: {} turns, {} with a key, {} resumptions, {} stops, {} clears, {} changes of state, \
+         faults {faults:?}, acknowledged {}, lost {}, doubled {}, violations {}",
+        turns.len(),
+        diary.keyed,
+        resumed.count(),
+        diary.stops.iter().filter(|stop| stop.status == 202).count(),
         diary.clears.len(),
         diary.changes.len(),
         verdict.acknowledged,
         verdict.lost,
         verdict.doubled,
-        diary.longest_wait.as_millis(),
         verdict.violations.len(),
     );
     verdict
 }
 
-/// The functions besides the chats.
-#[derive(Clone)]
-struct Others {
-    clear: Arc<Function>,
-    session: Arc<Function>,
-}
-
 /// Asks a process for an answer that needs no Redis, again and again.
-async fn control(process: usize, chat: Arc<Function>, period: Arc<Period>) -> Vec<Control> {
+async fn control(process: usize, chats: Arc<Chats>, period: Arc<Period>) -> Vec<Control> {
     let refused = events::chat(&token("control"), "luna", "");
     let mut answered = Vec::new();
     while period.is_on() {
-        let answer = chat.invoke(&refused).await;
-        answered.push(Control {
-            process: Some(process),
-            during: answer.handed_over..answer.ended,
-        });
+        let answer = chats.get(process).invoke(&refused).await;
+        // A process that was killed has no answer.
+        if answer.status != 0 {
+            answered.push(Control {
+                process: Some(process),
+                during: answer.handed_over..answer.ended,
+            });
+        }
         sleep(BETWEEN_CONTROLS).await;
     }
     answered
@@ -351,99 +442,4 @@ async fn ping(port: u16, period: Arc<Period>) -> Vec<Control> {
         }
     }
     answered
-}
-
-/// One client: it talks to its own session, or to one that others use too, and sometimes clears it.
-async fn talk(
-    client: usize,
-    mut rng: Rng,
-    one_clear_in: u8,
-    period: Arc<Period>,
-    chats: Vec<Arc<Function>>,
-    others: Others,
-) -> Diary {
-    let mut diary = Diary::default();
-    let mut number = 0;
-    while period.is_on() {
-        let user = if rng.bool() {
-            client % USERS
-        } else {
-            rng.usize(..USERS)
-        };
-        let session = (
-            format!("u{user}"),
-            CHARACTERS[rng.usize(..CHARACTERS.len())].to_owned(),
-        );
-        let token = token(&session.0);
-        if rng.u8(..one_clear_in) == 0 {
-            let issued = Instant::now();
-            let answer = others
-                .clear
-                .invoke(&events::clear(&token, &session.1))
-                .await;
-            diary.clears.push(Clear {
-                session,
-                issued,
-                ended: Instant::now(),
-                done: answer.status == 200,
-            });
-            continue;
-        }
-        if rng.u8(..20) == 0 {
-            let state = ["ACTIVE", "INACTIVE", "ENDED"][rng.usize(..3)];
-            let issued = Instant::now();
-            let event = events::set_state(&token, &session.1, state);
-            let answer = others.session.invoke(&event).await;
-            diary.changes.push(Change {
-                session,
-                state,
-                issued,
-                ended: Instant::now(),
-                done: answer.status == 200,
-            });
-            continue;
-        }
-        number += 1;
-        let said = format!("c{client}-{number}");
-        let handed_over = Instant::now();
-        let process = rng.usize(..chats.len());
-        let answer = chats[process]
-            .invoke(&events::chat(&token, &session.1, &said))
-            .await;
-        let streamed = answer.events();
-        let (Some(first), Some(last)) = (streamed.first(), streamed.last()) else {
-            diary.problems.push(format!(
-                "{said} was not streamed: {} {:?}",
-                answer.status, answer.error
-            ));
-            continue;
-        };
-        if last.data["done"] != true || !answer.reply().contains(&format!("“{said}”")) {
-            diary
-                .problems
-                .push(format!("{said} got no whole reply: {:?}", last.data));
-        }
-        diary.longest_wait = diary
-            .longest_wait
-            .max(first.at.saturating_duration_since(answer.handed_over));
-        diary.firsts.push(First {
-            user,
-            process,
-            during: answer.handed_over..first.at,
-            said: said.clone(),
-        });
-        if last.data["saved"] == true {
-            period.first_saved.notify_one();
-        }
-        diary.turns.push(Turn {
-            session,
-            client,
-            said,
-            handed_over,
-            begun: first.at,
-            ended: Instant::now(),
-            saved: last.data["saved"] == true,
-        });
-    }
-    diary
 }

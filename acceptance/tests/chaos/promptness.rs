@@ -16,15 +16,29 @@ const CPU_TURNS: u32 = 3;
 /// The time for which a server that is back counts as unwell: until the breakers' next probe, and a new connection.
 const SETTLES_WITHIN: Duration = Duration::from_secs(1);
 
-/// A fault that may delay the first events of some.
+/// A fault that struck.
 #[derive(Debug, Clone)]
 pub(crate) struct Hit {
     pub(crate) name: &'static str,
     pub(crate) during: Range<Instant>,
-    /// The users whose server it strikes.
+    /// The users whose server does not answer as usual meanwhile.
     pub(crate) users: Vec<usize>,
+    /// The users whose server may fail to store something meanwhile.
+    pub(crate) touched: Vec<usize>,
     /// The process that it strikes.
     pub(crate) process: Option<usize>,
+    /// Whether the process is killed, and replaced by another.
+    pub(crate) is_kill: bool,
+}
+
+impl Hit {
+    /// Returns whether a time overlaps with the fault, or with the time in which its server or process settles after it.
+    pub(crate) fn overlaps(&self, during: &Range<Instant>) -> bool {
+        overlap(
+            &(self.during.start..self.during.end + SETTLES_WITHIN),
+            during,
+        )
+    }
 }
 
 /// A first event.
@@ -68,22 +82,17 @@ pub(crate) fn judge(firsts: &[First], hits: &[Hit], controls: &[Control]) -> Pro
     for first in firsts {
         let is_hit = hits.iter().any(|hit| {
             let concerns = hit.users.contains(&first.user) || hit.process == Some(first.process);
-            let during = hit.during.start..hit.during.end + SETTLES_WITHIN;
-            concerns && overlap(&during, &first.during)
+            concerns && hit.overlaps(&first.during)
         });
         if is_hit {
             continue;
         }
         let took = length(&first.during);
         promptness.took.push(took);
-        let longest = |process: Option<usize>| {
-            let same = controls.iter().filter(|control| {
-                control.process == process && overlap(&control.during, &first.during)
-            });
-            let longest = same.map(|control| length(&control.during)).max();
-            longest.unwrap_or_default()
-        };
-        let (process, server) = (longest(Some(first.process)), longest(None));
+        let (process, server) = (
+            longest(controls, Some(first.process), &first.during),
+            longest(controls, None, &first.during),
+        );
         if took > PROMISED + CPU_TURNS * process + server {
             let before = hits
                 .iter()
@@ -99,6 +108,19 @@ pub(crate) fn judge(firsts: &[First], hits: &[Hit], controls: &[Control]) -> Pro
     }
     promptness.took.sort();
     promptness
+}
+
+/// Returns the longest answer of a process, or of the server, at some time.
+pub(crate) fn longest(
+    controls: &[Control],
+    process: Option<usize>,
+    during: &Range<Instant>,
+) -> Duration {
+    let same = controls
+        .iter()
+        .filter(|control| control.process == process && overlap(&control.during, during));
+    let longest = same.map(|control| length(&control.during)).max();
+    longest.unwrap_or_default()
 }
 
 fn length(range: &Range<Instant>) -> Duration {
@@ -135,7 +157,9 @@ mod tests {
             name: "a fault",
             during,
             users: users.to_vec(),
+            touched: users.to_vec(),
             process,
+            is_kill: false,
         };
         assert_eq!(found(&[], &[]), 1);
         assert_eq!(found(&[hit(ms(4_500, 4_600), &[1], Some(1))], &[]), 1);

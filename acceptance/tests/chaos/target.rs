@@ -33,6 +33,8 @@ pub(crate) struct Struck {
     pub(crate) name: &'static str,
     /// The users whose server does not answer as usual meanwhile.
     pub(crate) users: Vec<usize>,
+    /// The users whose server may fail to store something meanwhile. Some of these faults delay nobody.
+    pub(crate) touched: Vec<usize>,
 }
 
 impl Struck {
@@ -41,15 +43,30 @@ impl Struck {
         Self {
             name,
             users: Vec::new(),
+            touched: Vec::new(),
+        }
+    }
+
+    /// A fault that delays nobody, and may keep the servers of these users from storing something.
+    fn of_writes(name: &'static str, touched: Vec<usize>) -> Self {
+        Self {
+            name,
+            users: Vec::new(),
+            touched,
         }
     }
 
     fn everybody(name: &'static str) -> Self {
         Self {
             name,
-            users: (0..USERS).collect(),
+            users: everyone(),
+            touched: everyone(),
         }
     }
+}
+
+fn everyone() -> Vec<usize> {
+    (0..USERS).collect()
 }
 
 impl Target {
@@ -72,6 +89,11 @@ impl Target {
             }
             other => panic!("no such topology: {other}"),
         }
+    }
+
+    /// Returns whether there is one server alone, which loses nothing.
+    pub(crate) fn is_single(&self) -> bool {
+        matches!(self, Self::Standalone(..))
     }
 
     pub(crate) fn env(&self) -> Vec<(String, String)> {
@@ -173,7 +195,7 @@ async fn strike_server(server: &mut Server, proxy: &Proxy, rng: &mut Rng) -> Str
             server
                 .command::<String>(&["CONFIG", "SET", "maxmemory", "0"])
                 .await;
-            Struck::nobody("memory full")
+            Struck::of_writes("memory full", everyone())
         }
         5 | 6 => {
             let delay = Duration::from_millis(rng.u64(50..1_500));
@@ -187,7 +209,7 @@ async fn strike_server(server: &mut Server, proxy: &Proxy, rng: &mut Rng) -> Str
         }
         _ => {
             server.command::<i64>(&KILL_CONNECTIONS).await;
-            Struck::nobody("connections killed")
+            Struck::of_writes("connections killed", everyone())
         }
     }
 }
@@ -225,7 +247,7 @@ async fn strike_sentinels(sentinels: &mut Sentinels, rng: &mut Rng) -> Struck {
             sentinels.pause_replica().await;
             sleep(Duration::from_millis(rng.u64(50..1_500))).await;
             sentinels.resume();
-            Struck::nobody("replica stopped")
+            Struck::of_writes("replica stopped", everyone())
         }
         5 => {
             sentinels.command::<String>(&["SCRIPT", "FLUSH"]).await;
@@ -233,7 +255,7 @@ async fn strike_sentinels(sentinels: &mut Sentinels, rng: &mut Rng) -> Struck {
         }
         _ => {
             sentinels.command::<i64>(&KILL_CONNECTIONS).await;
-            Struck::nobody("connections killed")
+            Struck::of_writes("connections killed", everyone())
         }
     }
 }
@@ -277,7 +299,7 @@ async fn strike_cluster(cluster: &mut Cluster, rng: &mut Rng) -> Struck {
             }
             sleep(Duration::from_millis(rng.u64(50..600))).await;
             cluster.resume();
-            return Struck::nobody("replica stopped");
+            return Struck::of_writes("replica stopped", users);
         }
         5 => {
             let slot = cluster.slot(&key_of_it).await;
@@ -287,7 +309,7 @@ async fn strike_cluster(cluster: &mut Cluster, rng: &mut Rng) -> Struck {
                 cluster.migrate_keys(slot, master, to).await;
                 cluster.finish_migration(slot, master, to).await;
             }
-            return Struck::nobody("slot moved");
+            return Struck::of_writes("slot moved", users);
         }
         6 => {
             cluster
@@ -298,8 +320,12 @@ async fn strike_cluster(cluster: &mut Cluster, rng: &mut Rng) -> Struck {
         }
         _ => {
             cluster.node(master).command::<i64>(&KILL_CONNECTIONS).await;
-            return Struck::nobody("connections killed");
+            return Struck::of_writes("connections killed", users);
         }
     };
-    Struck { name, users }
+    Struck {
+        name,
+        touched: users.clone(),
+        users,
+    }
 }
