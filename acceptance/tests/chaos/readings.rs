@@ -163,14 +163,10 @@ impl<'a> Evidence<'a> {
     pub(crate) fn stories(&self, violations: &[String]) -> Vec<String> {
         let named = |said: &str| {
             let name = said.split(' ').next().unwrap_or(said);
-            let is_part = |text: &char| text.is_ascii_alphanumeric() || *text == '-';
             violations.iter().any(|text| {
-                text.match_indices(name).any(|(at, _)| {
-                    !text[at + name.len()..]
-                        .chars()
-                        .next()
-                        .is_some_and(|next| is_part(&next))
-                })
+                let mut words =
+                    text.split(|part: char| !part.is_ascii_alphanumeric() && part != '-');
+                words.any(|word| word == name)
             })
         };
         let mut lines: Vec<(Instant, String)> = Vec::new();
@@ -183,7 +179,7 @@ impl<'a> Evidence<'a> {
             let stops = self.stops.iter().filter(|stop| stop.said == group[0].said);
             lines.extend(stops.map(|stop| (stop.issued, format!("{stop:?}"))));
             let hits = self.hits.iter().filter(|hit| hit.overlaps(&span(group)));
-            lines.extend(hits.map(|hit| (hit.during.start, format!("{hit:?}"))));
+            lines.extend(hits.map(|hit| (hit.during.start, format!("{}: {hit:?}", hit.name))));
         }
         lines.sort_by_key(|(at, _)| *at);
         lines.dedup_by(|one, other| one.1 == other.1);
