@@ -1,68 +1,27 @@
 //! A client: it sends messages, reads the replies, leaves and comes back, stops turns, and clears its session.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fastrand::Rng;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use testkit::events::{self, Event};
 use testkit::tokens::token;
-use tokio::sync::{Notify, watch};
-use tokio::time::sleep_until;
 
 use super::checker::{Change, Clear, Session};
 use super::functions::{Chats, Others};
+use super::period::Period;
 use super::promptness::First;
 use super::readings::{End, Reading, Request, Stop};
 use super::{CHARACTERS, USERS};
 
-/// The time after the end of a period after which a client reads no longer. A stream of a dead process may be silent.
-const READS_ON_FOR: Duration = Duration::from_secs(2);
 /// The most returns to one turn.
 const MAX_RETURNS: usize = 5;
 /// The events of a stream after which a client leaves it, or stops the turn, at the latest.
 const SOON: usize = 12;
 /// What makes a message long, so that its echo takes long: characters of one to four bytes.
 const LONG: &str = "慢慢说é🙂";
-
-/// How long clients talk.
-pub(crate) struct Period {
-    /// Told at each turn that was saved.
-    pub(crate) first_saved: Notify,
-    /// Not known before that.
-    until: watch::Sender<Option<Instant>>,
-}
-
-impl Period {
-    pub(crate) fn new() -> Self {
-        Self {
-            first_saved: Notify::new(),
-            until: watch::Sender::new(None),
-        }
-    }
-
-    pub(crate) fn end_at(&self, until: Instant) {
-        self.until.send_replace(Some(until));
-    }
-
-    pub(crate) fn is_on(&self) -> bool {
-        self.until
-            .borrow()
-            .is_none_or(|until| Instant::now() < until)
-    }
-
-    /// Waits until no client may read any longer.
-    async fn over(&self) {
-        let mut until = self.until.subscribe();
-        let known = until.wait_for(Option::is_some).await;
-        let until = known
-            .ok()
-            .and_then(|until| *until)
-            .unwrap_or_else(Instant::now);
-        sleep_until((until + READS_ON_FOR).into()).await;
-    }
-}
 
 /// What clients do more or less often.
 #[derive(Clone, Copy)]

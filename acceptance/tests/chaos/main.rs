@@ -19,6 +19,7 @@
 mod checker;
 mod client;
 mod functions;
+mod period;
 mod promptness;
 mod readings;
 mod scene;
@@ -39,8 +40,9 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use self::checker::{Session, Stored, Verdict, check};
-use self::client::{Client, Diary, Habits, Period};
+use self::client::{Client, Diary, Habits};
 use self::functions::{Chats, Others};
+use self::period::Period;
 use self::promptness::{Control, Hit, judge};
 use self::readings::{Evidence, Request};
 use self::target::{Struck, Target};
@@ -139,7 +141,7 @@ async fn is_found(
     let path = file.path().to_str().expect("UTF-8").to_owned();
     let verdict = run(&Run {
         topology: "standalone",
-        length: Duration::from_secs(3),
+        length: Duration::from_secs(if has_faults { 3 } else { 2 }),
         seed: 1,
         habits: Habits {
             // Each clear is a chance to notice that there is no fence.
