@@ -32,7 +32,7 @@ pub(crate) struct Hit {
 }
 
 impl Hit {
-    /// Returns whether a time overlaps with the fault, or with the time in which its server or process settles after it.
+    /// Returns whether a time overlaps with the fault, or with the time in which its server or process settles.
     pub(crate) fn overlaps(&self, during: &Range<Instant>) -> bool {
         overlap(
             &(self.during.start..self.during.end + SETTLES_WITHIN),

@@ -1,5 +1,5 @@
-//! Proofs that the checker sees what it must: scripts that are broken on purpose are found out, each by the rule that is
-//! about it, and nothing else is.
+//! Proofs that the checker sees what it must: scripts that are broken on purpose are found out, each by the rule that
+//! is about it.
 
 use super::{Run, run};
 
