@@ -319,7 +319,8 @@ impl Service {
     /// Stores the record of a turn that has ended.
     async fn store_turn(&self) {
         let record = format!("chat:{CALLER}:luna:turn:{TURN}");
-        let end = format!("saved done {TURN} {TURN} stop 310 2");
+        let reply = "在看呀，和你一起。";
+        let end = format!("saved {} done {TURN} {TURN} stop 310 2", reply.len());
         let hset = [
             "HSET",
             &record,
@@ -332,7 +333,7 @@ impl Service {
         ];
         let _: i64 = self.redis.command(&hset).await;
         let text = format!("{record}:text");
-        let set = ["SET", &text, "在看呀，和你一起。"];
+        let set = ["SET", &text, reply];
         let _: () = self.redis.command(&set).await;
     }
 

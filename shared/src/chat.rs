@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use self::follow::Reader;
 pub use self::follow::Resume;
+use self::follow::{Reader, Repeated};
 pub use self::frame::{FailureCode, Frame, MemoryStatus, Reply, Unsaved, Usage};
 use self::opening::{Opening, remembered};
 use self::relay::Relay;
@@ -41,7 +41,7 @@ use crate::telemetry::{Invocation, TurnFigures};
 use crate::tokens::Counter;
 use crate::turns::{Claim, Turns};
 
-/// Most attempts to claim a turn whose key belongs to dead turns.
+/// Most attempts to claim a turn whose key belongs to dead turns, or to one whose record is gone.
 const MAX_CLAIMS: usize = 3;
 
 /// A request to start a turn.
@@ -236,27 +236,31 @@ impl Chat {
             let opening = self.open(&ask, &invocation, replaces).await;
             match opening.claim {
                 Claim::Owned | Claim::Unknown => {
-                    let record = opening
-                        .record
-                        .clone()
-                        .filter(|_| opening.claim == Claim::Owned);
+                    let (claim, record) = (opening.claim, opening.record.clone());
                     let begun = self.run(ask, invocation.clone(), opening).await;
                     if let (Err(_), Some(record)) = (&begun, record) {
-                        record.release(&invocation).await;
+                        match claim {
+                            Claim::Owned => record.release(&invocation).await,
+                            // The claim may have succeeded, or may yet. The refusal does not wait for that.
+                            _ => drop(tokio::spawn(async move {
+                                record.release(&Invocation::detached()).await;
+                            })),
+                        }
                     }
                     return begun;
                 }
                 Claim::Reused => return Err(Refusal::KeyReused),
-                Claim::Other(id) => match self.repeat(&ask, &invocation, id).await? {
-                    Some(turn) => return Ok(turn),
-                    None => {
-                        // What refused that turn may refuse this one.
-                        let character = opening.character?;
-                        let (prompt, limits) = (&character.system_prompt, self.inner.limits);
-                        context::fit(prompt, Vec::new(), &ask.message, limits)?;
-                        replaces = Some(id);
-                    }
-                },
+                Claim::Other(id) => {
+                    replaces = match self.repeat(&ask, &invocation, id).await? {
+                        Repeated::Turn(turn) => return Ok(turn),
+                        Repeated::Lost => Some(id),
+                        Repeated::Gone => None,
+                    };
+                    // What refused that turn may refuse this one.
+                    let character = opening.character?;
+                    let (prompt, limits) = (&character.system_prompt, self.inner.limits);
+                    context::fit(prompt, Vec::new(), &ask.message, limits)?;
+                }
             }
         }
         Err(Refusal::TurnNotFound)

@@ -15,7 +15,7 @@ use crate::config::{KeyLayout, MemoryConfig};
 use crate::ids::{CharacterId, TurnId, UserId};
 use crate::keys::SessionKeys;
 use crate::message::Message;
-use crate::record::Closing;
+use crate::record::{Closing, LONGEST_TURN_SECONDS};
 use crate::session::{self, Session, State};
 pub use crate::store::Error;
 use crate::store::{Call, Store, Value};
@@ -115,6 +115,7 @@ pub struct Memory {
     layout: KeyLayout,
     max_messages: usize,
     ttl_seconds: u64,
+    cleared_ttl_seconds: u64,
 }
 
 impl Memory {
@@ -126,6 +127,9 @@ impl Memory {
             layout,
             max_messages: config.max_messages,
             ttl_seconds: config.ttl_seconds,
+            // A record of before the clear must not outlive the mark that hides it.
+            cleared_ttl_seconds: scripts::CLEARED_TTL_SECONDS
+                .max(config.turn_ttl_seconds + LONGEST_TURN_SECONDS),
         }
     }
 
@@ -248,7 +252,7 @@ impl Memory {
         let id = ChangeId::new().to_string();
         let clear = |until: u64| {
             Call::script(&scripts::CLEAR, [&keys.messages, &keys.meta, &keys.cleared])
-                .arg(scripts::CLEARED_TTL_SECONDS)
+                .arg(self.cleared_ttl_seconds)
                 .arg(until)
                 .arg(&id)
         };

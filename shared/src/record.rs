@@ -4,6 +4,9 @@
 use crate::keys::TurnKeys;
 use crate::store::Call;
 
+/// Seconds for which a turn may run, and a margin. An open record is kept for as long, and then remembered.
+pub(crate) const LONGEST_TURN_SECONDS: u64 = 960;
+
 /// Everything that a closed record says, but for the outcome.
 #[derive(Debug, Clone)]
 pub(crate) struct Closing {
@@ -14,10 +17,8 @@ pub(crate) struct Closing {
     pub(crate) start: String,
     /// What the last event of the stream says besides the outcome.
     pub(crate) last: String,
-    /// Offset of `tail` in the reply's text, in bytes. The text before it is recorded.
-    pub(crate) offset: usize,
-    /// The rest of the reply's text.
-    pub(crate) tail: String,
+    /// The whole text of the reply, whatever is recorded of it already.
+    pub(crate) text: String,
     /// Seconds for which the record and the key are kept.
     pub(crate) remember_seconds: u64,
 }
@@ -46,14 +47,13 @@ impl RequestKey {
 }
 
 impl Closing {
-    /// Appends the record's keys and its six arguments to a call of the commit script.
+    /// Appends the record's keys and its five arguments to a call of the commit script.
     pub(crate) fn add_to(&self, call: Call) -> Call {
         call.keys([self.keys.record.as_str(), &self.keys.text])
             .keys(self.request.iter().map(RequestKey::name))
             .arg(&self.start)
             .arg(&self.last)
-            .arg(self.offset)
-            .arg(&self.tail)
+            .arg(&self.text)
             .arg(self.remember_seconds)
             .arg(self.request_value())
     }

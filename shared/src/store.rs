@@ -73,7 +73,7 @@ impl Error {
     /// Returns whether Redis replied, and refused the request.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Redis(error) if error.code().is_some())
+        matches!(self, Self::Redis(error) if error.code().is_some() && !failure::is_outage(error))
     }
 
     /// Returns whether the user of Redis lacks a right.

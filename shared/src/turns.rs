@@ -18,15 +18,13 @@ pub(crate) use self::journal::Journal;
 use crate::config::{KeyLayout, MemoryConfig};
 use crate::ids::{CharacterId, IdempotencyKey, TurnId, UserId};
 use crate::keys::{self, TurnKeys};
-use crate::record::{Closing, RequestKey};
+use crate::record::{Closing, LONGEST_TURN_SECONDS, RequestKey};
 pub use crate::store::Error;
 use crate::store::{Call, Store, Value, from_redis_value};
 use crate::telemetry::{Invocation, Operation};
 
 /// Time after its last sign of life for which the owner of a turn is taken for alive.
 const LEASE: Duration = Duration::from_secs(10);
-/// Seconds for which a turn may run, and a margin. An open record is kept for as long, and then remembered.
-const LONGEST_TURN_SECONDS: u64 = 960;
 /// Turns of a session that are looked at to find the newest one that runs.
 const MOST_AT_ONCE: isize = 16;
 
@@ -286,22 +284,15 @@ impl Record {
             .await;
     }
 
-    /// Returns how the record closes: `last` is what the last event says besides the outcome, and the first `offset`
-    /// bytes of the text are recorded already.
-    pub(crate) fn closing(
-        &self,
-        start: String,
-        last: String,
-        offset: usize,
-        tail: String,
-    ) -> Closing {
+    /// Returns how the record closes: `start` and `last` are what the first and the last event say, but for the outcome,
+    /// and `text` is the whole text.
+    pub(crate) fn closing(&self, start: String, last: String, text: String) -> Closing {
         Closing {
             keys: self.keys.clone(),
             request: self.request.clone(),
             start,
             last,
-            offset,
-            tail,
+            text,
             remember_seconds: self.turns.remember_seconds,
         }
     }
@@ -326,7 +317,7 @@ impl Record {
     /// # Errors
     /// Redis is unavailable. The record may be closed nevertheless.
     async fn close_if_dead(&self, invocation: &Invocation, last: &str) -> Result<Death, Error> {
-        let closing = self.closing(String::new(), last.to_owned(), 0, String::new());
+        let closing = self.closing(String::new(), last.to_owned(), String::new());
         let answer = self.send_close(invocation, Outcome::Lost, &closing).await?;
         Ok(match answer.as_str() {
             "lost" => Death::Lost,
@@ -347,8 +338,7 @@ impl Record {
                 .arg(outcome.as_str())
                 .arg(&closing.start)
                 .arg(&closing.last)
-                .arg(closing.offset)
-                .arg(&closing.tail)
+                .arg(&closing.text)
                 .arg(closing.remember_seconds)
                 .arg(closing.request_value())
                 .arg(until)

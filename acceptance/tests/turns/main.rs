@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 mod death;
+mod gone;
 mod keys;
 mod outage;
 mod resume;

@@ -32,8 +32,9 @@ impl Task {
         let prompt = std::mem::take(&mut self.prompt.messages);
         let (usage, has_time) = match &generated.ending {
             Ending::Complete { usage, .. } => (usage.unwrap_or_default(), true),
-            Ending::Failed(_) | Ending::Stopped => (llm::Usage::default(), true),
-            Ending::OutOfTime => (llm::Usage::default(), false),
+            Ending::Failed(_) => (llm::Usage::default(), true),
+            // Who stops a turn waits for its end.
+            Ending::Stopped | Ending::OutOfTime => (llm::Usage::default(), false),
         };
         let believed = believed(&usage, &generated.text);
         if let (Some(assistant), Some(prompt_tokens)) = (believed, usage.prompt_tokens) {

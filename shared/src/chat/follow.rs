@@ -24,6 +24,17 @@ pub struct Resume {
     pub deadline: Option<Instant>,
 }
 
+/// What became of a turn that the same request has begun before.
+pub(super) enum Repeated {
+    /// It runs, or has ended.
+    Turn(Turn),
+    /// Its owner died. It is not stored, and never will be.
+    Lost,
+    /// It has no record. Either it was refused, and its key is free; or Redis has evicted the record and not the key, and
+    /// the turn may be stored.
+    Gone,
+}
+
 /// Reads the frames of a turn from its record.
 pub(super) struct Reader {
     follower: Box<Follower>,
@@ -77,35 +88,29 @@ impl Chat {
         }
     }
 
-    /// Returns the turn that the same request has begun before, or `None` if that turn is lost or was refused, so that
-    /// it may be run again.
+    /// Returns what became of the turn that the same request has begun before.
     pub(super) async fn repeat(
         &self,
         ask: &Ask,
         invocation: &Invocation,
         turn: TurnId,
-    ) -> Result<Option<Turn>, Refusal> {
+    ) -> Result<Repeated, Refusal> {
         let Some(record) = self.record(ask, turn) else {
-            return Ok(None);
+            return Ok(Repeated::Gone);
         };
         match follower(invocation, record.clone(), None).await? {
             Opened::Found(mut follower) => {
                 let begun = follower.begun(invocation).await;
-                if begun.map_err(Refusal::Unavailable)? != Begun::Yes {
-                    return Ok(None);
-                }
-                let invocation = invocation.clone();
-                Ok(Some(self.read(
-                    turn,
-                    follower,
-                    None,
-                    ask.deadline,
-                    invocation,
-                )))
+                Ok(match begun.map_err(Refusal::Unavailable)? {
+                    Begun::Yes => {
+                        let invocation = invocation.clone();
+                        Repeated::Turn(self.read(turn, follower, None, ask.deadline, invocation))
+                    }
+                    Begun::Lost => Repeated::Lost,
+                    Begun::Refused => Repeated::Gone,
+                })
             }
-            // The turn was refused, or Redis has evicted its record. Then a late commit finds that the key is
-            // another's.
-            Opened::NotFound => Ok(None),
+            Opened::NotFound => Ok(Repeated::Gone),
             Opened::Cleared | Opened::NotAnOffset => Err(Refusal::TurnNotFound),
         }
     }

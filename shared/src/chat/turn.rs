@@ -74,9 +74,8 @@ impl Task {
         let generated = self.generate(journal.as_ref()).await;
         let counts = self.count(&generated).await;
         // Nothing is recorded beside the end of the turn.
-        let recorded = journal.as_ref().map_or(0, Journal::recorded);
         drop(journal);
-        let (last, outcome) = self.end(&generated, &counts, recorded).await;
+        let (last, outcome) = self.end(&generated, &counts).await;
         self.note(&generated, &counts);
         let Self {
             invocation, relay, ..
@@ -189,14 +188,9 @@ impl Task {
         }
     }
 
-    /// Stores the turn, unless the reply is blank, and closes its record, whose text has `recorded` bytes. Returns what
-    /// the last frame says, and how the turn is stored.
-    async fn end(
-        &mut self,
-        generated: &Generated,
-        counts: &Counts,
-        recorded: usize,
-    ) -> (Last, Outcome) {
+    /// Stores the turn, unless the reply is blank, and closes its record. Returns what the last frame says, and how the
+    /// turn is stored.
+    async fn end(&mut self, generated: &Generated, counts: &Counts) -> (Last, Outcome) {
         let (user, assistant) = self.messages(generated, counts);
         let last = match &generated.ending {
             Ending::Complete { finish_reason, .. } => {
@@ -207,9 +201,8 @@ impl Task {
             Ending::OutOfTime => Last::Failed(FailureCode::UpstreamTimeout),
         };
         let closing = self.record.as_ref().map(|record| {
-            let tail = generated.text.get(recorded..).unwrap_or_default();
             let start = std::mem::take(&mut self.start_text);
-            record.closing(start, last.to_string(), recorded, tail.to_owned())
+            record.closing(start, last.to_string(), generated.text.clone())
         });
         let outcome = if is_blank(&generated.text) {
             self.close(Outcome::Empty, closing.as_ref()).await

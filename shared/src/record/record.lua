@@ -4,7 +4,8 @@
 --   mark   which clear of the session was the last when the turn began, see `last_clear`
 --   stop   present if the turn is asked to stop
 --   start  what the first event of the stream said
---   end    an outcome and a blank, then what the last event of the stream says besides
+--   end    an outcome, the length of the text in bytes, and what the last event of the stream says besides, with a
+--          blank between them
 --
 -- The outcome is 'saved', 'cleared', 'conflict', 'memory', 'empty' or 'lost'.
 
@@ -19,33 +20,32 @@ local function record_outcome(record)
   return last and string.match(last, '^%l+')
 end
 
--- Returns the id of the turn that has this key, or nil.
+-- The value of a key is the id of its turn, a colon and the fingerprint of the request (32 bytes); then a colon and the
+-- outcome, if the turn has ended and is not stored.
+--
+-- Returns the id, the fingerprint and the outcome; nothing if no turn has the key, and no outcome if there is none.
 local function turn_of_key(key)
   local value = redis.call('GET', key)
-  return value and string.sub(value, 1, 36), value and string.sub(value, 38)
+  if value then
+    return string.sub(value, 1, 36), string.sub(value, 38, 69), string.match(value, '^:(%l+)', 70)
+  end
 end
 
--- Closes a record: adds the rest of the text, says how the turn ended, and keeps it for `remember` seconds from now.
--- `closing` has the fields start, last, offset (of the rest of the text), tail, remember, and value (of the key).
+-- Closes a record: sets the whole text, says how the turn ended, and keeps it for `remember` seconds from now. `closing`
+-- has the fields start, last, text, remember, and value (of the key).
 local function close_record(record, text, key, outcome, closing)
   -- HDEL comes first: a server without free memory rejects a script whose first write stores data.
   redis.call('HDEL', record, 'lease', 'stop')
-  local offset = tonumber(closing.offset)
-  local recorded = offset > 0 and redis.call('GET', text) or ''
-  if #recorded < offset then
-    -- Redis has evicted what was recorded. A reader must not get a text with a hole.
-    redis.call('DEL', record, text)
-    return
-  end
-  redis.call('HSET', record, 'start', closing.start, 'end', outcome .. ' ' .. closing.last)
+  redis.call('HSET', record, 'start', closing.start, 'end', outcome .. ' ' .. #closing.text .. ' ' .. closing.last)
   redis.call('EXPIRE', record, closing.remember)
-  local whole = string.sub(recorded, 1, offset) .. closing.tail
-  if whole ~= '' then
-    -- A string that has grown may take twice the memory that it needs. One that is set takes what it needs.
-    redis.call('SET', text, whole, 'EX', closing.remember)
+  if closing.text ~= '' then
+    -- What was recorded may be lost, by a failover or an eviction. And a string that has grown may take twice the memory
+    -- that it needs.
+    redis.call('SET', text, closing.text, 'EX', closing.remember)
   end
   if key then
-    redis.call('SET', key, closing.value, 'EX', closing.remember)
+    local value = closing.value .. (outcome == 'saved' and '' or ':' .. outcome)
+    redis.call('SET', key, value, 'EX', closing.remember)
   end
 end
 

@@ -74,7 +74,7 @@ fn is_broken(error: &RedisError) -> bool {
 }
 
 /// Returns whether the server cannot serve any request, as opposed to rejecting this one.
-fn is_outage(error: &RedisError) -> bool {
+pub(super) fn is_outage(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed => true,
         ErrorKind::Server(kind) => {

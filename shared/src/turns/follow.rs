@@ -15,6 +15,9 @@ use crate::telemetry::{Invocation, Operation};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause before a record is read again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// Time for which a reader must have seen the record before it takes the owner for dead. After an outage of Redis the
+/// owner needs that long to renew its lease.
+const WATCHED: Duration = Duration::from_secs(2);
 /// Time for which Redis may be unavailable before a reader is sent away, to come back later.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -37,7 +40,7 @@ pub(crate) enum Opened {
     NotFound,
     /// The turn has ended, and its session was cleared after it began.
     Cleared,
-    /// The offset is inside a character, so it is not the id of an event.
+    /// The offset is inside a character or beyond the end, so it is not the id of an event.
     NotAnOffset,
 }
 
@@ -62,6 +65,8 @@ pub(crate) struct Follower {
     seen: usize,
     wants_start: bool,
     pause: Duration,
+    /// Since when every read has succeeded.
+    watched_since: Instant,
     /// When Redis was read last.
     read_at: Instant,
 }
@@ -70,6 +75,8 @@ pub(crate) struct Follower {
 struct Snapshot {
     is_dead: bool,
     is_cleared: bool,
+    /// Whether the text was asked for from beyond its end.
+    is_beyond: bool,
     start: Option<String>,
     end: Option<(Outcome, String)>,
     /// The text that was not seen before.
@@ -92,14 +99,11 @@ impl Follower {
             return Ok(Opened::NotFound);
         };
         // What was cleared never comes back. A turn that still runs finds out at its end.
-        if snapshot.end.is_some() && snapshot.is_cleared {
+        if (snapshot.end.is_some() || snapshot.is_dead) && snapshot.is_cleared {
             return Ok(Opened::Cleared);
         }
-        if snapshot
-            .text
-            .first()
-            .is_some_and(|byte| byte & 0xC0 == 0x80)
-        {
+        let is_inside = |byte: &u8| byte & 0xC0 == 0x80;
+        if snapshot.is_beyond || snapshot.text.first().is_some_and(is_inside) {
             return Ok(Opened::NotAnOffset);
         }
         Ok(Opened::Found(Box::new(Self {
@@ -109,6 +113,7 @@ impl Follower {
             seen,
             wants_start: after.is_none(),
             pause: FIRST_PAUSE,
+            watched_since: Instant::now(),
             read_at: Instant::now(),
         })))
     }
@@ -124,16 +129,15 @@ impl Follower {
                 Some(_) => return Ok(Begun::Yes),
                 None => {}
             }
-            if self.snapshot.is_dead {
+            if self.seems_dead() {
                 let death = self.record.close_if_dead(invocation, self.last_if_dead);
                 if death.await? == Death::Lost {
                     return Ok(Begun::Lost);
                 }
-            } else if self.snapshot.start.is_some() {
+            } else if self.snapshot.start.is_some() && !self.snapshot.is_dead {
                 return Ok(Begun::Yes);
-            } else {
-                sleep(FIRST_PAUSE).await;
             }
+            sleep(FIRST_PAUSE).await;
             match self.record.snapshot(invocation, self.seen).await? {
                 Some(snapshot) => self.snapshot = snapshot,
                 None => return Ok(Begun::Refused),
@@ -149,13 +153,14 @@ impl Follower {
                 self.pause = FIRST_PAUSE;
                 return Some(seen);
             }
-            if self.snapshot.is_dead {
-                // The record then says how the turn ended, by whomever it was closed.
-                let _ = self
+            let closed = self.seems_dead()
+                && self
                     .record
                     .close_if_dead(&Invocation::detached(), self.last_if_dead)
-                    .await;
-            } else {
+                    .await
+                    .is_ok_and(|death| death != Death::Running);
+            // A record that is closed says how the turn ended, by whomever it was closed.
+            if !closed {
                 sleep(self.pause).await;
                 self.pause = self.pause.mul_f32(1.5).min(LONGEST_PAUSE);
             }
@@ -170,9 +175,14 @@ impl Follower {
                 }
                 Ok(None) => return None,
                 Err(_) if self.read_at.elapsed() > PATIENCE => return None,
-                Err(_) => {}
+                Err(_) => self.watched_since = Instant::now(),
             }
         }
+    }
+
+    /// Returns whether the lease has run out, although the owner could renew it.
+    fn seems_dead(&self) -> bool {
+        self.snapshot.is_dead && self.watched_since.elapsed() >= WATCHED
     }
 
     /// Takes the next thing from the snapshot.
@@ -197,14 +207,15 @@ impl Follower {
 }
 
 impl Record {
-    /// Reads the record, and its text from an offset in bytes; `None` if there is no record.
+    /// Reads the record, and its text from an offset in bytes. Returns `None` if there is no record, or if Redis has
+    /// evicted the text of one that is closed.
     async fn snapshot(
         &self,
         invocation: &Invocation,
         from: usize,
     ) -> Result<Option<Snapshot>, Error> {
         type Fields = (Option<String>, Option<u64>, Option<Vec<u8>>, Option<String>);
-        let from = isize::try_from(from).unwrap_or(isize::MAX);
+        let first = isize::try_from(from).unwrap_or(isize::MAX);
         // The record comes first: the text of a record that is closed is whole.
         let call = Call::reads(&self.keys.record)
             .and(
@@ -212,21 +223,27 @@ impl Record {
                 &self.keys.record,
                 &["start", "lease", "mark", "end"],
             )
-            .and("GETRANGE", &self.keys.text, &[from, -1])
+            .and("GETRANGE", &self.keys.text, &[first, -1])
             .and("GETRANGE", &self.keys.cleared, &[0, MARK_LENGTH - 1]);
-        let (now, (start, lease, mark, end), text, cleared): (Time, Fields, Vec<u8>, Vec<u8>) =
-            self.turns
-                .store
-                .read(invocation, Operation::Follow, &call)
-                .await?;
+        let (now, fields, text, cleared): (Time, Fields, Vec<u8>, Vec<u8>) = self
+            .turns
+            .store
+            .read(invocation, Operation::Follow, &call)
+            .await?;
+        let (start, lease, mark, end) = fields;
         if start.is_none() && lease.is_none() && end.is_none() {
             return Ok(None);
         }
+        let mut is_beyond = false;
         let end = match end {
             Some(end) => {
-                let (word, last) = end.split_once(' ').ok_or(Error::Unexpected)?;
-                let outcome = Outcome::parse(word).ok_or(Error::Unexpected)?;
-                Some((outcome, last.to_owned()))
+                let (outcome, bytes, last) = closed(&end).ok_or(Error::Unexpected)?;
+                // A client of an owner that died may have seen more than is recorded.
+                is_beyond = from > bytes && outcome != Outcome::Lost;
+                if from + text.len() < bytes {
+                    return Ok(None);
+                }
+                Some((outcome, last))
             }
             None => None,
         };
@@ -234,11 +251,23 @@ impl Record {
             is_dead: end.is_none() && lease.is_none_or(|lease| lease < millis(now)),
             is_cleared: !cleared.is_empty()
                 && mark.is_some_and(|mark| mark != last_clear(&cleared)),
+            is_beyond,
             start,
             end,
             text,
         }))
     }
+}
+
+/// Reads how a record is closed: its outcome, the length of the text in bytes, and what the last event says besides.
+fn closed(end: &str) -> Option<(Outcome, usize, String)> {
+    let mut parts = end.splitn(3, ' ');
+    let outcome = Outcome::parse(parts.next()?)?;
+    Some((
+        outcome,
+        parts.next()?.parse().ok()?,
+        parts.next()?.to_owned(),
+    ))
 }
 
 /// Length of the part of a clear's mark that is read.

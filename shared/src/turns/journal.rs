@@ -18,7 +18,7 @@ use tracing::Instrument;
 use super::{Error, Record, lease_millis, scripts};
 use crate::clock::lock;
 use crate::store::Call;
-use crate::telemetry::{Invocation, Operation};
+use crate::telemetry::Operation;
 
 /// Time that the first text may take before the record says that the turn runs.
 const FIRST_SIGN: Duration = Duration::from_millis(50);
@@ -77,11 +77,6 @@ impl Journal {
     /// Waits until a client asks the turn to stop.
     pub(crate) async fn stop_asked(&self) {
         self.shared.stop.cancelled().await;
-    }
-
-    /// Returns how many bytes of the text are known to be recorded.
-    pub(crate) fn recorded(&self) -> usize {
-        self.shared.recorded()
     }
 }
 
@@ -154,11 +149,10 @@ impl Keeper {
         .arg(&self.start)
         .arg(offset)
         .arg(&text);
-        // It may be sent again, so it is under the policy of reads: what matters is that it does not pile up.
+        // It may be sent again, so it is under the policy of reads: what matters is that it does not pile up. A server
+        // that pauses writes can still be read, so a failure does not open the breaker.
         let store = &self.record.turns.store;
-        let answer: String = store
-            .read(&Invocation::detached(), Operation::Journal, &call)
-            .await?;
+        let answer: String = store.beside(Operation::Journal, &call).await?;
         let recorded = match answer.as_str() {
             // Redis has evicted the text. All of it is written again.
             "gap" => 0,

@@ -11,8 +11,15 @@ async fn each_operation_is_one_round_trip() {
     subject.session().await;
     subject.clear().await;
     let turn = subject.turn("one").await;
+    // One connection for all: the end of another would be counted at some later time.
+    let connection = server.connection().await;
     let reads = async || -> u64 {
-        let info: String = server.command(&["INFO", "stats"]).await;
+        let mut connection = connection.clone();
+        let info: String = redis::cmd("INFO")
+            .arg("stats")
+            .query_async(&mut connection)
+            .await
+            .expect("Redis answers");
         let line = info
             .lines()
             .find_map(|line| line.strip_prefix("total_reads_processed:"));

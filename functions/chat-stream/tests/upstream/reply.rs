@@ -320,7 +320,7 @@ async fn an_empty_reply_is_done_and_not_stored() {
     let record = format!("chat:alice:luna:turn:{turn}");
     assert_eq!(keys, [record.as_str(), "chat:alice:luna:turns"]);
     let end: String = house.redis.command(&["HGET", &record, "end"]).await;
-    assert!(end.starts_with("empty done "), "{end}");
+    assert!(end.starts_with("empty 0 done "), "{end}");
 
     assert_done(&house.say("晚上好呀").await, "好");
 }

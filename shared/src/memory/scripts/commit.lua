@@ -6,8 +6,8 @@
 -- ARGV  turn id (36 bytes), beginning of the turn in Unix microseconds on Redis's clock, most messages to keep, time
 --       to live in seconds, tokens to add, deadline of this request in Unix microseconds on Redis's clock, the mark that
 --       the turn has read ('' for none, '?' if it could not be read); then, if the turn has a record: what the first
---       event said, what the last event says besides the outcome, offset of the rest of the text in bytes, rest of the
---       text, seconds to remember the turn, value of the key; then the messages as JSON, oldest first
+--       event said, what the last event says besides the outcome, the whole text, seconds to remember the turn, value
+--       of the key; then the messages as JSON, oldest first
 -- Returns 'saved', 'duplicate', 'fenced', 'conflict' if another turn has the key, 'lost' if a reader has closed the
 -- record because the lease of the owner had run out, or 'late:' and the time in Unix microseconds if the deadline has
 -- passed. 'saved' may be followed by notices, each after a colon: 'no_messages' or 'no_figures' for what Redis had
@@ -21,7 +21,7 @@ local MAX_ENTRIES = 128       -- turn ids kept, to detect a repeated commit
 local ENTRY_TTL_SECONDS = 600
 local FENCE_MICROSECONDS = 3600 * 1000000
 local MARK_LENGTH = 35        -- of a mark: microseconds (16 digits until 2286), '.', the newest id; see clear.lua
-local FIRST = KEYS[4] and 14 or 8 -- the first message in ARGV
+local FIRST = KEYS[4] and 13 or 8 -- the first message in ARGV
 local MARK_SKEW_MICROSECONDS = 5 * 1000000 -- the same in clear.lua
 
 local messages, meta, cleared = KEYS[1], KEYS[2], KEYS[3]
@@ -43,7 +43,7 @@ local outcome = record and record_outcome(record)
 local function close(with)
   if record and not outcome then
     close_record(record, text, with ~= 'conflict' and key, with, {
-      start = ARGV[8], last = ARGV[9], offset = ARGV[10], tail = ARGV[11], remember = ARGV[12], value = ARGV[13]})
+      start = ARGV[8], last = ARGV[9], text = ARGV[10], remember = ARGV[11], value = ARGV[12]})
   end
 end
 if outcome == 'cleared' then
@@ -52,8 +52,9 @@ elseif outcome and outcome ~= 'saved' then
   return outcome
 end
 if key and not outcome then
-  local other = turn_of_key(key)
-  if other and other ~= id then
+  -- A turn that ended without being stored has no claim to the key.
+  local other, _, unsaved = turn_of_key(key)
+  if other and other ~= id and not unsaved then
     close('conflict')
     return 'conflict'
   end

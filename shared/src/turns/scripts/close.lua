@@ -1,9 +1,8 @@
 -- Closes the record of a turn that is not stored, once.
 --
 -- KEYS  record, text, then the idempotency key if there is one
--- ARGV  outcome, what the first event said, what the last event says besides the outcome, offset of the rest of the
---       text in bytes, rest of the text, seconds to remember the turn, value of the key or '', deadline of this request
---       in Unix microseconds on Redis's clock
+-- ARGV  outcome, what the first event said, what the last event says besides the outcome, the whole text, seconds to
+--       remember the turn, value of the key or '', deadline of this request in Unix microseconds on Redis's clock
 -- Returns the outcome that the record has; 'running' if the outcome 'lost' is wrong, because the owner's lease has not
 -- run out; or 'late:' and the time in Unix microseconds if the deadline has passed.
 
@@ -16,7 +15,7 @@ if closed then
 end
 local time = redis.call('TIME')
 local micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
-if micros > tonumber(ARGV[8]) then
+if micros > tonumber(ARGV[7]) then
   return string.format('late:%.0f', micros)
 end
 if outcome == 'lost' then
@@ -26,11 +25,16 @@ if outcome == 'lost' then
   end
   -- The text stays as it was recorded, and so does the key, which a new turn may take over.
   redis.call('HDEL', record, 'lease', 'stop')
-  redis.call('HSET', record, 'end', outcome .. ' ' .. ARGV[3])
-  redis.call('EXPIRE', record, ARGV[6])
-  redis.call('EXPIRE', text, ARGV[6])
+  redis.call('HSET', record, 'end', outcome .. ' ' .. redis.call('STRLEN', text) .. ' ' .. ARGV[3])
+  redis.call('EXPIRE', record, ARGV[5])
+  redis.call('EXPIRE', text, ARGV[5])
   return outcome
 end
+local other = key and turn_of_key(key)
+if other and other ~= string.sub(ARGV[6], 1, 36) then
+  -- Another turn has taken the key over.
+  key = nil
+end
 close_record(record, text, key, outcome,
-  {start = ARGV[2], last = ARGV[3], offset = ARGV[4], tail = ARGV[5], remember = ARGV[6], value = ARGV[7]})
+  {start = ARGV[2], last = ARGV[3], text = ARGV[4], remember = ARGV[5], value = ARGV[6]})
 return outcome
