@@ -94,15 +94,15 @@ pub(crate) fn judge(firsts: &[First], hits: &[Hit], controls: &[Control]) -> Pro
             longest(controls, None, &first.during),
         );
         if took > PROMISED + CPU_TURNS * process + server {
-            let before = hits
+            let others: Vec<_> = hits
                 .iter()
-                .filter(|hit| hit.during.end <= first.during.start)
-                .max_by_key(|hit| hit.during.end);
-            let before = before.map(|hit| (hit.name, first.during.start - hit.during.end));
+                .filter(|hit| hit.overlaps(&first.during))
+                .map(|hit| (hit.name, &hit.users, hit.process))
+                .collect();
             promptness.violations.push(format!(
-                "{}: the first event took {took:?}, an answer without Redis {process:?}, a PING {server:?}; the last \
-                 fault before it, and how long before: {before:?}",
-                first.said
+                "{} by user {}: the first event took {took:?}, an answer without Redis {process:?}, a PING {server:?}; \
+                 what struck others at that time: {others:?}",
+                first.said, first.user
             ));
         }
     }
