@@ -560,6 +560,8 @@ class ChatTest(unittest.TestCase):
             env={**os.environ, "CHAT_URL": self.server.url, "CHAT_TOKEN": "a.b.c", "PYTHONIOENCODING": "utf-8"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # Tests that a shell runs in the background inherit that SIGINT is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
