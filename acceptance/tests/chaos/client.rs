@@ -117,7 +117,8 @@ impl Client {
                 continue;
             }
             number += 1;
-            let name = format!("c{}-{number}", self.number);
+            // It cannot be a part of an id in the log, which may not hold what users say.
+            let name = format!("say{}no{number}", self.number);
             let message = Message {
                 session,
                 user,
