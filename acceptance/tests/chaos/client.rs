@@ -195,16 +195,7 @@ impl Client {
             }
         }
         if message.key.is_some() && self.rng.u8(..3) == 0 && self.period.is_on() {
-            let ask = Ask {
-                message: &message,
-                request: Request::Post,
-                process: self.process(),
-                before: None,
-                last_id: None,
-                leaves_after: None,
-                stops_after: None,
-            };
-            let read = self.read(&ask).await;
+            let read = self.repeat(&message).await;
             diary.readings.push(read.reading);
         }
         if let Some(whole) = whole.filter(|whole| whole.resumable)
@@ -236,21 +227,26 @@ impl Client {
                     .await
             } else {
                 // It does not know whether its request has arrived.
-                let ask = Ask {
-                    message,
-                    request: Request::Post,
-                    process: self.process(),
-                    before: None,
-                    last_id: None,
-                    leaves_after: None,
-                    stops_after: None,
-                };
-                self.read(&ask).await
+                self.repeat(message).await
             };
         }
         diary.stops.extend(read.stop.take());
         diary.readings.push(read.reading.clone());
         read.reading
+    }
+
+    /// Sends a message again, and reads to the end.
+    async fn repeat(&mut self, message: &Message) -> Read {
+        let ask = Ask {
+            message,
+            request: Request::Post,
+            process: self.process(),
+            before: None,
+            last_id: None,
+            leaves_after: None,
+            stops_after: None,
+        };
+        self.read(&ask).await
     }
 
     async fn resume(

@@ -74,33 +74,43 @@ async fn a_turn_without_its_text_is_not_found_and_not_empty() {
     assert_eq!((answer.status, answer.reply()), (200, String::new()));
 }
 
+/// The two begin without Redis, so neither has claimed the key. The one that fails ends first, and then last.
 #[tokio::test]
-async fn a_turn_that_fails_does_not_keep_its_key_from_one_that_is_complete() {
-    let gates = [Gate::new(), Gate::new()];
-    let fails = Script::raw(vec![Step::Wait(gates[0].clone()), Step::Cut]);
-    let mut redis = Server::start().await;
-    redis.kill().await;
-    let mut stage = Stage::builder()
-        .upstream_scripts(vec![fails, gated(&gates[1])])
-        .env("REDIS_BREAKER_COOLDOWN_MS", "100")
-        .env("LLM_MAX_RETRIES", "0")
-        .start_with(redis)
-        .await;
-    let other = stage.function("chat-stream").start().await;
-    let event = ask(&stage, "晚上好呀").header(KEY, "k").http();
-    let first = stage.chat.invoke_streaming(&event).await;
-    stage.upstream.wait_for_requests(1).await;
-    let second = other.invoke_streaming(&event).await;
-    stage.upstream.wait_for_requests(2).await;
-    stage.redis.restart().await;
-    gates[0].open();
-    let first = first.finish().await;
-    assert_eq!(first.events().last().expect("an event").event, "error");
-    gates[1].open();
-    let second = second.finish().await;
-    assert_eq!(second.last()["saved"], true, "{}", second.text());
-    let third = stage.chat.invoke(&event).await;
-    assert_eq!(turn_id(&third), turn_id(&second));
+async fn a_turn_that_fails_keeps_no_key_from_one_that_is_complete() {
+    for fails_first in [true, false] {
+        let gates = [Gate::new(), Gate::new()];
+        let fails = Script::raw(vec![Step::Wait(gates[0].clone()), Step::Cut]);
+        let mut redis = Server::start().await;
+        redis.kill().await;
+        let mut stage = Stage::builder()
+            .upstream_scripts(vec![fails, gated(&gates[1])])
+            .env("REDIS_BREAKER_COOLDOWN_MS", "100")
+            .env("LLM_MAX_RETRIES", "0")
+            .start_with(redis)
+            .await;
+        let other = stage.function("chat-stream").start().await;
+        let event = ask(&stage, "晚上好呀").header(KEY, "k").http();
+        let failing = stage.chat.invoke_streaming(&event).await;
+        stage.upstream.wait_for_requests(1).await;
+        let complete = other.invoke_streaming(&event).await;
+        stage.upstream.wait_for_requests(2).await;
+        stage.redis.restart().await;
+        let (failed, complete) = if fails_first {
+            gates[0].open();
+            let failed = failing.finish().await;
+            gates[1].open();
+            (failed, complete.finish().await)
+        } else {
+            gates[1].open();
+            let complete = complete.finish().await;
+            gates[0].open();
+            (failing.finish().await, complete)
+        };
+        assert_eq!(failed.events().last().expect("an event").event, "error");
+        assert_eq!(complete.last()["saved"], true, "{}", complete.text());
+        let again = stage.chat.invoke(&event).await;
+        assert_eq!(turn_id(&again), turn_id(&complete), "{fails_first}");
+    }
 }
 
 #[tokio::test]

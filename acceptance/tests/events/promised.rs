@@ -1,0 +1,129 @@
+//! The answers to the samples, whole.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use testkit::answer::Answer;
+
+use crate::TURN;
+
+/// Asserts that this is the answer to the route's sample, which is the same behind each gateway.
+pub(super) fn assert_promised(route: &str, answer: &str) {
+    insta::allow_duplicates! {
+        match route {
+            "chat-stream.post" | "chat-stream.post.with-key" => insta::assert_snapshot!(answer, @r#"
+            200
+            cache-control: no-cache, no-transform
+            content-type: text/event-stream; charset=utf-8
+            x-accel-buffering: no
+
+            id: 0
+            event: start
+            data: {"turn_id":"<turn>","memory":"empty","history_messages":0,"resumable":true}
+
+            id: 12
+            event: message
+            data: {"content":"在看呀，","done":false}
+
+            id: 27
+            event: message
+            data: {"content":"和你一起。","done":false}
+
+            id: done
+            event: message
+            data: {"content":"","done":true,"turn_id":"<turn>","msg_id":"<message>","user_msg_id":"<user message>","finish_reason":"stop","saved":true,"usage":{"prompt_tokens":310,"completion_tokens":2}}
+            "#),
+            // The sample has seen the first 12 bytes of the text.
+            "chat-stream.get" => insta::assert_snapshot!(answer, @r#"
+            200
+            cache-control: no-cache, no-transform
+            content-type: text/event-stream; charset=utf-8
+            x-accel-buffering: no
+
+            id: 27
+            event: message
+            data: {"content":"和你一起。","done":false}
+
+            id: done
+            event: message
+            data: {"content":"","done":true,"turn_id":"<turn>","msg_id":"<turn>","user_msg_id":"<turn>","finish_reason":"stop","saved":true,"usage":{"prompt_tokens":310,"completion_tokens":2}}
+            "#),
+            "stop-stream" => insta::assert_snapshot!(answer, @r#"
+            202
+            cache-control: no-store
+            content-type: application/json
+
+            {"turn_id":"<turn>","state":"stopping"}
+            "#),
+            "clear-history" => insta::assert_snapshot!(answer, @r#"
+            200
+            cache-control: no-store
+            content-type: application/json
+
+            {"message":"历史已清空"}
+            "#),
+            "session-meta.get" => insta::assert_snapshot!(answer, @r#"
+            200
+            cache-control: no-store
+            content-type: application/json
+
+            {"character_id":"luna","state":"ACTIVE","last_active_at":1732431203,"message_count":2,"session_start":1732431200,"total_tokens":17,"stored_messages":2,"expires_in":<seconds>}
+            "#),
+            "session-meta.patch" => insta::assert_snapshot!(answer, @r#"
+            200
+            cache-control: no-store
+            content-type: application/json
+
+            {"character_id":"luna","state":"INACTIVE","last_active_at":1732431203,"message_count":2,"session_start":1732431200,"total_tokens":17,"stored_messages":2,"expires_in":<seconds>}
+            "#),
+            other => panic!("no answer is promised for {other}"),
+        }
+    }
+}
+
+pub(super) fn headers(answer: &Answer) -> BTreeMap<String, String> {
+    let headers: BTreeMap<String, String> = answer
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_owned()))
+        .collect();
+    assert_eq!(headers.len(), answer.headers.len(), "a header is repeated");
+    headers
+}
+
+/// Returns status, headers and body as text. What differs between runs is checked and replaced.
+pub(super) fn printed(answer: &Answer) -> String {
+    let mut body = answer.text();
+    if answer.streamed {
+        let turn = uuid(&answer.last()["turn_id"]);
+        body = body.replace(&turn, "<turn>");
+        for (field, name) in [("msg_id", "<message>"), ("user_msg_id", "<user message>")] {
+            body = body.replace(&uuid(&answer.last()[field]), name);
+        }
+    } else if answer.json()["turn_id"] == TURN {
+        body = body.replace(TURN, "<turn>");
+    } else if let Some(seconds) = answer.json()["expires_in"].as_i64() {
+        assert!((86_300..=86_400).contains(&seconds), "{seconds}");
+        body = body.replace(
+            &format!(r#""expires_in":{seconds}"#),
+            r#""expires_in":<seconds>"#,
+        );
+    }
+    let headers: String = headers(answer)
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\n"))
+        .collect();
+    format!("{}\n{headers}\n{body}", answer.status)
+}
+
+/// Returns the text of an id, which is a UUID in its usual form.
+fn uuid(id: &Value) -> String {
+    let text = id.as_str().expect("text");
+    let is_uuid = text.len() == 36
+        && text.char_indices().all(|(at, character)| match at {
+            8 | 13 | 18 | 23 => character == '-',
+            _ => character.is_ascii_hexdigit() && !character.is_ascii_uppercase(),
+        });
+    assert!(is_uuid, "{text}");
+    text.to_owned()
+}

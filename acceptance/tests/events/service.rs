@@ -1,0 +1,165 @@
+//! All functions, which answer the events.
+
+use std::collections::BTreeMap;
+
+use testkit::answer::Answer;
+use testkit::binary;
+use testkit::redis::Server;
+use testkit::runtime::Function;
+use testkit::tokens::{Token, secret, token};
+use testkit::upstream::{Script, Upstream};
+
+use crate::promised::{assert_promised, headers, printed};
+use crate::samples::{Given, Refusal, function_of, read, refusals, routes};
+use crate::{CALLER, Checks, GATEWAYS, KEY, TURN};
+
+/// All functions, each with a Redis and with none.
+pub(super) struct Service {
+    checks: Checks,
+    redis: Server,
+    _upstream: Upstream,
+    functions: BTreeMap<String, Function>,
+    without_redis: BTreeMap<String, Function>,
+}
+
+impl Service {
+    pub(super) async fn start(checks: Checks) -> Self {
+        let upstream = Upstream::start(Script::reply(&["在看呀，", "和你一起。"])).await;
+        let redis = Server::start().await;
+        let mut gone = Server::start().await;
+        gone.kill().await;
+        let start = async |name: &str, redis: &Server| {
+            let function = Function::builder(name)
+                .env("REDIS_URL", redis.url())
+                .envs(upstream.env());
+            let function = match checks {
+                Checks::Function => function.env("JWT_SECRET", secret()),
+                Checks::Authorizer => function.env("AUTH_TRUST_AUTHORIZER", "true"),
+            };
+            function.start().await
+        };
+        let (mut functions, mut without_redis) = (BTreeMap::new(), BTreeMap::new());
+        for name in binary::functions() {
+            without_redis.insert(name.clone(), start(&name, &gone).await);
+            functions.insert(name.clone(), start(&name, &redis).await);
+        }
+        Self {
+            checks,
+            redis,
+            _upstream: upstream,
+            functions,
+            without_redis,
+        }
+    }
+
+    pub(super) async fn replay(&self) {
+        for route in routes() {
+            for gateway in GATEWAYS {
+                assert_promised(&route, &self.answer(&route, gateway).await);
+            }
+        }
+        for refusal in refusals() {
+            self.refuse(&refusal).await;
+        }
+    }
+
+    /// Returns the whole answer to a sample as text. What the request is about is stored: a session, a turn that has
+    /// ended, or a turn that runs. For a new message nothing is.
+    async fn answer(&self, route: &str, gateway: &str) -> String {
+        let name = format!("{route}.{gateway}.json");
+        let _: () = self.redis.command(&["FLUSHALL"]).await;
+        match route {
+            "chat-stream.post" | "chat-stream.post.with-key" => {}
+            "chat-stream.get" => self.store_turn().await,
+            "stop-stream" => {
+                // A lease until the year 2100.
+                let record = format!("chat:{CALLER}:luna:turn:{TURN}");
+                let run = ["HSET", &record, "lease", "4102444800000", "mark", ""];
+                let _: i64 = self.redis.command(&run).await;
+            }
+            _ => self.store_session().await,
+        }
+        let function = &self.functions[function_of(&name)];
+        let answer = self.invoke(function, read(&name)).await;
+        printed(&answer)
+    }
+
+    async fn refuse(&self, refusal: &Refusal) {
+        let _: () = self.redis.command(&["FLUSHALL"]).await;
+        match refusal.given {
+            Given::NothingStored | Given::NoRedis => {}
+            Given::DamagedCharacter => {
+                let damaged = r#"{"name":"Mei","system_prompt":7}"#;
+                let set = ["SET", "character:damaged", damaged];
+                let _: () = self.redis.command(&set).await;
+            }
+            Given::StoredTurn => self.store_turn().await,
+            Given::UsedKey => {
+                let (key, fingerprint) = (format!("user:{CALLER}:key:{KEY}"), "0".repeat(32));
+                let set = ["SET", &key, &format!("{TURN}:{fingerprint}")];
+                let _: () = self.redis.command(&set).await;
+            }
+        }
+        let functions = match refusal.given {
+            Given::NoRedis => &self.without_redis,
+            _ => &self.functions,
+        };
+        let function = &functions[function_of(&refusal.base)];
+        let answer = self.invoke(function, refusal.event()).await;
+        let problem = refusal.problem(self.checks);
+        assert_eq!(answer.problem(), problem, "{}", refusal.name);
+        assert_eq!(headers(&answer), refusal.headers(), "{}", refusal.name);
+    }
+
+    async fn invoke(&self, function: &Function, mut event: String) -> Answer {
+        if self.checks == Checks::Function {
+            let expired = Token::new(CALLER).expires_in(-1).hs256(secret());
+            event = event
+                .replace("${TOKEN}", &token(CALLER))
+                .replace("${EXPIRED_TOKEN}", &expired);
+        }
+        let event = serde_json::from_str(&event).expect("JSON");
+        let answer = function.invoke(&event).await;
+        assert_eq!(answer.error, None, "{}", function.output());
+        answer
+    }
+
+    /// Stores the record of a turn that has ended.
+    async fn store_turn(&self) {
+        let record = format!("chat:{CALLER}:luna:turn:{TURN}");
+        let reply = "在看呀，和你一起。";
+        let end = format!("saved {} done {TURN} {TURN} stop 310 2", reply.len());
+        let hset = [
+            "HSET",
+            &record,
+            "mark",
+            "",
+            "start",
+            "empty 0 true",
+            "end",
+            &end,
+        ];
+        let _: i64 = self.redis.command(&hset).await;
+        let text = format!("{record}:text");
+        let set = ["SET", &text, reply];
+        let _: () = self.redis.command(&set).await;
+    }
+
+    async fn store_session(&self) {
+        let (messages, meta) = (
+            format!("chat:{CALLER}:luna:messages"),
+            format!("chat:{CALLER}:luna:meta"),
+        );
+        let user = r#"{"msg_id":"m1","role":"user","content":"你好","timestamp":1732431200,"token_count":5,"metadata":null}"#;
+        let reply = r#"{"msg_id":"m2","role":"assistant","content":"你好呀！","timestamp":1732431203,"token_count":12,"metadata":null}"#;
+        let push = ["LPUSH", &messages, user, reply];
+        let _: i64 = self.redis.command(&push).await;
+        let fields = "state ACTIVE last_active_at 1732431203 message_count 2 session_start 1732431200 total_tokens 17";
+        let mut hset = vec!["HSET", &meta];
+        hset.extend(fields.split(' '));
+        let _: i64 = self.redis.command(&hset).await;
+        for key in [&messages, &meta] {
+            let _: i64 = self.redis.command(&["EXPIRE", key, "86400"]).await;
+        }
+    }
+}
