@@ -68,7 +68,7 @@ async fn redis_that_goes_in_the_middle_costs_the_stream_nothing() {
         .assert_problem(503, "memory_unavailable");
 }
 
-/// Shorter than the read budget below: a turn that waited for its claim would get it.
+/// Shorter than the read budget of the turn that must not wait for its claim: it would get it.
 const PAUSE_MS: &str = "8000";
 
 #[tokio::test]
@@ -101,6 +101,34 @@ async fn a_turn_is_not_held_up_by_a_server_that_pauses_writes() {
         (answer.reply(), &answer.last()["saved"]),
         (PIECES.concat(), &true.into())
     );
+}
+
+/// A record that cannot be written says nothing about reads.
+#[tokio::test]
+async fn a_turn_that_cannot_be_recorded_takes_the_memory_from_no_other() {
+    let gates = [Gate::new(), Gate::new()];
+    let stage = Stage::builder()
+        .upstream_scripts(vec![gated(&gates[0]), gated(&gates[1])])
+        .env("MEMORY_READ_TIMEOUT_MS", "300")
+        .start()
+        .await;
+    let chat = stage.function("chat-stream").concurrency(2).start().await;
+    let event = ask(&stage, "晚上好呀").http();
+    let mut first = chat.invoke_streaming(&event).await;
+    let start = first.next_event().await.expect("start").data;
+    assert_eq!(start["resumable"], true);
+    let pause = ["CLIENT", "PAUSE", PAUSE_MS, "WRITE"];
+    stage.redis.command::<String>(&pause).await;
+    chat.printed("Redis failed").await;
+    let mut second = chat.invoke_streaming(&event).await;
+    let start = second.next_event().await.expect("start").data;
+    assert_eq!(start["memory"], "empty");
+    let unpause = ["CLIENT", "UNPAUSE"];
+    stage.redis.command::<String>(&unpause).await;
+    for (gate, running) in gates.iter().zip([first, second]) {
+        gate.open();
+        assert_eq!(running.finish().await.last()["saved"], true);
+    }
 }
 
 #[tokio::test]
