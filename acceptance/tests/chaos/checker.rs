@@ -40,6 +40,7 @@ pub(crate) struct Clear {
 #[derive(Debug, Clone)]
 pub(crate) struct Change {
     pub(crate) session: Session,
+    pub(crate) user: usize,
     pub(crate) state: &'static str,
     pub(crate) issued: Instant,
     pub(crate) ended: Instant,
@@ -171,7 +172,11 @@ pub(crate) fn check(
         if let Some(state) = &stored.state
             && !may_be_last(session, state, turns, changes)
         {
-            problem(format!("the state {state} is of an earlier change"));
+            let own = changes.iter().filter(|change| change.session == *session);
+            let own: Vec<_> = own.collect();
+            problem(format!(
+                "the state {state} is of an earlier change: {own:?}"
+            ));
         }
 
         let length = i64::try_from(stored.messages.len()).unwrap_or(i64::MAX);
@@ -265,6 +270,7 @@ mod tests {
         fn change(mut self, state: &'static str, issued: u64, ended: u64, done: bool) -> Self {
             self.changes.push(Change {
                 session: session(),
+                user: 0,
                 state,
                 issued: self.at(issued),
                 ended: self.at(ended),

@@ -113,7 +113,7 @@ impl Client {
                 continue;
             }
             if self.rng.u8(..20) == 0 {
-                diary.changes.push(self.change(session, &token).await);
+                diary.changes.push(self.change(session, user, &token).await);
                 continue;
             }
             number += 1;
@@ -143,13 +143,14 @@ impl Client {
         }
     }
 
-    async fn change(&mut self, session: Session, token: &str) -> Change {
+    async fn change(&mut self, session: Session, user: usize, token: &str) -> Change {
         let state = ["ACTIVE", "INACTIVE", "ENDED"][self.rng.usize(..3)];
         let issued = Instant::now();
         let event = events::set_state(token, &session.1, state);
         let answer = self.others.session.invoke(&event).await;
         Change {
             session,
+            user,
             state,
             issued,
             ended: Instant::now(),

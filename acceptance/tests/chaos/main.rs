@@ -292,7 +292,12 @@ async fn run(run: &Run<'_>) -> Verdict {
         over,
     };
     let turns = evidence.turns();
-    let mut verdict = check(&turns, &diary.clears, &diary.changes, &stored);
+    let mut verdict = check(
+        &turns,
+        &diary.clears,
+        &evidence.changes(&diary.changes),
+        &stored,
+    );
     verdict.violations.extend(streams::judge(&evidence));
     verdict.violations.extend(stops::judge(&evidence));
     for line in evidence.stories(&verdict.violations).iter().take(200) {

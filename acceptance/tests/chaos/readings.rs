@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::checker::{Clear, Session, Stored, Turn};
+use super::checker::{Change, Clear, Session, Stored, Turn};
 use super::promptness::{Control, Hit};
 
 /// The time after which what a single master has acknowledged is on its replicas too.
@@ -156,6 +156,17 @@ impl<'a> Evidence<'a> {
         self.is_single
             || owner_says_so
             || !self.is_touched(reading.user, &(since..reading.ended + REPLICATED_WITHIN))
+    }
+
+    /// Returns the changes of states. One that was acknowledged counts as one that was given up if the replicas may not
+    /// have it: a change does not wait for them.
+    pub(crate) fn changes(&self, told: &[Change]) -> Vec<Change> {
+        let mut changes = told.to_vec();
+        for change in &mut changes {
+            let during = change.issued..change.ended + REPLICATED_WITHIN;
+            change.done &= self.is_single || !self.is_touched(change.user, &during);
+        }
+        changes
     }
 
     /// Returns what happened to the messages that these violations name, one line for each stream and stop and for each

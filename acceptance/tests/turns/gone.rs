@@ -74,6 +74,25 @@ async fn a_turn_without_its_text_is_not_found_and_not_empty() {
     assert_eq!((answer.status, answer.reply()), (200, String::new()));
 }
 
+/// The reply to the first attempt of the commit was lost, and a clear came before the second.
+#[tokio::test]
+async fn a_turn_that_was_stored_before_a_clear_ends_for_its_client_as_for_its_readers() {
+    let gate = Gate::new();
+    let stage = stage(vec![gated(&gate)]).await;
+    let clear = stage.function("clear-history").start().await;
+    let mut running = stage.say_streaming("晚上好呀").await;
+    let turn = text(&running.next_event().await.expect("start").data["turn_id"]);
+    let end = format!("saved 0 done {turn} {turn} stop 310 5");
+    let closed = ["HSET", &record(&turn), "end", &end];
+    let _: i64 = stage.redis.command(&closed).await;
+    clear
+        .invoke(&testkit::events::clear(&stage.token, Stage::CHARACTER))
+        .await;
+    gate.open();
+    assert_eq!(running.finish().await.last()["saved"], true);
+    assert!(stored(&stage.redis).await.is_empty());
+}
+
 /// The two begin without Redis, so neither has claimed the key. The one that fails ends first, and then last.
 #[tokio::test]
 async fn a_turn_that_fails_keeps_no_key_from_one_that_is_complete() {

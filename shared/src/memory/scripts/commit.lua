@@ -41,17 +41,20 @@ end
 local record, text, key = KEYS[4], KEYS[5], KEYS[6]
 local outcome = record and record_outcome(record)
 local function close(with)
-  if record and not outcome then
+  if record then
     close_record(record, text, with ~= 'conflict' and key, with, {
       start = ARGV[8], last = ARGV[9], text = ARGV[10], remember = ARGV[11], value = ARGV[12]})
   end
 end
-if outcome == 'cleared' then
-  return 'fenced'
-elseif outcome and outcome ~= 'saved' then
-  return outcome
+if outcome == 'saved' then
+  -- An earlier attempt has stored the turn, and readers are told so, even if a clear has deleted it since. Something is
+  -- written, so that a wait for replicas covers the turn.
+  redis.call('EXPIRE', record, ARGV[11])
+  return 'duplicate'
+elseif outcome then
+  return outcome == 'cleared' and 'fenced' or outcome
 end
-if key and not outcome then
+if key then
   -- A turn that ended without being stored has no claim to the key.
   local other, _, unsaved = turn_of_key(key)
   if other and other ~= id and not unsaved then
