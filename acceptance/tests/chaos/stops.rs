@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::promptness::longest;
 use super::readings::{End, Evidence, Reading, Stop};
 use super::streams::short;
@@ -64,6 +66,13 @@ fn in_time(evidence: &Evidence<'_>, stop: &Stop, reading: &Reading) -> Option<St
     }
 }
 
+/// Returns whether a reader saw the last event of the turn with this stored reply.
+fn is_end_of(reading: &Reading, assistant: &Value) -> bool {
+    reading
+        .last()
+        .is_some_and(|last| last["msg_id"] == assistant["msg_id"])
+}
+
 /// What is stored is what was seen, and is marked as its readers were told.
 fn as_seen(evidence: &Evidence<'_>) -> Vec<String> {
     let mut violations = Vec::new();
@@ -87,8 +96,8 @@ fn as_seen(evidence: &Evidence<'_>) -> Vec<String> {
                 None => {}
                 Some("stopped") if is_asked_for(evidence, said) => {}
                 Some("stopped") => problem("nobody stopped it, and it is marked as stopped"),
-                // The end of a process is the end of its turns, but nobody was there any more.
-                Some("interrupted") if readings().all(|one| one.last().is_none()) => {}
+                // The end of a process is the end of its turns. Nobody was there any more who saw this one end.
+                Some("interrupted") if !readings().any(|one| is_end_of(one, assistant)) => {}
                 Some(_) => problem("it is stored with a mark of its own"),
             }
             for reading in readings() {
