@@ -1,5 +1,7 @@
 //! Ids with any text, and the literal keys that they result in.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 use testkit::events::{self, Event};
 use testkit::redis::Server;
@@ -98,11 +100,13 @@ async fn any_text_is_an_id_and_its_keys_are_those_of_the_contract() {
             let remembered = [
                 record.clone(),
                 format!("{record}:text"),
-                format!("{prefix}:turns"),
                 format!("user:{user}:key:a%3A%7Bb%7D%25"),
+                format!("user:{user}:turns"),
             ];
             let mut expected = vec![format!("{prefix}:messages"), format!("{prefix}:meta")];
             expected.extend_from_slice(&remembered);
+            expected.push(format!("user:{user}:sessions"));
+            expected.sort();
             assert_eq!(service.keys().await, expected, "{id:?}");
 
             let shown = session.invoke(&events::session(&token, &id)).await.json();
@@ -151,14 +155,17 @@ async fn no_two_pairs_of_ids_share_a_session() {
         for key in ["c", "b%3Ac"] {
             service.character(key).await;
         }
+        let mut users = BTreeSet::new();
         for (n, (user, character)) in pairs.into_iter().enumerate() {
             let turn = chat
                 .invoke(&events::chat(&token(user), character, "晚上好呀"))
                 .await;
             assert_eq!(turn.start()["memory"], "empty", "{user} {character}");
-            // The two of the session, and three of the turn: its record, its text, and the list of turns.
+            users.insert(user);
+            // The two of the session, and two of the turn: its record and its text. And two of the user: the lists of
+            // sessions and of turns.
             let keys = service.keys().await.len();
-            assert_eq!(keys, 5 * (n + 1), "{user} {character}");
+            assert_eq!(keys, 4 * (n + 1) + 2 * users.len(), "{user} {character}");
         }
     }
 }

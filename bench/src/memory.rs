@@ -101,6 +101,7 @@ impl Subject {
         let turn = NewTurn {
             id: TurnId::new(),
             began: history.read_at,
+            replaces: None,
             user: Message::new(Role::User, "今天过得怎么样？".into(), 1_732_430_000, 8),
             assistant: Message::new(
                 Role::Assistant,

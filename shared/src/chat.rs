@@ -5,6 +5,7 @@
 //! frame is sent after the commit has been decided, because the platform may freeze the process as soon as the response
 //! ends.
 
+mod begin;
 mod count;
 mod follow;
 mod frame;
@@ -18,31 +19,23 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
 
+use self::follow::Reader;
 pub use self::follow::Resume;
-use self::follow::{Reader, Repeated};
 pub use self::frame::{FailureCode, Frame, MemoryStatus, Reply, Unsaved, Usage};
-use self::opening::{Opening, remembered};
-use self::relay::Relay;
 pub(crate) use self::turn::FINISH_MARGIN;
-use self::turn::Task;
-use crate::characters::{self, Character, Characters};
+use crate::characters::{self, Characters};
 use crate::config::{ContextConfig, MemoryConfig};
-use crate::context::{self, Context, Limits, TooLong};
-use crate::ids::{CharacterId, IdempotencyKey, TurnId, UserId};
-use crate::llm::{Llm, Prompt};
+use crate::context::{TooLong, Window};
+use crate::ids::{CharacterId, IdempotencyKey, MessageId, TurnId, UserId};
+use crate::limits::Limits;
+use crate::llm::Llm;
 use crate::memory::{self, Memory};
-use crate::message::PromptMessage;
-use crate::telemetry::{Invocation, TurnFigures};
 use crate::tokens::Counter;
-use crate::turns::{Claim, Turns};
-
-/// Most attempts to claim a turn whose key belongs to dead turns, or to one whose record is gone.
-const MAX_CLAIMS: usize = 3;
+use crate::turns::Turns;
 
 /// A request to start a turn.
 #[derive(Debug)]
@@ -51,14 +44,23 @@ pub struct Ask {
     pub user: UserId,
     /// The character addressed.
     pub character: CharacterId,
-    /// The message text.
-    pub message: String,
+    /// The message text; `None` to ask the message again that the turn replaces.
+    pub message: Option<String>,
+    /// The stored message of the user whose place the turn takes, with all after it.
+    pub replaces: Option<MessageId>,
     /// Client metadata, stored verbatim with the message.
     pub metadata: Option<Box<RawValue>>,
     /// The key of the request: all requests of the user with the same key are one turn.
     pub key: Option<IdempotencyKey>,
     /// Time at which Lambda ends the invocation, if known.
     pub deadline: Option<Instant>,
+}
+
+impl Ask {
+    /// Returns the message text; empty if it is not known yet.
+    fn text(&self) -> &str {
+        self.message.as_deref().unwrap_or_default()
+    }
 }
 
 /// The reason why a turn did not begin.
@@ -70,6 +72,15 @@ pub enum Refusal {
     /// The message does not fit into the context window even without history, or the character's prompt alone does not.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// The message to replace is not stored.
+    #[error("the message to replace is not stored")]
+    MessageNotFound,
+    /// The history could not be read, and the turn replaces a part of it.
+    #[error(transparent)]
+    HistoryUnavailable(memory::Error),
+    /// The user has used up a limit, and may try again after this number of seconds.
+    #[error("the user has used up a limit")]
+    LimitReached(u64),
     /// The idempotency key belongs to a request with another content.
     #[error("the idempotency key belongs to another request")]
     KeyReused,
@@ -161,6 +172,20 @@ impl Turn {
     }
 }
 
+/// The rooms that a turn uses.
+pub struct Rooms {
+    /// The sessions.
+    pub memory: Memory,
+    /// The records of turns; `None` if turns are not recorded.
+    pub records: Option<Turns>,
+    /// What a user may use; `None` if nothing is limited.
+    pub limits: Option<Limits>,
+    /// The characters that users talk to.
+    pub characters: Characters,
+    /// The upstream.
+    pub llm: Llm,
+}
+
 /// The chat service. Cheap to clone; clones share everything.
 #[derive(Clone)]
 pub struct Chat {
@@ -176,7 +201,9 @@ struct Inner {
     counter: Arc<Counter>,
     /// Allows one exact token count at a time.
     counting: Arc<Semaphore>,
-    limits: Limits,
+    window: Window,
+    /// What a user may use; `None` if nothing is limited.
+    limits: Option<Limits>,
     /// Messages that a session keeps.
     stored_messages: usize,
     read_timeout: Duration,
@@ -188,27 +215,32 @@ struct Inner {
 }
 
 impl Chat {
-    /// Returns a service over this memory and upstream. Turns are recorded in `records`, if it is given. Its running
-    /// turns settle, as at their deadlines, when `ending` is cancelled. Does no I/O.
+    /// Returns a service over these rooms. Turns are recorded and limited if these rooms are given. Running turns settle,
+    /// as at their deadlines, when `ending` is cancelled. Does no I/O.
     #[must_use]
     pub fn new(
-        memory: Memory,
-        records: Option<Turns>,
-        characters: Characters,
-        llm: Llm,
+        rooms: Rooms,
         context: ContextConfig,
         config: &MemoryConfig,
         ending: CancellationToken,
     ) -> Self {
+        let Rooms {
+            memory,
+            records,
+            limits,
+            characters,
+            llm,
+        } = rooms;
         Self {
             inner: Arc::new(Inner {
                 memory,
                 records,
+                limits,
                 characters,
                 llm,
                 counter: Arc::new(Counter::new()),
                 counting: Arc::new(Semaphore::new(1)),
-                limits: Limits {
+                window: Window {
                     max_messages: context.max_messages,
                     max_tokens: context.max_tokens,
                 },
@@ -221,166 +253,9 @@ impl Chat {
         }
     }
 
-    /// Starts a turn: looks up the character, loads the history and claims the turn concurrently, then spawns the
-    /// turn's task. If the same request has begun a turn before, that turn is returned, from its beginning.
-    ///
-    /// Figures are recorded in `invocation`; the turn drops its handle before it sends the last frame. A history that
-    /// cannot be read is not an error: the turn runs without it.
-    ///
-    /// # Errors
-    /// Returns [`Refusal`] if the character is not available, the message does not fit, or the idempotency key is of
-    /// another request. Nothing is sent upstream or stored.
-    pub async fn begin(&self, ask: Ask, invocation: Invocation) -> Result<Turn, Refusal> {
-        let mut replaces = None;
-        for _ in 0..MAX_CLAIMS {
-            let opening = self.open(&ask, &invocation, replaces).await;
-            match opening.claim {
-                Claim::Owned | Claim::Unknown => {
-                    let (claim, record) = (opening.claim, opening.record.clone());
-                    let begun = self.run(ask, invocation.clone(), opening).await;
-                    if let (Err(_), Some(record)) = (&begun, record) {
-                        match claim {
-                            Claim::Owned => record.release(&invocation).await,
-                            // The claim may have succeeded, or may yet. The refusal does not wait for that.
-                            _ => drop(tokio::spawn(async move {
-                                record.release(&Invocation::detached()).await;
-                            })),
-                        }
-                    }
-                    return begun;
-                }
-                Claim::Reused => return Err(Refusal::KeyReused),
-                Claim::Other(id) => {
-                    replaces = match self.repeat(&ask, &invocation, id).await? {
-                        Repeated::Turn(turn) => return Ok(turn),
-                        Repeated::Lost => Some(id),
-                        Repeated::Gone => None,
-                    };
-                    // What refused that turn may refuse this one.
-                    let character = opening.character?;
-                    let (prompt, limits) = (&character.system_prompt, self.inner.limits);
-                    context::fit(prompt, Vec::new(), &ask.message, limits)?;
-                }
-            }
-        }
-        Err(Refusal::TurnNotFound)
-    }
-
-    /// Begins the turn that was opened, in a task of its own.
-    async fn run(
-        &self,
-        ask: Ask,
-        invocation: Invocation,
-        opening: Opening,
-    ) -> Result<Turn, Refusal> {
-        let Opening {
-            id,
-            record,
-            claim,
-            began_at_unix,
-            read_until,
-            round_trip,
-            history,
-            character,
-        } = opening;
-        let inner = &self.inner;
-        let character = character?;
-        let unavailable = history.as_ref().err().map(memory::Error::reason);
-        let fit = |history| {
-            context::fit(
-                &character.system_prompt,
-                history,
-                &ask.message,
-                inner.limits,
-            )
-        };
-        let rest = history.as_ref().map_or(0, |history| {
-            history
-                .stored
-                .min(inner.stored_messages)
-                .saturating_sub(history.read())
-        });
-        let (mut status, mut began, messages) = remembered(history, began_at_unix);
-        let mut context = fit(messages)?;
-        if context.has_room && rest > 0 {
-            // Much of what was read is not of whole turns. Older turns are read as well, if that can be done in time.
-            let all = inner.memory.load(
-                &invocation,
-                &ask.user,
-                &ask.character,
-                inner.stored_messages,
-            );
-            if let Ok(Ok(history)) = timeout_at(read_until, all).await {
-                let messages;
-                (status, began, messages) = remembered(Ok(history), began_at_unix);
-                context = fit(messages)?;
-            }
-        }
-        let Context {
-            messages,
-            history_messages,
-            ..
-        } = context;
-
-        invocation.note(|figures| {
-            figures.degradation = unavailable;
-            figures.turn = Some(TurnFigures {
-                id,
-                memory: status.as_str(),
-                history_messages,
-                // Stays only if the task panics, because the end of a turn always sets its outcome.
-                outcome: FailureCode::Internal.as_str(),
-                upstream_error: None,
-                first_delta: None,
-                reply: None,
-                tokens: None,
-            });
-        });
-        let start = Frame::Start {
-            memory: status,
-            history_messages,
-            resumable: claim == Claim::Owned,
-        };
-        let start_text = record::start_text(&start);
-        let (relay, frames) = Relay::new(start);
-        let task = Task {
-            service: Arc::clone(inner),
-            id,
-            record,
-            start_text,
-            round_trip,
-            began,
-            began_at_unix,
-            prompt: prompt(&character, messages),
-            ask,
-            invocation,
-            relay,
-        };
-        // The task outlives the connection and ends by itself: every wait in it is bounded, except the wait for a
-        // client that neither reads nor disconnects, and by then the commit is decided. `settle` awaits the task at the
-        // end of the process.
-        inner.turns.spawn(task.run().in_current_span());
-        Ok(Turn {
-            id,
-            source: Source::Own(frames),
-            seen: 0,
-            ended: false,
-        })
-    }
-
     /// Waits until all running turns have ended. Call it before the process exits.
     pub async fn settle(&self) {
         self.inner.turns.close();
         self.inner.turns.wait().await;
-    }
-}
-
-fn prompt(character: &Character, messages: Vec<PromptMessage>) -> Prompt {
-    Prompt {
-        messages,
-        model: character.model.clone(),
-        temperature: character.temperature,
-        top_p: character.top_p,
-        max_tokens: character.max_tokens,
     }
 }

@@ -6,6 +6,7 @@
 
 mod auth;
 mod cors;
+mod limits;
 mod llm;
 mod log;
 mod memory;
@@ -16,6 +17,7 @@ mod secret;
 
 pub use self::auth::{AuthConfig, JwtRules};
 pub use self::cors::CorsConfig;
+pub use self::limits::LimitsConfig;
 pub use self::llm::{LlmConfig, OpenAiConfig, Provider};
 pub use self::log::{LogConfig, LogFormat, LogLevel};
 pub use self::memory::{ContextConfig, MemoryConfig};

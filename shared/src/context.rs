@@ -6,9 +6,9 @@
 use crate::message::{Message, PromptMessage, Role, is_blank};
 use crate::tokens::{PER_MESSAGE, PER_REPLY, estimate, is_believable};
 
-/// Limits of a prompt.
+/// The size of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct Window {
     /// Limit of messages from the history.
     pub max_messages: usize,
     /// Limit of tokens in total: system prompt, history, new message, and the overhead of the chat format.
@@ -55,10 +55,10 @@ pub fn fit(
     system_prompt: &str,
     history: Vec<Message>,
     message: &str,
-    limits: Limits,
+    window: Window,
 ) -> Result<Context, TooLong> {
     let prompt_tokens = estimate(system_prompt);
-    let beside_prompt = limits
+    let beside_prompt = window
         .max_tokens
         .checked_sub(prompt_tokens.saturating_add(2 * PER_MESSAGE + PER_REPLY))
         // A message has at least one token.
@@ -84,7 +84,7 @@ pub fn fit(
             .saturating_add(tokens_of(&question))
             .saturating_add(tokens_of(&reply))
             .saturating_add(2 * PER_MESSAGE);
-        if kept.len() + 2 > limits.max_messages || tokens > budget {
+        if kept.len() + 2 > window.max_messages || tokens > budget {
             has_room = false;
             break;
         }
@@ -92,7 +92,7 @@ pub fn fit(
     }
 
     let history_messages = kept.len();
-    has_room &= history_messages + 2 <= limits.max_messages;
+    has_room &= history_messages + 2 <= window.max_messages;
     let mut messages = Vec::with_capacity(history_messages + 2);
     messages.push(PromptMessage::new(Role::System, system_prompt));
     messages.extend(kept.into_iter().rev());
@@ -118,8 +118,8 @@ mod tests {
 
     use super::*;
 
-    fn limits(max_messages: usize, max_tokens: u64) -> Limits {
-        Limits {
+    fn limits(max_messages: usize, max_tokens: u64) -> Window {
+        Window {
             max_messages,
             max_tokens,
         }

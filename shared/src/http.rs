@@ -8,6 +8,7 @@ mod base;
 mod cors;
 mod error;
 mod event;
+pub mod ndjson;
 #[cfg(target_os = "linux")]
 mod nodelay;
 #[cfg(not(target_os = "linux"))]
@@ -24,6 +25,8 @@ use lambda_http::Body;
 use serde::Serialize;
 
 use crate::ids::{CharacterId, TurnId};
+use crate::memory::{Erased, LastMessage, Page, Sessions};
+use crate::message::Message;
 use crate::session::Session;
 
 pub use http::Method;
@@ -37,15 +40,84 @@ pub use self::serve::{run, run_buffered, serve_streaming};
 pub type Answer = Response<Body>;
 
 #[derive(Serialize)]
-struct Cleared {
+struct Changed {
     message: &'static str,
 }
 
 /// Returns the response to a successful clear.
 #[must_use]
 pub fn cleared() -> Answer {
-    ok(&Cleared {
+    ok(&Changed {
         message: "历史已清空",
+    })
+}
+
+/// Returns the response to a successful rewind.
+#[must_use]
+pub fn rewound() -> Answer {
+    ok(&Changed {
+        message: "历史已回退",
+    })
+}
+
+#[derive(Serialize)]
+struct ErasedOf {
+    message: &'static str,
+    erased: Erased,
+}
+
+/// Returns the response to a successful erasure.
+#[must_use]
+pub fn erased(erased: Erased) -> Answer {
+    ok(&ErasedOf {
+        message: "数据已删除",
+        erased,
+    })
+}
+
+#[derive(Serialize)]
+struct HistoryOf<'a> {
+    character_id: &'a str,
+    messages: &'a [Message],
+    has_more: bool,
+}
+
+/// Returns the response with a part of a session's messages.
+#[must_use]
+pub fn history(character: &CharacterId, page: &Page) -> Answer {
+    ok(&HistoryOf {
+        character_id: character.as_str(),
+        messages: &page.messages,
+        has_more: page.has_more,
+    })
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    sessions: Vec<ListedSession<'a>>,
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ListedSession<'a> {
+    #[serde(flatten)]
+    session: SessionOf<'a>,
+    last_message: Option<&'a LastMessage>,
+}
+
+/// Returns the response with a part of the list of a user's sessions.
+#[must_use]
+pub fn sessions(list: &Sessions) -> Answer {
+    let sessions = list.sessions.iter().map(|listed| ListedSession {
+        session: SessionOf {
+            character_id: listed.character.as_str(),
+            session: &listed.session,
+        },
+        last_message: listed.last.as_ref(),
+    });
+    ok(&List {
+        sessions: sessions.collect(),
+        next: list.next.map(|place| place.to_string()),
     })
 }
 

@@ -67,6 +67,26 @@ impl CharacterId {
     }
 }
 
+/// The id of a stored message. Other writers choose their own, so it is any text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MessageId(Box<str>);
+
+impl MessageId {
+    /// Parses an id: any text of 1 to [`MAX_ID_BYTES`] bytes.
+    ///
+    /// # Errors
+    /// Returns [`InvalidId`] if `text` is empty or longer.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        parse(text).map(Self)
+    }
+
+    /// Returns the id exactly as it was parsed.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The id of one turn, that is a message and its reply. A commit is idempotent by this id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TurnId(Uuid);

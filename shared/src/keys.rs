@@ -1,5 +1,7 @@
 //! The names of Redis keys. No other module builds one.
 
+use std::fmt;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::config::KeyLayout;
@@ -21,8 +23,12 @@ pub(crate) struct SessionKeys {
     pub(crate) messages: String,
     /// Key of the hash with the session's state and figures.
     pub(crate) meta: String,
-    /// Key of the string with the time of the last clear, in Unix microseconds on Redis's clock.
+    /// Key of the string with the mark of the session's last clear.
     pub(crate) cleared: String,
+    /// Key of the sorted set of the user's sessions: character ids by last activity.
+    pub(crate) sessions: String,
+    /// Key of the string with the mark of the last time that the user's data was erased.
+    pub(crate) erased: String,
 }
 
 impl SessionKeys {
@@ -33,21 +39,54 @@ impl SessionKeys {
             messages: format!("{prefix}:messages"),
             meta: format!("{prefix}:meta"),
             cleared: format!("{prefix}:cleared"),
+            sessions: of_user(layout, user, "sessions"),
+            erased: of_user(layout, user, "erased"),
         }
     }
 }
 
-/// The keys of the record of one turn, and of what its session shares.
+/// The keys of a user that belong to no session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UserKeys {
+    /// Key of the sorted set of the user's sessions: character ids by last activity.
+    pub(crate) sessions: String,
+    /// Key of the sorted set of the user's remembered turns, by the time at which they began. See [`TurnEntry`].
+    pub(crate) turns: String,
+    /// Key of the string with the mark of the last time that the user's data was erased.
+    pub(crate) erased: String,
+    /// Key of the string with the turns that the user began in the present minute.
+    pub(crate) minute: String,
+    /// Key of the string with the tokens that the user's turns took on the present day.
+    pub(crate) day: String,
+}
+
+impl UserKeys {
+    /// Returns the keys of `user`.
+    pub(crate) fn new(layout: KeyLayout, user: &UserId) -> Self {
+        let key = |part| of_user(layout, user, part);
+        Self {
+            sessions: key("sessions"),
+            turns: key("turns"),
+            erased: key("erased"),
+            minute: key("limit:minute"),
+            day: key("limit:day"),
+        }
+    }
+}
+
+/// The keys of the record of one turn, and of what the user's turns share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TurnKeys {
     /// Key of the hash with the owner's lease, how the turn began and how it ended.
     pub(crate) record: String,
     /// Key of the string with the reply's text so far.
     pub(crate) text: String,
-    /// Key of the sorted set of the session's remembered turns, by the time at which they began.
+    /// Key of the sorted set of the user's remembered turns, by the time at which they began. See [`TurnEntry`].
     pub(crate) index: String,
     /// Key of the mark of the session's last clear.
     pub(crate) cleared: String,
+    /// Key of the mark of the last time that the user's data was erased.
+    pub(crate) erased: String,
 }
 
 impl TurnKeys {
@@ -63,25 +102,69 @@ impl TurnKeys {
         Self {
             text: format!("{record}:text"),
             record,
-            index: format!("{prefix}:turns"),
+            index: of_user(layout, user, "turns"),
             cleared: format!("{prefix}:cleared"),
+            erased: of_user(layout, user, "erased"),
         }
     }
 }
 
-/// Returns the key of the sorted set of the turns of a session that are remembered.
-pub(crate) fn turns(layout: KeyLayout, user: &UserId, character: &CharacterId) -> String {
-    format!("{}:turns", session(layout, user, character))
+/// A member of the sorted set of a user's remembered turns: everything that the names of the turn's keys consist of. So
+/// all of them can be found without looking for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TurnEntry {
+    pub(crate) turn: TurnId,
+    /// The idempotency key, if the turn has one.
+    pub(crate) key: Option<IdempotencyKey>,
+    pub(crate) character: CharacterId,
 }
 
-/// Returns the key of the string that names the turn of an idempotency key. It begins with `user:` and not with
-/// `chat:`, so that no character id can spell it.
+impl TurnEntry {
+    /// Parses a member, or returns `None` if it is none.
+    pub(crate) fn parse(member: &str) -> Option<Self> {
+        // Neither an id of a turn nor a key has a blank.
+        let mut parts = member.splitn(3, ' ');
+        let turn = TurnId::parse(parts.next()?).ok()?;
+        let key = match parts.next()? {
+            "" => None,
+            key => Some(IdempotencyKey::parse(key.as_bytes()).ok()?),
+        };
+        let character = CharacterId::parse(parts.next()?).ok()?;
+        Some(Self {
+            turn,
+            key,
+            character,
+        })
+    }
+
+    /// Returns all keys of the turn.
+    pub(crate) fn names(&self, layout: KeyLayout, user: &UserId) -> impl Iterator<Item = String> {
+        let keys = TurnKeys::new(layout, user, &self.character, self.turn);
+        let key = self.key.as_ref().map(|key| idempotency(layout, user, key));
+        [keys.record, keys.text].into_iter().chain(key)
+    }
+}
+
+impl fmt::Display for TurnEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key.as_ref().map_or("", IdempotencyKey::as_str);
+        write!(f, "{} {key} {}", self.turn, self.character.as_str())
+    }
+}
+
+/// Returns the key of the string that names the turn of an idempotency key.
 pub(crate) fn idempotency(layout: KeyLayout, user: &UserId, key: &IdempotencyKey) -> String {
-    let user = utf8_percent_encode(user.as_str(), ENCODED);
     let key = utf8_percent_encode(key.as_str(), ENCODED);
+    of_user(layout, user, &format!("key:{key}"))
+}
+
+/// Returns a key of a user that belongs to no session. It begins with `user:` and not with `chat:`, so that no character
+/// id can spell it.
+fn of_user(layout: KeyLayout, user: &UserId, part: &str) -> String {
+    let user = utf8_percent_encode(user.as_str(), ENCODED);
     match layout {
-        KeyLayout::Plain => format!("user:{user}:key:{key}"),
-        KeyLayout::Tagged => format!("user:{{{user}}}:key:{key}"),
+        KeyLayout::Plain => format!("user:{user}:{part}"),
+        KeyLayout::Tagged => format!("user:{{{user}}}:{part}"),
     }
 }
 
@@ -147,13 +230,57 @@ mod tests {
             let keys = TurnKeys::new(layout, &user, &character, turn);
             assert_eq!(keys.record, format!("chat:{name}:char_456:turn:{id}"));
             assert_eq!(keys.text, format!("chat:{name}:char_456:turn:{id}:text"));
-            assert_eq!(keys.index, format!("chat:{name}:char_456:turns"));
-            assert_eq!(keys.index, turns(layout, &user, &character));
+            assert_eq!(keys.index, format!("user:{name}:turns"));
             assert_eq!(keys.cleared, format!("chat:{name}:char_456:cleared"));
+            assert_eq!(keys.erased, format!("user:{name}:erased"));
             assert_eq!(
                 idempotency(layout, &user, &key),
                 format!("user:{name}:key:a%3A%7Bb%7D")
             );
+        }
+    }
+
+    #[test]
+    fn the_literal_keys_of_a_user_are_the_contract() {
+        let user = UserId::parse("user:123").expect("valid");
+        for (layout, name) in [
+            (KeyLayout::Plain, "user%3A123"),
+            (KeyLayout::Tagged, "{user%3A123}"),
+        ] {
+            let keys = UserKeys::new(layout, &user);
+            assert_eq!(keys.sessions, format!("user:{name}:sessions"));
+            assert_eq!(keys.turns, format!("user:{name}:turns"));
+            assert_eq!(keys.erased, format!("user:{name}:erased"));
+            assert_eq!(keys.minute, format!("user:{name}:limit:minute"));
+            assert_eq!(keys.day, format!("user:{name}:limit:day"));
+        }
+    }
+
+    #[test]
+    fn an_entry_reads_back_and_names_all_keys_of_its_turn() {
+        let user = UserId::parse("u").expect("valid");
+        let turn = TurnId::new();
+        for key in [None, Some("a:b")] {
+            let entry = TurnEntry {
+                turn,
+                key: key.map(|key| IdempotencyKey::parse(key.as_bytes()).expect("valid")),
+                character: CharacterId::parse("a character").expect("valid"),
+            };
+            assert_eq!(TurnEntry::parse(&entry.to_string()), Some(entry.clone()));
+            let names: Vec<_> = entry.names(KeyLayout::Plain, &user).collect();
+            let record = format!("chat:u:a%20character:turn:{turn}");
+            assert_eq!(names[..2], [record.clone(), format!("{record}:text")]);
+            let key = names.get(2).map(String::as_str);
+            assert_eq!(key, entry.key.as_ref().map(|_| "user:u:key:a%3Ab"));
+        }
+        for member in [
+            "",
+            "x",
+            &format!("{turn}"),
+            &format!("{turn} k"),
+            &format!("{turn}  "),
+        ] {
+            assert_eq!(TurnEntry::parse(member), None, "{member}");
         }
     }
 

@@ -7,13 +7,15 @@
 //! | [`http`] | parsing, limits, problem+json, server-sent events; the only room that knows the Lambda runtime |
 //! | [`auth`] | authenticating a bearer token as an [`ids::UserId`] |
 //! | [`chat`] | one turn, from message to done; the only room that sees both memory and llm |
+//! | [`data`] | everything that is kept about a user, for the user |
 //! | [`llm`] | a stream of deltas from an upstream |
 //! | [`characters`] | looking up and caching the characters that users talk to |
 //! | [`context`] | fitting messages into the context window |
 //! | [`tokens`] | counting tokens |
 //! | [`memory`] | short-term memory: sessions |
 //! | [`turns`] | the records of turns: claim, journal, follow, stop |
-//! | `record` | how the record of a turn closes |
+//! | [`limits`] | what a user may use |
+//! | `record` | what two of these rooms do in one script |
 //! | [`store`] | the way to Redis; the only room that knows the `redis` crate |
 //! | `keys` | how keys are spelled |
 //! | [`message`], [`session`] | the forms in which messages and sessions are stored |
@@ -30,10 +32,12 @@ pub mod chat;
 pub mod clock;
 pub mod config;
 pub mod context;
+pub mod data;
 mod foreign;
 pub mod http;
 pub mod ids;
 mod keys;
+pub mod limits;
 pub mod llm;
 pub mod memory;
 pub mod message;

@@ -1,5 +1,6 @@
-//! How the record of a turn closes. The commit of a turn closes its record in the same script, so that what is stored
-//! and what a reader is told at the end cannot differ; therefore `memory` and `turns` share this.
+//! What rooms share because one script does the work of both. The commit of a turn closes its record, so that what is
+//! stored and what a reader is told at the end cannot differ: `memory` and `turns`. The claim of a turn takes it from the
+//! user's limits, so that a repeated request costs nothing: `turns` and `limits`.
 
 use crate::keys::TurnKeys;
 use crate::store::Call;
@@ -44,6 +45,32 @@ impl RequestKey {
             .split_once(':')
             .map_or("", |(_, fingerprint)| fingerprint)
     }
+}
+
+/// What a claim takes from the limits of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Charge {
+    /// Redis keys of what the user has used of the minute, and of the day.
+    pub(crate) keys: [String; 2],
+    /// Most turns a minute; 0 for no limit.
+    pub(crate) most_turns: u64,
+    /// Most tokens a day; 0 for no limit.
+    pub(crate) most_tokens: u64,
+}
+
+impl Charge {
+    /// Appends the keys and the two limits to a call of a script.
+    pub(crate) fn add_to(&self, call: Call) -> Call {
+        call.keys(self.keys.iter().map(String::as_str))
+            .arg(self.most_turns)
+            .arg(self.most_tokens)
+    }
+}
+
+/// Reads the reply of a script that refuses a turn because a limit is used up. Returns the seconds after which the user
+/// may try again, or `None` for any other reply.
+pub(crate) fn limited(reply: &str) -> Option<u64> {
+    reply.strip_prefix("limited:")?.parse().ok()
 }
 
 impl Closing {

@@ -13,20 +13,23 @@ mod scripts;
 
 use std::time::Duration;
 
+pub use self::follow::Remembered;
 pub(crate) use self::follow::{Begun, Follower, Opened, Seen};
 pub(crate) use self::journal::Journal;
 use crate::config::{KeyLayout, MemoryConfig};
 use crate::ids::{CharacterId, IdempotencyKey, TurnId, UserId};
-use crate::keys::{self, TurnKeys};
-use crate::record::{Closing, LONGEST_TURN_SECONDS, RequestKey};
+use crate::keys::{self, TurnEntry, TurnKeys, UserKeys};
+use crate::record::{Charge, Closing, LONGEST_TURN_SECONDS, RequestKey, limited};
 pub use crate::store::Error;
 use crate::store::{Call, Store, Value, from_redis_value};
 use crate::telemetry::{Invocation, Operation};
 
 /// Time after its last sign of life for which the owner of a turn is taken for alive.
 const LEASE: Duration = Duration::from_secs(10);
-/// Turns of a session that are looked at to find the newest one that runs.
-const MOST_AT_ONCE: isize = 16;
+/// The newest turns of a user among which the one to stop or to come back to is sought.
+const NEWEST: isize = 128;
+/// What scripts get in place of a mark that the turn could not read.
+const UNREAD: &[u8] = b"?";
 
 /// How a turn ended, as far as its storage is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +86,8 @@ pub(crate) enum Claim {
     Other(TurnId),
     /// The key belongs to another request.
     Reused,
+    /// The user has used up a limit, and may try again after this number of seconds.
+    Limited(u64),
     /// Redis could not be asked.
     Unknown,
 }
@@ -93,6 +98,7 @@ impl Claim {
         match reply {
             Some("claimed") => Self::Owned,
             Some("reused") => Self::Reused,
+            Some(reply) if let Some(seconds) = limited(reply) => Self::Limited(seconds),
             Some(reply) => {
                 let id = reply.strip_prefix("turn:").map(TurnId::parse);
                 id.and_then(Result::ok).map_or(Self::Unknown, Self::Other)
@@ -141,15 +147,23 @@ impl Turns {
         turn: TurnId,
         request: Option<(&IdempotencyKey, &str)>,
     ) -> Record {
+        let key = request.map(|(key, _)| key);
         let request = request.map(|(key, fingerprint)| RequestKey {
             name: keys::idempotency(self.layout, user, key),
             value: format!("{turn}:{fingerprint}"),
         });
+        let entry = TurnEntry {
+            turn,
+            key: key.cloned(),
+            character: character.clone(),
+        };
         Record {
             turns: self.clone(),
             id: turn,
             keys: TurnKeys::new(self.layout, user, character, turn),
+            entry: entry.to_string(),
             request,
+            erased: UNREAD.to_vec(),
         }
     }
 
@@ -196,13 +210,18 @@ impl Turns {
         character: &CharacterId,
     ) -> Result<Option<TurnId>, Error> {
         type Found = (Option<String>, Option<u64>);
-        let index = keys::turns(self.layout, user, character);
-        let call = Call::reads(&index).and("ZREVRANGE", &index, &[0, MOST_AT_ONCE - 1]);
-        let (_, ids): (Time, Vec<String>) = self
+        let index = UserKeys::new(self.layout, user).turns;
+        let call = Call::reads(&index).and("ZREVRANGE", &index, &[0, NEWEST - 1]);
+        let (_, members): (Time, Vec<String>) = self
             .store
             .read(invocation, Operation::Follow, &call)
             .await?;
-        let ids: Vec<TurnId> = ids.iter().filter_map(|id| TurnId::parse(id).ok()).collect();
+        let ids: Vec<TurnId> = members
+            .iter()
+            .filter_map(|member| TurnEntry::parse(member))
+            .filter(|entry| entry.character == *character)
+            .map(|entry| entry.turn)
+            .collect();
         if ids.is_empty() {
             return Ok(None);
         }
@@ -240,14 +259,23 @@ pub(crate) struct Record {
     turns: Turns,
     id: TurnId,
     keys: TurnKeys,
+    /// The member of the sorted set of the user's turns.
+    entry: String,
     request: Option<RequestKey>,
+    /// The mark of the last erasure that the turn has read.
+    erased: Vec<u8>,
 }
 
 impl Record {
-    /// Opens the record. `replaces` names a dead turn whose key this one may take over. A failure is logged, and not
-    /// measured, like those of the journal. A claim may be sent again, and no turn waits long for it, so it is under
-    /// the policy of reads.
-    pub(crate) async fn claim(&self, replaces: Option<TurnId>) -> Claim {
+    /// Notes the mark of the last erasure that the turn has read. After a later one the turn leaves nothing in Redis.
+    pub(crate) fn note_erased(&mut self, mark: &[u8]) {
+        self.erased = mark.to_vec();
+    }
+
+    /// Opens the record, and takes the turn from the user's limits. `replaces` names a dead turn whose key this one may
+    /// take over. A failure is logged, and not measured, like those of the journal. A claim may be sent again, and no turn
+    /// waits long for it, so it is under the policy of reads.
+    pub(crate) async fn claim(&self, replaces: Option<TurnId>, charge: Option<&Charge>) -> Claim {
         let keys = [
             self.keys.record.as_str(),
             &self.keys.index,
@@ -257,11 +285,12 @@ impl Record {
             .keys(self.request.iter().map(RequestKey::name))
             .arg(self.id.to_string())
             .arg(lease_millis())
-            .arg(self.open_seconds());
-        let call = match &self.request {
-            Some(request) => call
-                .arg(request.fingerprint())
-                .arg(replaces.map(|id| id.to_string()).unwrap_or_default()),
+            .arg(self.open_seconds())
+            .arg(&self.entry)
+            .arg(self.request.as_ref().map_or("", RequestKey::fingerprint))
+            .arg(replaces.map(|id| id.to_string()).unwrap_or_default());
+        let call = match charge {
+            Some(charge) => charge.add_to(call),
             None => call,
         };
         let store = &self.turns.store;
@@ -276,6 +305,7 @@ impl Record {
             Call::script(&scripts::RELEASE, keys)
                 .keys(self.request.iter().map(RequestKey::name))
                 .arg(self.id.to_string())
+                .arg(&self.entry)
         };
         let store = &self.turns.store;
         // The store logs why it failed.
@@ -333,7 +363,12 @@ impl Record {
         closing: &Closing,
     ) -> Result<String, Error> {
         let close = |until: u64| {
-            Call::script(&scripts::CLOSE, [&self.keys.record, &self.keys.text])
+            let keys = [
+                self.keys.record.as_str(),
+                &self.keys.text,
+                &self.keys.erased,
+            ];
+            Call::script(&scripts::CLOSE, keys)
                 .keys(closing.request.iter().map(RequestKey::name))
                 .arg(outcome.as_str())
                 .arg(&closing.start)
@@ -342,6 +377,7 @@ impl Record {
                 .arg(closing.remember_seconds)
                 .arg(closing.request_value())
                 .arg(until)
+                .arg(&self.erased)
         };
         let store = &self.turns.store;
         store
@@ -378,6 +414,7 @@ mod tests {
             (Some("claimed".to_owned()), Claim::Owned),
             (Some("reused".to_owned()), Claim::Reused),
             (Some(format!("turn:{id}")), Claim::Other(id)),
+            (Some("limited:7".to_owned()), Claim::Limited(7)),
             (Some("turn:x".to_owned()), Claim::Unknown),
             (None, Claim::Unknown),
         ] {

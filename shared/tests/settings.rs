@@ -11,8 +11,8 @@ use std::fmt::Debug;
 
 use secrecy::ExposeSecret;
 use shared::config::{
-    AuthConfig, ConfigError, ContextConfig, CorsConfig, LlmConfig, LogConfig, MemoryConfig,
-    MetricsConfig, RedisConfig, Section,
+    AuthConfig, ConfigError, ContextConfig, CorsConfig, LimitsConfig, LlmConfig, LogConfig,
+    MemoryConfig, MetricsConfig, RedisConfig, Section,
 };
 
 const PAGE: &str = include_str!("../../docs/settings.md");
@@ -113,6 +113,7 @@ impl Outcome {
         reader.section::<AuthConfig>("AuthConfig");
         reader.section::<ContextConfig>("ContextConfig");
         reader.section::<CorsConfig>("CorsConfig");
+        reader.section::<LimitsConfig>("LimitsConfig");
         reader.section::<LlmConfig>("LlmConfig");
         reader.section::<LogConfig>("LogConfig");
         reader.section::<MemoryConfig>("MemoryConfig");

@@ -37,7 +37,7 @@ async fn main() {
     let template = std::fs::read_to_string(&template).expect("a template");
 
     let cluster = Cluster::start().await;
-    for user in ["Turns", "Stop", "Clear", "Session"] {
+    for user in ["Turns", "Stop", "Clear", "Session", "History", "Data"] {
         let rights = access_string(&template, user);
         let password = format!(">{PASSWORD}");
         let mut command = vec!["ACL", "SETUSER", user, &password];
@@ -122,15 +122,53 @@ async fn main() {
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.json()["stored_messages"], 6, "{}", answer.text());
     }
+    let list = Event::get("/api/v1/chat/sessions").token(&token).http();
+    let answer = sessions.invoke(&list).await;
+    let listed = answer.json()["sessions"].as_array().map(Vec::len);
+    assert_eq!(listed, Some(1), "{}", answer.text());
     println!("session-meta sees it, after {:?}", began.elapsed());
 
     let began = Instant::now();
+    let histories = start("ReadHistoryFunction", "History").start().await;
+    let read = Event::get("/api/v1/chat/history")
+        .token(&token)
+        .query("character_id", "luna");
+    let answer = histories.invoke(&read.http()).await;
+    let messages = answer.json()["messages"].clone();
+    assert_eq!(messages.as_array().map(Vec::len), Some(6), "{messages}");
+    println!("read-history reads it, after {:?}", began.elapsed());
+
+    let began = Instant::now();
     let clears = start("ClearHistoryFunction", "Clear").start().await;
+    let rewind = Event::clear()
+        .token(&token)
+        .query("character_id", "luna")
+        .query("from", messages[4]["msg_id"].as_str().expect("text"));
+    let answer = clears.invoke(&rewind.http()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
     let answer = clears.invoke(&clear(&token, "luna")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let answer = sessions.invoke(&session(&token, "luna")).await;
     assert_eq!(answer.status, 404, "{}", answer.text());
     println!("clear-history forgets it, after {:?}", began.elapsed());
+
+    let began = Instant::now();
+    let again = chats.invoke(&chat(&token, "luna", "你好")).await;
+    assert_eq!(again.last()["saved"], true, "{}", chats.output());
+    let data = start("UserDataFunction", "Data").start().await;
+    let of_data = |method| Event::new(method, "/api/v1/chat/data").token(&token).http();
+    let answer = data.invoke(&of_data("GET")).await;
+    assert!(
+        answer.text().contains(r#""type":"end""#),
+        "{}",
+        answer.text()
+    );
+    let answer = data.invoke(&of_data("DELETE")).await;
+    assert_eq!(answer.json()["erased"]["sessions"], 1, "{}", answer.text());
+    println!(
+        "user-data exports and erases it, after {:?}",
+        began.elapsed()
+    );
 }
 
 /// The function, by an emulator where this machine's processor is another.

@@ -3,7 +3,14 @@
 
 use super::{Run, run};
 
-const RECORD: &str = include_str!("../../../shared/src/record/record.lua");
+/// What the scripts share, in front of each.
+const SHARED: &str = concat!(
+    include_str!("../../../shared/src/record/record.lua"),
+    include_str!("../../../shared/src/limits/limits.lua"),
+    include_str!("../../../shared/src/memory/scripts/marks.lua"),
+    include_str!("../../../shared/src/memory/scripts/messages.lua"),
+    include_str!("../../../shared/src/memory/scripts/sessions.lua"),
+);
 const COMMIT: &str = include_str!("../../../shared/src/memory/scripts/commit.lua");
 const CLAIM: &str = include_str!("../../../shared/src/turns/scripts/claim.lua");
 const JOURNAL: &str = include_str!("../../../shared/src/turns/scripts/journal.lua");
@@ -73,7 +80,7 @@ async fn is_found(
     has_faults: bool,
     violation: &str,
 ) {
-    let source = format!("{RECORD}{script}");
+    let source = format!("{SHARED}{script}");
     let broken = source.replace(line, by);
     assert_ne!(
         broken, source,

@@ -6,6 +6,7 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 mod promised;
+mod record;
 mod samples;
 mod service;
 
@@ -58,9 +59,11 @@ fn every_code_of_the_contract_has_an_event() {
         "invalid_json",
         "invalid_request",
         "memory_unavailable",
+        "message_not_found",
         "method_not_allowed",
         "payload_too_large",
         "session_not_found",
+        "too_many_requests",
         "turn_not_found",
         "unauthorized",
         "unsupported_media_type",
@@ -91,7 +94,8 @@ fn no_event_holds_a_token() {
 
 #[tokio::test]
 async fn every_event_is_answered_as_expected_by_functions_that_check_tokens() {
-    Service::start(Checks::Function).await.replay().await;
+    let records = Service::start(Checks::Function).await.replay().await;
+    record::write(&records);
 }
 
 /// Here the events are sent as they are, with placeholders instead of tokens.

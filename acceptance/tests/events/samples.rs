@@ -41,6 +41,8 @@ pub(super) enum Given {
     StoredTurn,
     #[serde(rename = "used key")]
     UsedKey,
+    #[serde(rename = "used limit")]
+    UsedLimit,
     #[serde(rename = "no redis")]
     NoRedis,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
 use testkit::answer::Answer;
 use testkit::binary;
 use testkit::redis::Server;
@@ -10,8 +11,12 @@ use testkit::tokens::{Token, secret, token};
 use testkit::upstream::{Script, Upstream};
 
 use crate::promised::{assert_promised, headers, printed};
+use crate::record::record;
 use crate::samples::{Given, Refusal, function_of, read, refusals, routes};
 use crate::{CALLER, Checks, GATEWAYS, KEY, TURN};
+
+/// The limit of `chat-stream`, which only one refusal reaches.
+const TOKENS_PER_DAY: &str = "1000000";
 
 /// All functions, each with a Redis and with none.
 pub(super) struct Service {
@@ -32,6 +37,10 @@ impl Service {
             let function = Function::builder(name)
                 .env("REDIS_URL", redis.url())
                 .envs(upstream.env());
+            let function = match name {
+                "chat-stream" => function.env("LIMIT_TOKENS_PER_DAY", TOKENS_PER_DAY),
+                _ => function,
+            };
             let function = match checks {
                 Checks::Function => function.env("JWT_SECRET", secret()),
                 Checks::Authorizer => function.env("AUTH_TRUST_AUTHORIZER", "true"),
@@ -52,24 +61,61 @@ impl Service {
         }
     }
 
-    pub(super) async fn replay(&self) {
+    /// Sends every event, checks the answers, and returns a record of each.
+    pub(super) async fn replay(&self) -> Vec<Value> {
+        let mut records = Vec::new();
         for route in routes() {
             for gateway in GATEWAYS {
-                assert_promised(&route, &self.answer(&route, gateway).await);
+                let name = format!("{route}.{gateway}");
+                let sample = format!("{name}.json");
+                let answer = self.answer(&route, &sample).await;
+                assert_promised(&route, &printed(&answer));
+                records.push(record(&name, &sample, &read(&sample), &answer));
             }
         }
         for refusal in refusals() {
-            self.refuse(&refusal).await;
+            let answer = self.refuse(&refusal).await;
+            let event = refusal.event();
+            records.push(record(&refusal.name, &refusal.base, &event, &answer));
         }
+        records
     }
 
-    /// Returns the whole answer to a sample as text. What the request is about is stored: a session, a turn that has
-    /// ended, or a turn that runs. For a new message nothing is.
-    async fn answer(&self, route: &str, gateway: &str) -> String {
-        let name = format!("{route}.{gateway}.json");
+    /// Returns the answer to a sample. What the request is about is stored: a session, a turn that has ended, or a turn
+    /// that runs. For a new message nothing is.
+    async fn answer(&self, route: &str, sample: &str) -> Answer {
         let _: () = self.redis.command(&["FLUSHALL"]).await;
         match route {
             "chat-stream.post" | "chat-stream.post.with-key" => {}
+            "user-data.get" | "user-data.delete" => {
+                self.store_session().await;
+                let zadd = [
+                    "ZADD",
+                    &format!("user:{CALLER}:sessions"),
+                    "1732431203000000",
+                    "luna",
+                ];
+                let _: i64 = self.redis.command(&zadd).await;
+                self.store_turn().await;
+                let member = format!("{TURN}  luna");
+                let zadd = [
+                    "ZADD",
+                    &format!("user:{CALLER}:turns"),
+                    "1732431200000000",
+                    &member,
+                ];
+                let _: i64 = self.redis.command(&zadd).await;
+            }
+            "session-meta.list" => {
+                self.store_session().await;
+                let zadd = [
+                    "ZADD",
+                    &format!("user:{CALLER}:sessions"),
+                    "1732431203000000",
+                    "luna",
+                ];
+                let _: i64 = self.redis.command(&zadd).await;
+            }
             "chat-stream.get" => self.store_turn().await,
             "stop-stream" => {
                 // A lease until the year 2100.
@@ -79,12 +125,11 @@ impl Service {
             }
             _ => self.store_session().await,
         }
-        let function = &self.functions[function_of(&name)];
-        let answer = self.invoke(function, read(&name)).await;
-        printed(&answer)
+        let function = &self.functions[function_of(sample)];
+        self.invoke(function, read(sample)).await
     }
 
-    async fn refuse(&self, refusal: &Refusal) {
+    async fn refuse(&self, refusal: &Refusal) -> Answer {
         let _: () = self.redis.command(&["FLUSHALL"]).await;
         match refusal.given {
             Given::NothingStored | Given::NoRedis => {}
@@ -94,6 +139,12 @@ impl Service {
                 let _: () = self.redis.command(&set).await;
             }
             Given::StoredTurn => self.store_turn().await,
+            Given::UsedLimit => {
+                let (seconds, _): (u64, u64) = self.redis.command(&["TIME"]).await;
+                let used = format!("{} {TOKENS_PER_DAY}", seconds / 86_400);
+                let key = format!("user:{CALLER}:limit:day");
+                let _: () = self.redis.command(&["SET", &key, &used]).await;
+            }
             Given::UsedKey => {
                 let (key, fingerprint) = (format!("user:{CALLER}:key:{KEY}"), "0".repeat(32));
                 let set = ["SET", &key, &format!("{TURN}:{fingerprint}")];
@@ -108,7 +159,14 @@ impl Service {
         let answer = self.invoke(function, refusal.event()).await;
         let problem = refusal.problem(self.checks);
         assert_eq!(answer.problem(), problem, "{}", refusal.name);
-        assert_eq!(headers(&answer), refusal.headers(), "{}", refusal.name);
+        let mut found = headers(&answer);
+        if refusal.given == Given::UsedLimit {
+            let seconds = found.insert("retry-after".into(), "<seconds>".into());
+            let seconds: u64 = seconds.expect("set").parse().expect("a number");
+            assert!((1..=86_400).contains(&seconds), "{seconds}");
+        }
+        assert_eq!(found, refusal.headers(), "{}", refusal.name);
+        answer
     }
 
     async fn invoke(&self, function: &Function, mut event: String) -> Answer {

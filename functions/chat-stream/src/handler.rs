@@ -17,6 +17,7 @@ async fn begin(chat: Chat, request: UserRequest) -> Result<StreamingAnswer, Prob
     let ChatBody {
         character,
         message,
+        replaces,
         metadata,
     } = ChatBody::parse(&request)?;
     let deadline = request.deadline();
@@ -27,6 +28,7 @@ async fn begin(chat: Chat, request: UserRequest) -> Result<StreamingAnswer, Prob
         user,
         character,
         message,
+        replaces,
         metadata,
         key,
         deadline,

@@ -7,9 +7,10 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use shared::config::{ContextConfig, LlmConfig, Section};
+use shared::chat::{Chat, Rooms};
+use shared::config::{ContextConfig, LimitsConfig, LlmConfig, Section};
 use shared::http::{self, Base};
-use shared::{characters::Characters, chat::Chat, llm::Llm};
+use shared::{characters::Characters, limits::Limits, llm::Llm};
 
 fn main() -> ExitCode {
     http::run(env!("CARGO_PKG_NAME"), chat, async |base, chat| {
@@ -20,13 +21,13 @@ fn main() -> ExitCode {
 }
 
 fn chat(base: &Base) -> Result<Chat, Box<dyn Error>> {
-    Ok(Chat::new(
-        base.memory.clone(),
-        base.turns.clone(),
-        Characters::new(base.store.clone(), SystemTime::now),
-        Llm::new(&LlmConfig::from_env()?, &base.secrets)?,
-        ContextConfig::from_env()?,
-        &base.memory_config,
-        base.ending.clone(),
-    ))
+    let rooms = Rooms {
+        memory: base.memory.clone(),
+        records: base.turns.clone(),
+        limits: Limits::new(base.store.clone(), base.layout, LimitsConfig::from_env()?),
+        characters: Characters::new(base.store.clone(), SystemTime::now),
+        llm: Llm::new(&LlmConfig::from_env()?, &base.secrets)?,
+    };
+    let (context, memory) = (ContextConfig::from_env()?, &base.memory_config);
+    Ok(Chat::new(rooms, context, memory, base.ending.clone()))
 }

@@ -1,4 +1,4 @@
-//! `DELETE /api/v1/chat/history`: deletes a session.
+//! `DELETE /api/v1/chat/history`: deletes a session, or the messages from one on.
 
 mod handler;
 

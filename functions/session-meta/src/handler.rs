@@ -3,7 +3,24 @@
 use shared::http::{self, Answer, Method, Problem, StateBody, UserRequest};
 use shared::memory::Memory;
 
-pub(crate) async fn session(memory: Memory, request: UserRequest) -> Result<Answer, Problem> {
+const DEFAULT_SESSIONS: usize = 20;
+
+pub(crate) async fn route(memory: Memory, request: UserRequest) -> Result<Answer, Problem> {
+    match (request.resource(), request.method()) {
+        ("sessions", &Method::GET) => list(memory, request).await,
+        ("sessions", _) => Err(Problem::MethodNotAllowed("GET")),
+        _ => session(memory, request).await,
+    }
+}
+
+async fn list(memory: Memory, request: UserRequest) -> Result<Answer, Problem> {
+    let (most, before) = (request.limit(DEFAULT_SESSIONS)?, request.place()?);
+    let list = memory.sessions(&request.invocation, &request.user, most, before);
+    let list = list.await.map_err(Problem::session_unavailable)?;
+    Ok(http::sessions(&list))
+}
+
+async fn session(memory: Memory, request: UserRequest) -> Result<Answer, Problem> {
     let (invocation, user) = (&request.invocation, &request.user);
     let (character, session) = if request.method() == Method::PATCH {
         let StateBody { character, state } = StateBody::parse(&request)?;

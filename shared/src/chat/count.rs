@@ -39,7 +39,7 @@ impl Task {
         let believed = believed(&usage, &generated.text);
         if let (Some(assistant), Some(prompt_tokens)) = (believed, usage.prompt_tokens) {
             return Counts {
-                user: estimated_user(&self.ask.message),
+                user: estimated_user(self.ask.text()),
                 assistant,
                 usage: Usage {
                     prompt_tokens,
@@ -47,7 +47,7 @@ impl Task {
                 },
             };
         }
-        let mut counts = estimated(&prompt, &self.ask.message, &generated.text);
+        let mut counts = estimated(&prompt, self.ask.text(), &generated.text);
         if has_time && !generated.text.is_empty() {
             let until = self.count_until();
             if until > Instant::now() {
@@ -77,7 +77,7 @@ impl Task {
         let counting = Arc::clone(&self.service.counting);
         let permit = counting.acquire_owned().await.ok()?;
         let counter = Arc::clone(&self.service.counter);
-        let message = self.ask.message.clone();
+        let message = self.ask.text().to_owned();
         let exact = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let assistant = counter.count(&reply);

@@ -1,6 +1,7 @@
 //! How a turn opens: one round trip to Redis for the history, the character and the claim.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,13 +10,15 @@ use tokio::time::{Instant, timeout};
 
 use super::{Ask, Chat, MemoryStatus};
 use crate::characters::{self, Character};
-use crate::ids::TurnId;
+use crate::ids::{MessageId, TurnId, UserId};
+use crate::limits::Limits;
 use crate::memory::{self, Began, History};
 use crate::message::Message;
 use crate::telemetry::Invocation;
 use crate::turns::{Claim, Record};
 
-/// Time that a claim may take longer than the history, where it does not decide whether the turn begins.
+/// Time that a claim may take longer than the history, where it does not decide whether the turn begins: a server that
+/// pauses writes must not hold up a turn.
 const CLAIM_AFTER_READS: Duration = Duration::from_millis(10);
 
 /// Everything that is known before a turn runs.
@@ -23,14 +26,53 @@ pub(super) struct Opening {
     pub(super) id: TurnId,
     /// `None` if turns are not recorded.
     pub(super) record: Option<Record>,
-    pub(super) claim: Claim,
+    pub(super) claim: Claiming,
     pub(super) began_at_unix: SystemTime,
     /// Until when the history may be read.
     pub(super) read_until: Instant,
     /// Time that the slower of the history and the character took.
     pub(super) round_trip: Duration,
-    pub(super) history: Result<History, memory::Error>,
-    pub(super) character: Result<Arc<Character>, characters::Error>,
+    /// `None` once it is taken.
+    history: Option<Result<History, memory::Error>>,
+    /// `None` once it is taken.
+    character: Option<Result<Arc<Character>, characters::Error>>,
+}
+
+/// A claim that is on its way.
+pub(super) type Pending = Pin<Box<dyn Future<Output = Claim> + Send>>;
+
+/// The claim of a turn.
+pub(super) enum Claiming {
+    /// There is a reply.
+    Decided(Claim),
+    /// It decides only whether a client can come back to the turn, so the upstream is asked meanwhile.
+    Pending(Pending),
+}
+
+impl Claiming {
+    /// Waits for the reply; if none has come yet, only a little.
+    pub(super) async fn reply(self) -> Claim {
+        match self {
+            Self::Decided(claim) => claim,
+            Self::Pending(claim) => timeout(CLAIM_AFTER_READS, claim)
+                .await
+                .unwrap_or(Claim::Unknown),
+        }
+    }
+}
+
+impl Opening {
+    /// Takes the history. A second call gets none.
+    pub(super) fn take_history(&mut self) -> Result<History, memory::Error> {
+        let taken = self.history.take();
+        taken.unwrap_or(Err(memory::Error::Unexpected))
+    }
+
+    /// Takes the character. A second call gets none.
+    pub(super) fn take_character(&mut self) -> Result<Arc<Character>, characters::Error> {
+        let taken = self.character.take();
+        taken.unwrap_or(Err(characters::Error::NotFound))
+    }
 }
 
 impl Ask {
@@ -38,7 +80,8 @@ impl Ask {
     fn fingerprint(&self) -> String {
         let mut content = Context::new(&SHA256);
         let metadata = self.metadata.as_ref().map_or("", |metadata| metadata.get());
-        for part in [self.character.as_str(), &self.message, metadata] {
+        let replaces = self.replaces.as_ref().map_or("", MessageId::as_str);
+        for part in [self.character.as_str(), self.text(), metadata, replaces] {
             content.update(&part.len().to_be_bytes());
             content.update(part.as_bytes());
         }
@@ -62,7 +105,11 @@ impl Chat {
         let id = TurnId::new();
         let record = self.record(ask, id);
         let inner = &self.inner;
-        let most = inner.limits.max_messages;
+        let most = match ask.replaces {
+            // It may be any of them.
+            Some(_) => usize::MAX,
+            None => inner.window.max_messages,
+        };
         let reads = async {
             let read = tokio::join!(
                 inner
@@ -72,14 +119,11 @@ impl Chat {
             );
             (read, began.elapsed())
         };
-        let claim = async {
-            match &record {
-                Some(record) => record.claim(replaces).await,
-                None => Claim::Unknown,
-            }
-        };
+        let decides = ask.key.is_some() || inner.limits.is_some();
+        let (record_of_claim, limits) = (record.clone(), inner.limits.clone());
+        let claim = claim(record_of_claim, limits, ask.user.clone(), id, replaces);
         let (((history, character), round_trip), claim) =
-            with_claim(reads, claim, ask.key.is_some()).await;
+            with_claim(reads, Box::pin(claim), decides).await;
         Opening {
             id,
             record,
@@ -87,8 +131,8 @@ impl Chat {
             began_at_unix,
             read_until: began + inner.read_timeout,
             round_trip,
-            history,
-            character,
+            history: Some(history),
+            character: Some(character),
         }
     }
 
@@ -101,15 +145,35 @@ impl Chat {
     }
 }
 
-/// Awaits both. The reads are sent first, so a clear that comes between the two is noticed. A claim that does not
-/// decide whether the turn begins is given up a little after the reads: a server that pauses writes must not hold up a
-/// turn.
+/// Claims a turn, and takes it from the user's limits.
+async fn claim(
+    record: Option<Record>,
+    limits: Option<Limits>,
+    user: UserId,
+    turn: TurnId,
+    replaces: Option<TurnId>,
+) -> Claim {
+    match (record, limits) {
+        (Some(record), limits) => {
+            let charge = limits.map(|limits| limits.charge(&user));
+            record.claim(replaces, charge.as_ref()).await
+        }
+        (None, Some(limits)) => match limits.take(&user, turn).await {
+            Some(seconds) => Claim::Limited(seconds),
+            None => Claim::Unknown,
+        },
+        (None, None) => Claim::Unknown,
+    }
+}
+
+/// Awaits the reads, and the claim if it decides whether the turn begins. The reads are sent first, so a clear that comes
+/// between the two is noticed.
 async fn with_claim<R>(
     reads: impl Future<Output = R>,
-    claim: impl Future<Output = Claim>,
+    mut claim: Pending,
     decides: bool,
-) -> (R, Claim) {
-    tokio::pin!(reads, claim);
+) -> (R, Claiming) {
+    tokio::pin!(reads);
     let mut claimed = None;
     let read = loop {
         tokio::select! {
@@ -119,11 +183,9 @@ async fn with_claim<R>(
         }
     };
     let claim = match claimed {
-        Some(claim) => claim,
-        None if decides => claim.await,
-        None => timeout(CLAIM_AFTER_READS, claim)
-            .await
-            .unwrap_or(Claim::Unknown),
+        Some(claim) => Claiming::Decided(claim),
+        None if decides => Claiming::Decided(claim.await),
+        None => Claiming::Pending(claim),
     };
     (read, claim)
 }
@@ -180,12 +242,19 @@ mod tests {
             (1_000, true, 1_000, Claim::Owned),
         ] {
             let began = Instant::now();
-            let claim = async {
+            let claim = async move {
                 sleep(Duration::from_millis(claim_ms)).await;
                 Claim::Owned
             };
             let reads = sleep(Duration::from_millis(5));
-            let ((), claimed) = with_claim(reads, claim, decides).await;
+            let ((), claiming) = with_claim(reads, Box::pin(claim), decides).await;
+            let opened_ms = if decides { both_ms } else { 5 };
+            assert_eq!(
+                began.elapsed().as_millis(),
+                opened_ms,
+                "{claim_ms} {decides}"
+            );
+            let claimed = claiming.reply().await;
             assert_eq!(claimed, expected, "{claim_ms} {decides}");
             assert_eq!(began.elapsed().as_millis(), both_ms, "{claim_ms} {decides}");
         }

@@ -17,16 +17,20 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Returns a relay and its receiver, with `start` as the first frame.
-    pub(super) fn new(start: Frame) -> (Self, mpsc::Receiver<Frame>) {
+    /// Returns a relay and its receiver.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Frame>) {
         let (frames, receiver) = mpsc::channel(CAPACITY);
-        // There is room for the first frame.
-        let _ = frames.try_send(start);
         let relay = Self {
             frames,
             backlog: String::new(),
         };
         (relay, receiver)
+    }
+
+    /// Sends the first frame, before any delta.
+    pub(super) fn start(&self, start: Frame) {
+        // There is room for it. It fails only if the client has disconnected.
+        let _ = self.frames.try_send(start);
     }
 
     /// Sends a delta at once, or keeps it until there is room. Never waits.
@@ -82,7 +86,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_read_holds_nothing_up_and_misses_nothing() {
-        let (mut relay, mut frames) = Relay::new(START);
+        let (mut relay, mut frames) = Relay::new();
+        relay.start(START);
         let deltas: Vec<String> = (0..1_000).map(|n| format!("{n},")).collect();
         for delta in &deltas {
             relay.send(delta.clone());
@@ -103,7 +108,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_is_gone_is_not_waited_for() {
-        let (mut relay, frames) = Relay::new(START);
+        let (mut relay, frames) = Relay::new();
+        relay.start(START);
         drop(frames);
         for _ in 0..1_000 {
             relay.send("x".into());
@@ -113,7 +119,8 @@ mod tests {
 
     #[tokio::test]
     async fn it_catches_up_as_soon_as_there_is_room() {
-        let (mut relay, mut frames) = Relay::new(START);
+        let (mut relay, mut frames) = Relay::new();
+        relay.start(START);
         for _ in 0..CAPACITY + 1 {
             relay.send("x".into());
         }

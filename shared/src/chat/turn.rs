@@ -8,17 +8,18 @@ use std::time::{Duration, SystemTime};
 use tokio::time::sleep_until;
 
 use super::count::Counts;
-use super::record::Last;
+use super::opening::Claiming;
+use super::record::{self, Last};
 use super::relay::Relay;
-use super::{Ask, FailureCode, Inner, Reply};
+use super::{Ask, FailureCode, Frame, Inner, MemoryStatus, Reply};
 use crate::clock::unix_seconds;
 use crate::ids::TurnId;
-use crate::llm::{self, FinishReason, Llm, Prompt, Step};
+use crate::llm::{self, FinishReason, Prompt, Step};
 use crate::memory::{self, Began, Commit};
 use crate::message::{Message, Role, is_blank};
 use crate::record::Closing;
 use crate::telemetry::{Invocation, UpstreamTokens};
-use crate::turns::{Journal, Outcome, Record};
+use crate::turns::{Claim, Journal, Outcome, Record};
 
 /// Limit of a reply in bytes. A longer reply ends there, as if it had reached its token limit.
 const MAX_REPLY_BYTES: usize = 256 * 1024;
@@ -31,7 +32,11 @@ pub(super) struct Task {
     pub(super) id: TurnId,
     /// `None` if turns are not recorded.
     pub(super) record: Option<Record>,
-    /// What the record says about the first frame.
+    /// What the first frame says about the history.
+    pub(super) memory: MemoryStatus,
+    /// Number of stored messages in the prompt.
+    pub(super) history_messages: usize,
+    /// What the record says about the first frame, once that is sent.
     pub(super) start_text: String,
     /// Time that Redis took for the history.
     pub(super) round_trip: Duration,
@@ -64,18 +69,22 @@ pub(super) struct Generated {
     pub(super) ending: Ending,
 }
 
+impl Generated {
+    /// Returns whether the upstream has replied at all.
+    fn has_reply(&self) -> bool {
+        matches!(self.ending, Ending::Complete { .. } | Ending::Stopped) || !self.text.is_empty()
+    }
+}
+
 impl Task {
     /// Runs the turn to its last frame.
-    pub(super) async fn run(mut self) {
-        let journal = self
-            .record
-            .as_ref()
-            .map(|record| Journal::keep(record.clone(), self.start_text.clone(), self.round_trip));
-        let generated = self.generate(journal.as_ref()).await;
+    pub(super) async fn run(mut self, claim: Claiming) {
+        let (generated, journal) = self.generate(claim).await;
         let counts = self.count(&generated).await;
         // Nothing is recorded beside the end of the turn.
         drop(journal);
-        let (last, outcome) = self.end(&generated, &counts).await;
+        let spent = self.spend(&generated, &counts);
+        let ((last, outcome), ()) = tokio::join!(self.end(&generated, &counts), spent);
         self.note(&generated, &counts);
         let Self {
             invocation, relay, ..
@@ -84,21 +93,50 @@ impl Task {
         relay.finish(last.frame(outcome)).await;
     }
 
-    async fn generate(&mut self, journal: Option<&Journal>) -> Generated {
+    /// Asks the upstream, and sends the first frame as soon as the claim is decided; then sends deltas as they arrive.
+    async fn generate(&mut self, claim: Claiming) -> (Generated, Option<Journal>) {
         let mut generated = Generated {
             text: String::new(),
             first_delta: None,
             ending: Ending::OutOfTime,
         };
         let margin = self.service.write_timeout + FINISH_MARGIN;
-        let steps = Self::follow(
-            &self.service.llm,
-            &self.prompt,
-            &mut self.relay,
-            &self.invocation,
-            journal,
-            &mut generated,
-        );
+        let reply = self.service.llm.reply(&self.prompt);
+        tokio::pin!(reply);
+        let claim = claim.reply();
+        tokio::pin!(claim);
+        let mut early = None;
+        let claim = loop {
+            tokio::select! {
+                biased;
+                claim = &mut claim => break claim,
+                reply = &mut reply, if early.is_none() => early = Some(reply),
+            }
+        };
+        let start = Frame::Start {
+            memory: self.memory,
+            history_messages: self.history_messages,
+            resumable: claim == Claim::Owned,
+        };
+        self.start_text = record::start_text(&start);
+        self.relay.start(start);
+        let journal = self
+            .record
+            .as_ref()
+            .map(|record| Journal::keep(record.clone(), self.start_text.clone(), self.round_trip));
+        let steps = async {
+            let reply = match early {
+                Some(reply) => reply,
+                None => reply.await,
+            };
+            let (relay, invocation) = (&mut self.relay, &self.invocation);
+            match reply {
+                Ok(reply) => {
+                    follow(reply, relay, invocation, journal.as_ref(), &mut generated).await;
+                }
+                Err(error) => generated.ending = Ending::Failed(error),
+            }
+        };
         let deadline = self
             .ask
             .deadline
@@ -110,7 +148,7 @@ impl Task {
             }
         };
         let stop_asked = async {
-            match journal {
+            match &journal {
                 Some(journal) => journal.stop_asked().await,
                 None => pending().await,
             }
@@ -126,64 +164,21 @@ impl Task {
         if is_stopped {
             generated.ending = Ending::Stopped;
         }
-        generated
+        (generated, journal)
     }
 
-    /// Sends deltas as they arrive: to the client, then to the journal. Sets all of `generated`.
-    async fn follow(
-        llm: &Llm,
-        prompt: &Prompt,
-        relay: &mut Relay,
-        invocation: &Invocation,
-        journal: Option<&Journal>,
-        generated: &mut Generated,
-    ) {
-        let mut reply = match llm.reply(prompt).await {
-            Ok(reply) => reply,
-            Err(error) => {
-                generated.ending = Ending::Failed(error);
-                return;
-            }
-        };
-        loop {
-            let step = tokio::select! {
-                biased;
-                step = reply.next() => step,
-                () = relay.catch_up() => continue,
-            };
-            match step {
-                Ok(Step::Delta(delta)) if generated.text.len() + delta.len() > MAX_REPLY_BYTES => {
-                    generated.ending = Ending::Complete {
-                        finish_reason: FinishReason::Length,
-                        usage: None,
-                    };
-                    return;
-                }
-                Ok(Step::Delta(delta)) => {
-                    let before = generated.text.len();
-                    generated.text.push_str(&delta);
-                    relay.send(delta);
-                    if let Some(journal) = journal {
-                        journal.push(generated.text.get(before..).unwrap_or_default());
-                    }
-                    if generated.first_delta.is_none() {
-                        generated.first_delta = Some(invocation.elapsed());
-                    }
-                }
-                Ok(Step::End {
-                    finish_reason,
-                    usage,
-                }) => {
-                    generated.ending = Ending::Complete {
-                        finish_reason,
-                        usage,
-                    };
-                    return;
-                }
-                Err(error) => {
-                    generated.ending = Ending::Failed(error);
-                    return;
-                }
+    /// Starts to count the tokens that the turn took, if they are limited. An upstream that said nothing has taken none.
+    fn spend(&self, generated: &Generated, counts: &Counts) -> impl Future<Output = ()> + use<> {
+        let limits = self.service.limits.clone();
+        let limits = limits.filter(|_| generated.has_reply());
+        let (user, turn, began) = (self.ask.user.clone(), self.id, self.began);
+        let invocation = self.invocation.clone();
+        let usage = counts.usage;
+        let tokens = usage.prompt_tokens.saturating_add(usage.completion_tokens);
+        async move {
+            if let Some(limits) = limits {
+                let erased = began.erased();
+                limits.spend(&invocation, &user, turn, tokens, erased).await;
             }
         }
     }
@@ -210,6 +205,7 @@ impl Task {
             let turn = memory::NewTurn {
                 id: self.id,
                 began: self.began,
+                replaces: self.ask.replaces.take(),
                 user,
                 assistant,
             };
@@ -232,7 +228,7 @@ impl Task {
         let signed = |count| i64::try_from(count).unwrap_or(i64::MAX);
         let mut user = Message::new(
             Role::User,
-            std::mem::take(&mut self.ask.message),
+            self.ask.message.take().unwrap_or_default(),
             unix_seconds(self.began_at_unix),
             signed(counts.user),
         );
@@ -312,8 +308,6 @@ impl Task {
             Ending::Stopped => (FinishReason::Stopped.as_str(), None),
             Ending::OutOfTime => ("out_of_time", Some(FailureCode::UpstreamTimeout.as_str())),
         };
-        let replied = matches!(generated.ending, Ending::Complete { .. } | Ending::Stopped)
-            || !generated.text.is_empty();
         let reply = self.invocation.elapsed();
         self.invocation.note(|figures| {
             let Some(turn) = &mut figures.turn else {
@@ -323,11 +317,62 @@ impl Task {
             turn.upstream_error = upstream_error;
             turn.first_delta = generated.first_delta;
             turn.reply = Some(reply);
-            turn.tokens = replied.then_some(UpstreamTokens {
+            turn.tokens = generated.has_reply().then_some(UpstreamTokens {
                 prompt: counts.usage.prompt_tokens,
                 completion: counts.usage.completion_tokens,
             });
         });
+    }
+}
+
+/// Sends deltas as they arrive: to the client, then to the journal. Sets all of `generated`.
+async fn follow(
+    mut reply: llm::Reply,
+    relay: &mut Relay,
+    invocation: &Invocation,
+    journal: Option<&Journal>,
+    generated: &mut Generated,
+) {
+    loop {
+        let step = tokio::select! {
+            biased;
+            step = reply.next() => step,
+            () = relay.catch_up() => continue,
+        };
+        match step {
+            Ok(Step::Delta(delta)) if generated.text.len() + delta.len() > MAX_REPLY_BYTES => {
+                generated.ending = Ending::Complete {
+                    finish_reason: FinishReason::Length,
+                    usage: None,
+                };
+                return;
+            }
+            Ok(Step::Delta(delta)) => {
+                let before = generated.text.len();
+                generated.text.push_str(&delta);
+                relay.send(delta);
+                if let Some(journal) = journal {
+                    journal.push(generated.text.get(before..).unwrap_or_default());
+                }
+                if generated.first_delta.is_none() {
+                    generated.first_delta = Some(invocation.elapsed());
+                }
+            }
+            Ok(Step::End {
+                finish_reason,
+                usage,
+            }) => {
+                generated.ending = Ending::Complete {
+                    finish_reason,
+                    usage,
+                };
+                return;
+            }
+            Err(error) => {
+                generated.ending = Ending::Failed(error);
+                return;
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::error::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authenticator;
-use crate::config::{AuthConfig, CorsConfig, MemoryConfig, RedisConfig, Section};
+use crate::config::{AuthConfig, CorsConfig, KeyLayout, MemoryConfig, RedisConfig, Section};
 use crate::memory::Memory;
 use crate::secrets::Secrets;
 use crate::store::Store;
@@ -22,6 +22,8 @@ pub struct Base {
     pub memory: Memory,
     /// The records of turns; `None` if the settings switch them off.
     pub turns: Option<Turns>,
+    /// How the names of Redis keys are spelled.
+    pub layout: KeyLayout,
     /// The settings of short-term memory.
     pub memory_config: MemoryConfig,
     /// Cancelled when the process is asked to end. What runs then settles at once.
@@ -49,6 +51,7 @@ impl Base {
             authenticator: Authenticator::new(&AuthConfig::from_env()?, &secrets)?,
             memory: Memory::new(store.clone(), redis.key_layout, &memory_config),
             turns: Turns::new(store.clone(), redis.key_layout, &memory_config),
+            layout: redis.key_layout,
             memory_config,
             ending: CancellationToken::new(),
             store,

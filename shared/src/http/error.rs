@@ -14,6 +14,9 @@ use crate::memory;
 /// Value of `Retry-After`, in seconds, while memory is unavailable.
 const MEMORY_RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
+/// Public text for data of a user that cannot be reached.
+pub(super) const DATA_UNAVAILABLE: &str = "the data cannot be read or erased at the moment";
+
 /// An error before a stream begins. Public texts are fixed or name a field. None quotes a request or an internal
 /// error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,10 @@ pub enum Problem {
     SessionNotFound,
     /// The turn is unknown or forgotten, belongs to another user, or does not run.
     TurnNotFound,
+    /// The message is not stored in this session.
+    MessageNotFound,
+    /// The user has used up a limit. Holds the seconds after which the user may try again.
+    TooManyRequests(u64),
     /// The idempotency key was used for a request with another content.
     KeyReused,
     /// The route does not support the method. Holds the value of `Allow`, the methods that it supports.
@@ -65,9 +72,11 @@ impl Problem {
             Self::InvalidRequest(_) | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::CharacterNotFound | Self::SessionNotFound | Self::TurnNotFound => {
-                StatusCode::NOT_FOUND
-            }
+            Self::CharacterNotFound
+            | Self::SessionNotFound
+            | Self::TurnNotFound
+            | Self::MessageNotFound => StatusCode::NOT_FOUND,
+            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::MemoryUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::CharacterTooLarge | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -85,6 +94,8 @@ impl Problem {
             Self::CharacterNotFound => "character_not_found",
             Self::SessionNotFound => "session_not_found",
             Self::TurnNotFound => "turn_not_found",
+            Self::MessageNotFound => "message_not_found",
+            Self::TooManyRequests(_) => "too_many_requests",
             Self::KeyReused => "idempotency_key_reused",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::MemoryUnavailable(_) => "memory_unavailable",
@@ -104,6 +115,10 @@ impl Problem {
             Self::CharacterNotFound => "the character does not exist",
             Self::SessionNotFound => "the session does not exist",
             Self::TurnNotFound => "the turn does not exist, or is no longer remembered",
+            Self::MessageNotFound => "the message does not exist, or is no longer stored",
+            Self::TooManyRequests(_) => {
+                "a limit for this user is used up; Retry-After says until when"
+            }
             Self::KeyReused => "this Idempotency-Key was used for another request",
             Self::MethodNotAllowed(_) => "this path does not support this method",
             Self::CharacterTooLarge => {
@@ -118,6 +133,7 @@ impl Problem {
             Self::Unauthorized(_) => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             Self::MethodNotAllowed(allow) => Some((ALLOW, HeaderValue::from_static(allow))),
             Self::MemoryUnavailable(_) => Some((RETRY_AFTER, MEMORY_RETRY_SECONDS)),
+            Self::TooManyRequests(seconds) => Some((RETRY_AFTER, HeaderValue::from(*seconds))),
             Self::BadRequest(_)
             | Self::InvalidJson(_)
             | Self::InvalidRequest(_)
@@ -126,6 +142,7 @@ impl Problem {
             | Self::CharacterNotFound
             | Self::SessionNotFound
             | Self::TurnNotFound
+            | Self::MessageNotFound
             | Self::KeyReused
             | Self::CharacterTooLarge
             | Self::Internal => None,
@@ -168,6 +185,21 @@ impl Problem {
         )
     }
 
+    /// Returns the problem for a history that could not be read or rewound.
+    #[must_use]
+    pub fn history_unavailable(error: memory::Error) -> Self {
+        Self::of_memory(
+            &error,
+            "the history cannot be read or changed at the moment",
+        )
+    }
+
+    /// Returns the problem for data of a user that could not be read or erased.
+    #[must_use]
+    pub fn data_unavailable(error: memory::Error) -> Self {
+        Self::of_memory(&error, DATA_UNAVAILABLE)
+    }
+
     /// Returns the problem for a turn that could not be looked up.
     #[must_use]
     pub fn turn_unavailable(error: memory::Error) -> Self {
@@ -208,6 +240,9 @@ impl From<Refusal> for Problem {
                 tracing::error!(%error, setting = "CONTEXT_MAX_TOKENS", "a character is too large");
                 Self::CharacterTooLarge
             }
+            Refusal::MessageNotFound => Self::MessageNotFound,
+            Refusal::HistoryUnavailable(error) => Self::history_unavailable(error),
+            Refusal::LimitReached(seconds) => Self::TooManyRequests(seconds),
             Refusal::KeyReused => Self::KeyReused,
             Refusal::TurnNotFound => Self::TurnNotFound,
             Refusal::NotAnOffset => Self::InvalidRequest(
@@ -254,6 +289,10 @@ mod tests {
         assert_eq!(
             header(Problem::MemoryUnavailable("x"), "retry-after").expect("set"),
             "1"
+        );
+        assert_eq!(
+            header(Problem::TooManyRequests(17), "retry-after").expect("set"),
+            "17"
         );
     }
 }

@@ -29,6 +29,8 @@ pub(super) enum Gateway {
 pub(super) struct Event {
     pub(super) gateway: Gateway,
     pub(super) method: Method,
+    /// The path, as the client sent it; empty if the gateway passed on none.
+    pub(super) path: String,
     /// The headers without those that no HTTP message can carry. Of a header that was sent twice, the last value.
     pub(super) headers: HeaderMap,
     /// The decoded parameters of the query.
@@ -76,6 +78,7 @@ impl Event {
         Self {
             gateway,
             method,
+            path: text(member(&fields, "rawPath").or(member(&fields, "path"))).unwrap_or_default(),
             headers: headers(&fields),
             query: query(&fields),
             body,

@@ -14,13 +14,15 @@ use tokio::time::Instant;
 use super::Problem;
 use super::event::Event;
 use crate::auth::{Authenticator, Credentials};
-use crate::ids::{CharacterId, IdempotencyKey, TurnId, UserId};
+use crate::ids::{CharacterId, IdempotencyKey, MessageId, TurnId, UserId};
 use crate::message::is_blank;
 use crate::session::State;
 use crate::telemetry::{Invocation, Telemetry};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const LAST_EVENT_ID: &str = "last-event-id";
+/// Most messages or sessions in one answer.
+const MAX_LIMIT: usize = 100;
 const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_MESSAGE_CHARACTERS: usize = 2_000;
 /// Limit of the raw JSON text of `metadata`, in bytes.
@@ -79,6 +81,13 @@ impl UserRequest {
         &self.request.method
     }
 
+    /// Returns the last segment of the request's path.
+    #[must_use]
+    pub fn resource(&self) -> &str {
+        let path = self.request.path.trim_end_matches('/');
+        path.rsplit('/').next().unwrap_or_default()
+    }
+
     /// Returns when the platform ends this invocation, or `None` if that is unknown.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
@@ -93,6 +102,41 @@ impl UserRequest {
         let character = character(self.parameter("character_id")?)?;
         self.invocation.note_character(&character);
         Ok(character)
+    }
+
+    /// Returns the id of a message from a parameter of the query, or `None` if it is missing.
+    ///
+    /// # Errors
+    /// [`Problem::InvalidRequest`] if the parameter appears more than once or is not a valid id.
+    pub fn message(&self, name: &'static str) -> Result<Option<MessageId>, Problem> {
+        let parse = |id: &str| message_id(name, id);
+        self.optional(name)?.map(parse).transpose()
+    }
+
+    /// Returns the `limit` of the query: how many to return at most, from 1 to 100.
+    ///
+    /// # Errors
+    /// [`Problem::InvalidRequest`] if the parameter appears more than once or is not such a number.
+    pub fn limit(&self, default: usize) -> Result<usize, Problem> {
+        let Some(limit) = self.optional("limit")? else {
+            return Ok(default);
+        };
+        digits(limit)
+            .and_then(|limit| usize::try_from(limit).ok())
+            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+            .ok_or_else(|| invalid("limit", "must be a number from 1 to 100"))
+    }
+
+    /// Returns the place in a list from the parameter `before` of the query, or `None` if it is missing.
+    ///
+    /// # Errors
+    /// [`Problem::InvalidRequest`] if the parameter appears more than once or is not the `next` of a list.
+    pub fn place(&self) -> Result<Option<u64>, Problem> {
+        let parse = |place: &str| {
+            digits(place)
+                .ok_or_else(|| invalid("before", "must be the `next` of an earlier answer"))
+        };
+        self.optional("before")?.map(parse).transpose()
     }
 
     /// Returns the `turn_id` of the query, or `None` if it is missing.
@@ -123,14 +167,10 @@ impl UserRequest {
         if value == "done" {
             return Ok(Seen::Everything);
         }
-        let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-        match value.parse() {
-            Ok(bytes) if is_number => Ok(Seen::Text(bytes)),
-            _ => Err(invalid(
-                name,
-                "must be the id of an event: a number, or done",
-            )),
-        }
+        digits(value)
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .map(Seen::Text)
+            .ok_or_else(|| invalid(name, "must be the id of an event: a number, or done"))
     }
 
     /// Returns the idempotency key of the request, or `None` if it has none.
@@ -236,8 +276,11 @@ fn bearer(request: &Event) -> Option<&str> {
 pub struct ChatBody {
     /// The character addressed.
     pub character: CharacterId,
-    /// The message text: 1 to 2,000 characters (Unicode scalar values), at least one of them visible.
-    pub message: String,
+    /// The message text: 1 to 2,000 characters (Unicode scalar values), at least one of them visible. `None` to ask the
+    /// message again that is replaced.
+    pub message: Option<String>,
+    /// The stored message whose place the turn takes, with all after it.
+    pub replaces: Option<MessageId>,
     /// A JSON object of at most 2 KiB, stored verbatim with the message.
     pub metadata: Option<Box<RawValue>>,
 }
@@ -249,6 +292,8 @@ struct ChatForm<'a> {
     character_id: Option<&'a RawValue>,
     #[serde(borrow)]
     message: Option<&'a RawValue>,
+    #[serde(borrow)]
+    replaces: Option<&'a RawValue>,
     #[serde(borrow)]
     metadata: Option<&'a RawValue>,
 }
@@ -262,20 +307,33 @@ impl ChatBody {
         let form: ChatForm<'_> = json(&request.request)?;
         let character = character(&text("character_id", form.character_id)?)?;
         request.invocation.note_character(&character);
-        let message = text("message", form.message)?;
-        if is_blank(&message) {
-            return Err(invalid("message", "must not be empty"));
-        }
-        if message.chars().count() > MAX_MESSAGE_CHARACTERS {
-            return Err(invalid("message", "must be at most 2000 characters"));
-        }
+        let replaces = match form.replaces {
+            Some(id) => Some(message_id("replaces", &text("replaces", Some(id))?)?),
+            None => None,
+        };
+        let message = match (form.message, &replaces) {
+            (None, Some(_)) => None,
+            (message, _) => Some(new_message(message)?),
+        };
         let metadata = form.metadata.map(metadata).transpose()?;
         Ok(Self {
             character,
             message,
+            replaces,
             metadata,
         })
     }
+}
+
+fn new_message(value: Option<&RawValue>) -> Result<String, Problem> {
+    let message = text("message", value)?;
+    if is_blank(&message) {
+        return Err(invalid("message", "must not be empty"));
+    }
+    if message.chars().count() > MAX_MESSAGE_CHARACTERS {
+        return Err(invalid("message", "must be at most 2000 characters"));
+    }
+    Ok(message)
 }
 
 /// The body of a request that sets a session's state.
@@ -365,6 +423,16 @@ fn text(field: &'static str, value: Option<&RawValue>) -> Result<String, Problem
 
 fn character(id: &str) -> Result<CharacterId, Problem> {
     CharacterId::parse(id).map_err(|error| invalid("character_id", &error.to_string()))
+}
+
+fn message_id(field: &'static str, id: &str) -> Result<MessageId, Problem> {
+    MessageId::parse(id).map_err(|error| invalid(field, &error.to_string()))
+}
+
+/// Returns the number that a text of digits alone stands for.
+fn digits(text: &str) -> Option<u64> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
 }
 
 fn metadata(value: &RawValue) -> Result<Box<RawValue>, Problem> {

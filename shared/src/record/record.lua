@@ -15,6 +15,25 @@ local function last_clear(cleared)
   return string.sub(string.sub(redis.call('GET', cleared) or '', 1, 35), -18)
 end
 
+-- Returns whether the user's data was erased after a turn began that has read this mark.
+local function is_erased(erased, seen)
+  local mark = seen ~= '?' and redis.call('GET', erased)
+  return mark and string.sub(mark, 1, 35) ~= seen
+end
+
+-- Returns until when the owner of a turn is taken for alive, in Unix milliseconds.
+local function lease_until(time, lease_millis)
+  local now_millis = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  return string.format('%.0f', now_millis + tonumber(lease_millis))
+end
+
+-- Adds a turn to the sorted set of the user's remembered turns, and removes those that are forgotten.
+local function index_turn(index, time, member, keep)
+  redis.call('ZADD', index, time[1] .. string.format('%06d', time[2]), member)
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', (tonumber(time[1]) - tonumber(keep)) * 1000000)
+  redis.call('EXPIRE', index, keep)
+end
+
 local function record_outcome(record)
   local last = redis.call('HGET', record, 'end')
   return last and string.match(last, '^%l+')
@@ -48,4 +67,3 @@ local function close_record(record, text, key, outcome, closing)
     redis.call('SET', key, value, 'EX', closing.remember)
   end
 end
-

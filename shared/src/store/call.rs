@@ -143,10 +143,13 @@ impl Call {
         Some(pipeline.cmd_iter().map(part).collect())
     }
 
-    /// Appends keys of a script.
+    /// Appends keys of a script. The first key of all selects the server in a cluster.
     pub(crate) fn keys<'a>(mut self, more: impl IntoIterator<Item = &'a str>) -> Self {
         if let Kind::Script { keys, .. } = &mut self.kind {
             keys.extend(more.into_iter().map(str::to_owned));
+            if self.key.is_empty() {
+                self.key = keys.first().cloned().unwrap_or_default();
+            }
         }
         self
     }

@@ -103,10 +103,22 @@ pub enum Operation {
     Follow,
     /// Asks a turn to stop.
     Stop,
+    /// Removes the newest turns of a session.
+    Rewind,
+    /// Reads messages of a session for a client.
+    History,
+    /// Lists a user's sessions.
+    Sessions,
+    /// Reads what is kept of a user.
+    Export,
+    /// Deletes what is kept of a user.
+    Erase,
+    /// Counts what a user has used of a limit.
+    Limit,
 }
 
 impl Operation {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Load,
         Self::Commit,
         Self::Clear,
@@ -117,6 +129,12 @@ impl Operation {
         Self::Close,
         Self::Follow,
         Self::Stop,
+        Self::Rewind,
+        Self::History,
+        Self::Sessions,
+        Self::Export,
+        Self::Erase,
+        Self::Limit,
     ];
 
     pub(super) fn as_str(self) -> &'static str {
@@ -131,6 +149,12 @@ impl Operation {
             Self::Close => "close",
             Self::Follow => "follow",
             Self::Stop => "stop",
+            Self::Rewind => "rewind",
+            Self::History => "history",
+            Self::Sessions => "sessions",
+            Self::Export => "export",
+            Self::Erase => "erase",
+            Self::Limit => "limit",
         }
     }
 }

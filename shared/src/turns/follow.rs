@@ -259,6 +259,32 @@ impl Record {
     }
 }
 
+/// What a record says to its user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// Whether the turn has ended.
+    pub has_ended: bool,
+    /// The reply's text so far.
+    pub text: String,
+}
+
+impl Record {
+    /// Returns what the record says to its user, or `None` if there is no record.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub(crate) async fn remembered(
+        &self,
+        invocation: &Invocation,
+    ) -> Result<Option<Remembered>, Error> {
+        let snapshot = self.snapshot(invocation, 0).await?;
+        Ok(snapshot.map(|snapshot| Remembered {
+            has_ended: snapshot.end.is_some() || snapshot.is_dead,
+            text: String::from_utf8_lossy(&snapshot.text).into_owned(),
+        }))
+    }
+}
+
 /// Reads how a record is closed: its outcome, the length of the text in bytes, and what the last event says besides.
 fn closed(end: &str) -> Option<(Outcome, usize, String)> {
     let mut parts = end.splitn(3, ' ');

@@ -141,14 +141,21 @@ impl Keeper {
         let keys = &self.record.keys;
         let call = Call::script(
             &scripts::JOURNAL,
-            [&keys.record, &keys.text, &keys.index, &keys.cleared],
+            [
+                &keys.record,
+                &keys.text,
+                &keys.index,
+                &keys.cleared,
+                &keys.erased,
+            ],
         )
-        .arg(self.record.id.to_string())
+        .arg(&self.record.entry)
         .arg(lease_millis())
         .arg(self.record.open_seconds())
         .arg(&self.start)
         .arg(offset)
-        .arg(&text);
+        .arg(&text)
+        .arg(&self.record.erased);
         // It may be sent again, so it is under the policy of reads: what matters is that it does not pile up. A server
         // that pauses writes can still be read, so a failure does not open the breaker.
         let store = &self.record.turns.store;

@@ -13,8 +13,15 @@ macro_rules! script {
     };
 }
 
-/// Opens the record of a turn, unless another turn has its key.
-pub(super) static CLAIM: LazyLock<Script> = script!("scripts/claim.lua", "BROKEN_CLAIM_SCRIPT");
+/// Opens the record of a turn, unless another turn has its key or a limit is used up.
+pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| {
+    let source = concat!(
+        include_str!("../record/record.lua"),
+        include_str!("../limits/limits.lua"),
+        include_str!("scripts/claim.lua")
+    );
+    Script::breakable(source, "BROKEN_CLAIM_SCRIPT")
+});
 /// Records text, renews the lease, and returns whether the turn shall stop.
 pub(super) static JOURNAL: LazyLock<Script> =
     script!("scripts/journal.lua", "BROKEN_JOURNAL_SCRIPT");

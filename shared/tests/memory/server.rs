@@ -75,6 +75,7 @@ async fn a_user_of_its_own_with_no_more_rights_than_needed() {
         "on",
         ">of-a-test",
         "~chat:*",
+        "~user:*",
         "~character:*",
         "-@all",
         "+eval",
@@ -95,6 +96,10 @@ async fn a_user_of_its_own_with_no_more_rights_than_needed() {
         "+rpop",
         "+hmget",
         "+hset",
+        "+zadd",
+        "+zrem",
+        "+zrevrange",
+        "+zremrangebyscore",
         "+wait",
     ];
     server.command::<String>(&rights).await;

@@ -153,6 +153,7 @@ fn turn(history: History, said: &str) -> NewTurn {
     NewTurn {
         id: TurnId::new(),
         began: history.read_at,
+        replaces: None,
         user: Message::new(Role::User, said.into(), 1, 2),
         assistant: Message::new(Role::Assistant, format!("re: {said}"), 2, 3),
     }

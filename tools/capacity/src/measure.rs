@@ -61,6 +61,8 @@ pub(crate) struct Anatomy {
     pub(crate) recent_turns: f64,
     /// The hash without the ids of recent turns: key, field names, numbers, table.
     pub(crate) meta: f64,
+    /// The list of the user's sessions, with one of them.
+    pub(crate) index: f64,
     /// The share in the tables of all keys and all expiries, which `MEMORY USAGE` leaves out.
     pub(crate) tables: f64,
 }
@@ -112,7 +114,8 @@ impl Sample {
             list: each(sums.lists - sums.json),
             recent_turns: each(sums.recent_turns),
             meta: each(sums.hashes - sums.recent_turns),
-            tables: self.bytes_a_session() - each(sums.lists + sums.hashes),
+            index: each(sums.indexes),
+            tables: self.bytes_a_session() - each(sums.lists + sums.hashes + sums.indexes),
         }
     }
 
@@ -185,6 +188,7 @@ async fn write_session(memory: &Memory, session: u64, shape: Shape) {
         let turn = NewTurn {
             id: TurnId::new(),
             began: Began::on_local_clock(now),
+            replaces: None,
             user: message(Role::User, question, now),
             assistant: message(Role::Assistant, reply, now),
         };
@@ -212,6 +216,7 @@ struct Sums {
     elements: u64,
     hashes: u64,
     recent_turns: u64,
+    indexes: u64,
 }
 
 impl Sums {
@@ -238,12 +243,14 @@ impl Sums {
                     self.json += json.len() as u64;
                     self.content += stored.content.len() as u64;
                 }
+            } else if key.ends_with(":sessions") {
+                self.indexes += usage;
             } else {
                 let recent: u64 = redis::cmd("HSTRLEN")
                     .arg(&[key, "recent_turns"])
                     .query_async(connection)
                     .await
-                    .expect("a session has a list and a hash and nothing else");
+                    .expect("a session has a list and a hash, and a user a list of sessions");
                 self.hashes += usage;
                 self.recent_turns += recent;
             }

@@ -71,7 +71,8 @@ pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
             "redis_version": measured.redis_version,
             "sessions_written": measured.sample,
             "content_bytes": anatomy.content, "envelope_bytes": anatomy.envelope, "list_bytes": anatomy.list,
-            "recent_turns_bytes": anatomy.recent_turns, "meta_bytes": anatomy.meta, "tables_bytes": anatomy.tables,
+            "recent_turns_bytes": anatomy.recent_turns, "meta_bytes": anatomy.meta,
+            "index_bytes": anatomy.index, "tables_bytes": anatomy.tables,
             "bytes": measured.bytes_a_session,
             "second_sample": { "sessions_written": measured.second_sample, "bytes": measured.second_bytes_a_session },
             "difference": measured.difference(), "margin": MARGIN,
@@ -158,6 +159,11 @@ fn session(measured: &Measured) {
         "hash",
         &bytes(anatomy.meta),
         "key, field names, numbers, table",
+    );
+    line(
+        "list of sessions",
+        &bytes(anatomy.index),
+        "of the user: the first session takes the most of it",
     );
     line(
         "tables",

@@ -318,7 +318,7 @@ async fn an_empty_reply_is_done_and_not_stored() {
     keys.sort();
     let turn = last["turn_id"].as_str().expect("text");
     let record = format!("chat:alice:luna:turn:{turn}");
-    assert_eq!(keys, [record.as_str(), "chat:alice:luna:turns"]);
+    assert_eq!(keys, [record.as_str(), "user:alice:turns"]);
     let end: String = house.redis.command(&["HGET", &record, "end"]).await;
     assert!(end.starts_with("empty 0 done "), "{end}");
 

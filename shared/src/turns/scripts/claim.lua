@@ -1,20 +1,23 @@
--- Opens the record of a turn, unless another turn has its key.
+-- Opens the record of a turn, unless another turn has its key or the user has used up a limit.
 --
--- KEYS  record, index, cleared, then the idempotency key if there is one
--- ARGV  turn id (36 bytes), lease in milliseconds, seconds to keep an open record, then for a key: fingerprint of the
---       request, id of the dead turn that may be replaced or ''
--- Returns 'claimed', 'reused' if the key belongs to another request, or 'turn:' and the id of the turn that has the
--- key.
+-- KEYS  record, index, cleared, then the idempotency key if there is one, then for limits: what the user has used of the
+--       minute, and of the day
+-- ARGV  turn id (36 bytes), lease in milliseconds, seconds to keep an open record, member of the index, fingerprint of the
+--       request or '' without a key, id of the dead turn that may be replaced or '', then for limits: most turns a minute,
+--       most tokens a day (0 for no limit)
+-- Returns 'claimed', 'reused' if the key belongs to another request, 'turn:' and the id of the turn that has the key, or
+-- 'limited:' and the seconds after which the user may try again.
 
-local record, index, cleared, key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local record, index, cleared = KEYS[1], KEYS[2], KEYS[3]
 local id, keep = ARGV[1], ARGV[3]
+local key = ARGV[5] ~= '' and KEYS[4]
 
 if key then
   local other, fingerprint = turn_of_key(key)
-  if other and fingerprint ~= ARGV[4] then
+  if other and fingerprint ~= ARGV[5] then
     return 'reused'
   end
-  if other and other ~= id and other ~= ARGV[5] then
+  if other and other ~= id and other ~= ARGV[6] then
     return 'turn:' .. other
   end
 end
@@ -24,14 +27,14 @@ if redis.call('EXISTS', record) == 1 then
 end
 
 local time = redis.call('TIME')
-local lease = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[2]))
-local mark = last_clear(cleared)
-redis.call('HSET', record, 'lease', lease, 'mark', mark)
+local limited = ARGV[7] and take(KEYS[#KEYS - 1], KEYS[#KEYS], ARGV[7], ARGV[8], tonumber(time[1]), id)
+if limited then
+  return limited
+end
+redis.call('HSET', record, 'lease', lease_until(time, ARGV[2]), 'mark', last_clear(cleared))
 redis.call('EXPIRE', record, keep)
-redis.call('ZADD', index, time[1] .. string.format('%06d', time[2]), id)
-redis.call('ZREMRANGEBYSCORE', index, '-inf', (tonumber(time[1]) - tonumber(keep)) * 1000000)
-redis.call('EXPIRE', index, keep)
+index_turn(index, time, ARGV[4], keep)
 if key then
-  redis.call('SET', key, id .. ':' .. ARGV[4], 'EX', keep)
+  redis.call('SET', key, id .. ':' .. ARGV[5], 'EX', keep)
 end
 return 'claimed'

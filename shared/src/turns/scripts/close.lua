@@ -1,12 +1,14 @@
 -- Closes the record of a turn that is not stored, once.
 --
--- KEYS  record, text, then the idempotency key if there is one
+-- KEYS  record, text, erased, then the idempotency key if there is one
 -- ARGV  outcome, what the first event said, what the last event says besides the outcome, the whole text, seconds to
---       remember the turn, value of the key or '', deadline of this request in Unix microseconds on Redis's clock
+--       remember the turn, value of the key or '', deadline of this request in Unix microseconds on Redis's clock, the
+--       mark of the last erasure that the turn has read ('' for none, '?' if it could not be read)
 -- Returns the outcome that the record has; 'running' if the outcome 'lost' is wrong, because the owner's lease has not
--- run out; or 'late:' and the time in Unix microseconds if the deadline has passed.
+-- run out; 'gone' if there is no record that could be lost; or 'late:' and the time in Unix microseconds if the deadline
+-- has passed.
 
-local record, text, key = KEYS[1], KEYS[2], KEYS[3]
+local record, text, erased, key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local outcome = ARGV[1]
 
 local closed = record_outcome(record)
@@ -19,6 +21,9 @@ if micros > tonumber(ARGV[7]) then
   return string.format('late:%.0f', micros)
 end
 if outcome == 'lost' then
+  if redis.call('EXISTS', record) == 0 then
+    return 'gone'
+  end
   local lease = redis.call('HGET', record, 'lease')
   if lease and tonumber(lease) * 1000 >= micros then
     return 'running'
@@ -28,6 +33,10 @@ if outcome == 'lost' then
   redis.call('HSET', record, 'end', outcome .. ' ' .. redis.call('STRLEN', text) .. ' ' .. ARGV[3])
   redis.call('EXPIRE', record, ARGV[5])
   redis.call('EXPIRE', text, ARGV[5])
+  return outcome
+end
+if is_erased(erased, ARGV[8]) then
+  -- What was erased leaves nothing behind.
   return outcome
 end
 local other = key and turn_of_key(key)

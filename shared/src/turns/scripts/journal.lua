@@ -1,20 +1,22 @@
 -- Records text of a turn that runs, renews the lease of its owner, and returns whether the turn shall stop. A repeated
 -- write of the same text at the same offset changes nothing.
 --
--- KEYS  record, text, index, cleared
--- ARGV  turn id, lease in milliseconds, seconds to keep an open record, what the first event said, offset of the text
---       in bytes, text
--- Returns 'go', 'stop', 'ended' if the record is closed, or 'gap' if text before the offset is missing.
+-- KEYS  record, text, index, cleared, erased
+-- ARGV  member of the index, lease in milliseconds, seconds to keep an open record, what the first event said, offset of
+--       the text in bytes, text, the mark of the last erasure that the turn has read ('' for none, '?' if it could not be
+--       read)
+-- Returns 'go', 'stop', 'ended' if the record is closed or the user's data was erased, or 'gap' if text before the offset
+-- is missing.
 
-local record, text, index, cleared = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local record, text, index, cleared, erased = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local keep, offset = ARGV[3], tonumber(ARGV[5])
 
 local found = redis.call('HMGET', record, 'end', 'stop', 'start', 'lease')
-if found[1] then
+if found[1] or is_erased(erased, ARGV[7]) then
   return 'ended'
 end
 local time = redis.call('TIME')
-local lease = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[2]))
+local lease = lease_until(time, ARGV[2])
 if found[3] then
   redis.call('HSET', record, 'lease', lease)
 else
@@ -24,8 +26,7 @@ if not found[4] then
   -- The claim has not reached this server, or Redis has evicted the record.
   redis.call('HSET', record, 'mark', last_clear(cleared))
   redis.call('EXPIRE', record, keep)
-  redis.call('ZADD', index, time[1] .. string.format('%06d', time[2]), ARGV[1])
-  redis.call('EXPIRE', index, keep)
+  index_turn(index, time, ARGV[1], keep)
 end
 if redis.call('STRLEN', text) < offset then
   return 'gap'

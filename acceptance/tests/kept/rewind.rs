@@ -1,0 +1,87 @@
+//! Rewinding: a message and all after it go, in whole turns, and what runs meanwhile is not stored.
+
+use testkit::events::Event;
+use testkit::stage::Stage;
+use testkit::upstream::{Gate, Script, Step};
+
+use super::{Service, assert_whole_turns};
+
+#[tokio::test]
+async fn a_message_and_all_after_it_go_in_whole_turns() {
+    let service = Service::start().await;
+    for (from, rest) in [
+        ((0, 0), Vec::new()),
+        ((0, 1), Vec::new()),
+        ((1, 0), vec!["one", "好"]),
+        ((1, 1), vec!["one", "好"]),
+        ((2, 0), vec!["one", "好", "two", "好"]),
+    ] {
+        let _: () = service.redis().command(&["FLUSHALL"]).await;
+        let mut ids = Vec::new();
+        for message in ["one", "two", "three"] {
+            ids.push(service.say(message).await);
+        }
+        let id = &ids[from.0][from.1];
+        let answer = service.rewind(id).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.json()["message"], "历史已回退");
+        assert_eq!(service.contents().await, rest, "{from:?}");
+        service
+            .rewind(id)
+            .await
+            .assert_problem(404, "message_not_found");
+        assert_eq!(service.contents().await, rest, "{from:?}");
+        let listed = !rest.is_empty();
+        assert_eq!(!service.characters().await.is_empty(), listed, "{from:?}");
+        service.say("four").await;
+        let page = service.page("100", None).await;
+        assert_whole_turns(&page);
+        assert_eq!(service.contents().await.len(), rest.len() + 2);
+    }
+}
+
+#[tokio::test]
+async fn a_turn_that_began_before_is_not_stored_after_it() {
+    let gate = Gate::new();
+    let gated = Script::deltas(&["好"])
+        .then(Step::Wait(gate.clone()))
+        .then_delta("的")
+        .finish("stop")
+        .done();
+    let scripts = vec![Script::reply(&["好"]), Script::reply(&["好"]), gated];
+    let service = Service::of(Stage::builder().upstream_scripts(scripts)).await;
+    service.say("one").await;
+    let [second, _] = service.say("two").await;
+    let running = service.stage.say_streaming("three").await;
+    service.stage.upstream.wait_for_requests(3).await;
+    assert_eq!(service.rewind(&second).await.status, 200);
+    gate.open();
+    let answer = running.finish().await;
+    assert_eq!(answer.last()["saved"], false);
+    assert_eq!(answer.last()["unsaved"], "cleared");
+    assert_eq!(service.contents().await, ["one", "好"]);
+}
+
+#[tokio::test]
+async fn another_users_message_and_a_missing_session_change_nothing() {
+    let service = Service::start().await;
+    service
+        .rewind("x")
+        .await
+        .assert_problem(404, "message_not_found");
+    assert!(service.keys().await.is_empty());
+    service.say("one").await;
+    let before = service.contents().await;
+    service
+        .rewind("x")
+        .await
+        .assert_problem(404, "message_not_found");
+    assert_eq!(service.contents().await, before);
+    let event = Event::clear()
+        .token(&service.stage.token)
+        .query("character_id", Stage::CHARACTER)
+        .query("from", "");
+    let answer = service.clear.invoke(&event.http()).await;
+    answer.assert_problem(422, "invalid_request");
+    assert_eq!(service.contents().await, before, "a bad `from` is no clear");
+}

@@ -1,0 +1,15 @@
+//! `GET /api/v1/chat/data`: exports everything that is kept about a user. `DELETE` on the same path erases it.
+
+mod handler;
+
+use std::process::ExitCode;
+
+use shared::data::Data;
+use shared::http::{self, Base};
+
+fn main() -> ExitCode {
+    let data = |base: &Base| Ok(Data::new(base.memory.clone(), base.turns.clone()));
+    http::run(env!("CARGO_PKG_NAME"), data, async |base, data| {
+        http::serve_streaming(base, "GET, DELETE", data, handler::data).await
+    })
+}

@@ -1,0 +1,228 @@
+//! How a turn begins: it is opened, fitted into the character's context window, and then runs in a task of its own.
+
+use std::sync::Arc;
+
+use tokio::time::timeout_at;
+use tracing::Instrument;
+
+use super::follow::Repeated;
+use super::opening::{Claiming, Opening, remembered};
+use super::relay::Relay;
+use super::turn::Task;
+use super::{Ask, Chat, FailureCode, MemoryStatus, Refusal, Source, Turn};
+use crate::characters::Character;
+use crate::context::{self, Context};
+use crate::llm::Prompt;
+use crate::memory::{self, Began};
+use crate::message::PromptMessage;
+use crate::telemetry::{Invocation, TurnFigures};
+use crate::turns::{Claim, Record};
+
+/// Most attempts to claim a turn whose key belongs to dead turns, or to one whose record is gone.
+const MAX_CLAIMS: usize = 3;
+
+/// What a turn asks the upstream, and what it knows of its history.
+struct Fitted {
+    memory: MemoryStatus,
+    /// Why the history could not be read.
+    unavailable: Option<&'static str>,
+    began: Began,
+    prompt: Prompt,
+    history_messages: usize,
+}
+
+impl Chat {
+    /// Starts a turn: looks up the character, loads the history and claims the turn concurrently, then spawns the
+    /// turn's task. If the same request has begun a turn before, that turn is returned, from its beginning.
+    ///
+    /// Figures are recorded in `invocation`; the turn drops its handle before it sends the last frame. A history that
+    /// cannot be read is not an error, unless the turn replaces a part of it: the turn runs without it.
+    ///
+    /// # Errors
+    /// Returns [`Refusal`] if the character is not available, the message does not fit, the message to replace is not
+    /// stored, a limit is used up, or the idempotency key is of another request. Nothing is sent upstream or stored.
+    pub async fn begin(&self, ask: Ask, invocation: Invocation) -> Result<Turn, Refusal> {
+        let mut replaces = None;
+        for _ in 0..MAX_CLAIMS {
+            let opening = self.open(&ask, &invocation, replaces).await;
+            match opening.claim {
+                Claiming::Pending(_) | Claiming::Decided(Claim::Owned | Claim::Unknown) => {
+                    return self.run(ask, invocation, opening).await;
+                }
+                Claiming::Decided(Claim::Reused) => return Err(Refusal::KeyReused),
+                Claiming::Decided(Claim::Limited(seconds)) => {
+                    return Err(Refusal::LimitReached(seconds));
+                }
+                Claiming::Decided(Claim::Other(id)) => {
+                    let mut opening = opening;
+                    replaces = match self.repeat(&ask, &invocation, id).await? {
+                        Repeated::Turn(turn) => return Ok(turn),
+                        Repeated::Lost => Some(id),
+                        Repeated::Gone => None,
+                    };
+                    // What refused that turn may refuse this one.
+                    let character = opening.take_character()?;
+                    let (prompt, window) = (&character.system_prompt, self.inner.window);
+                    context::fit(prompt, Vec::new(), ask.text(), window)?;
+                }
+            }
+        }
+        Err(Refusal::TurnNotFound)
+    }
+
+    /// Begins the turn that was opened, in a task of its own. If it is refused, its claim is released.
+    async fn run(
+        &self,
+        mut ask: Ask,
+        invocation: Invocation,
+        mut opening: Opening,
+    ) -> Result<Turn, Refusal> {
+        let fitted = match self.fit(&mut ask, &invocation, &mut opening).await {
+            Ok(fitted) => fitted,
+            Err(refusal) => {
+                release(&invocation, opening.record, opening.claim).await;
+                return Err(refusal);
+            }
+        };
+        let Opening {
+            id,
+            mut record,
+            claim,
+            began_at_unix,
+            round_trip,
+            ..
+        } = opening;
+        let Fitted {
+            memory,
+            unavailable,
+            began,
+            prompt,
+            history_messages,
+        } = fitted;
+        if let Some(record) = &mut record {
+            record.note_erased(began.erased());
+        }
+        invocation.note(|figures| {
+            figures.degradation = unavailable;
+            figures.turn = Some(TurnFigures {
+                id,
+                memory: memory.as_str(),
+                history_messages,
+                // Stays only if the task panics, because the end of a turn always sets its outcome.
+                outcome: FailureCode::Internal.as_str(),
+                upstream_error: None,
+                first_delta: None,
+                reply: None,
+                tokens: None,
+            });
+        });
+        let (relay, frames) = Relay::new();
+        let task = Task {
+            service: Arc::clone(&self.inner),
+            id,
+            record,
+            memory,
+            history_messages,
+            start_text: String::new(),
+            round_trip,
+            began,
+            began_at_unix,
+            prompt,
+            ask,
+            invocation,
+            relay,
+        };
+        // The task outlives the connection and ends by itself: every wait in it is bounded, except the wait for a
+        // client that neither reads nor disconnects, and by then the commit is decided. `settle` awaits the task at the
+        // end of the process.
+        self.inner.turns.spawn(task.run(claim).in_current_span());
+        Ok(Turn {
+            id,
+            source: Source::Own(frames),
+            seen: 0,
+            ended: false,
+        })
+    }
+
+    /// Takes the history and the character of an opened turn, and fits the message into the character's context window
+    /// with as much of the history as there is room for. Without a message, the stored one is asked that the turn
+    /// replaces.
+    async fn fit(
+        &self,
+        ask: &mut Ask,
+        invocation: &Invocation,
+        opening: &mut Opening,
+    ) -> Result<Fitted, Refusal> {
+        let inner = &self.inner;
+        let character = opening.take_character()?;
+        let mut history = opening.take_history();
+        if let Some(id) = &ask.replaces {
+            let mut before = history.map_err(Refusal::HistoryUnavailable)?;
+            let replaced = before.cut_at(id).ok_or(Refusal::MessageNotFound)?;
+            history = Ok(before);
+            if ask.message.is_none() {
+                ask.message = Some(replaced.content);
+                ask.metadata = ask.metadata.take().or(replaced.metadata);
+            }
+        }
+        let message = ask.text();
+        let unavailable = history.as_ref().err().map(memory::Error::reason);
+        let fit = |history| context::fit(&character.system_prompt, history, message, inner.window);
+        let rest = match (&history, &ask.replaces) {
+            (Ok(history), None) => history
+                .stored
+                .min(inner.stored_messages)
+                .saturating_sub(history.read()),
+            _ => 0,
+        };
+        let (mut memory, mut began, messages) = remembered(history, opening.began_at_unix);
+        let mut context = fit(messages)?;
+        if context.has_room && rest > 0 {
+            // Much of what was read is not of whole turns. Older turns are read as well, if that can be done in time.
+            let (user, character) = (&ask.user, &ask.character);
+            let stored = inner.stored_messages;
+            let all = inner.memory.load(invocation, user, character, stored);
+            if let Ok(Ok(history)) = timeout_at(opening.read_until, all).await {
+                let messages;
+                (memory, began, messages) = remembered(Ok(history), opening.began_at_unix);
+                context = fit(messages)?;
+            }
+        }
+        let Context {
+            messages,
+            history_messages,
+            ..
+        } = context;
+        Ok(Fitted {
+            memory,
+            unavailable,
+            began,
+            prompt: prompt(&character, messages),
+            history_messages,
+        })
+    }
+}
+
+/// Releases the claim of a turn that is refused. If it is not known to have succeeded, it may yet: the refusal does not
+/// wait for that.
+async fn release(invocation: &Invocation, record: Option<Record>, claim: Claiming) {
+    let Some(record) = record else { return };
+    if matches!(claim, Claiming::Decided(Claim::Owned)) {
+        record.release(invocation).await;
+        return;
+    }
+    drop(tokio::spawn(async move {
+        claim.reply().await;
+        record.release(&Invocation::detached()).await;
+    }));
+}
+
+fn prompt(character: &Character, messages: Vec<PromptMessage>) -> Prompt {
+    Prompt {
+        messages,
+        model: character.model.clone(),
+        temperature: character.temperature,
+        top_p: character.top_p,
+        max_tokens: character.max_tokens,
+    }
+}

@@ -1,0 +1,305 @@
+//! What a client reads: a session, its messages, and the list of sessions.
+
+use serde::Serialize;
+
+use super::page::{self, Page};
+use super::{Error, Memory, newest, parsed, record_stored, scripts, warn_evicted};
+use crate::ids::{CharacterId, MessageId, UserId};
+use crate::keys::UserKeys;
+use crate::message::{Message, Role};
+use crate::session::{self, Session, State};
+use crate::store::{Call, Value, from_redis_value};
+use crate::telemetry::{Invocation, Operation};
+
+/// Elements that are read beyond a page, to see where its oldest turn begins and whether there is more.
+const BEYOND: usize = 2;
+/// Longest text of a last message in the list of sessions, in characters (Unicode scalar values).
+const MAX_LAST_CHARACTERS: usize = 200;
+
+/// A part of the list of a user's sessions.
+#[derive(Debug)]
+pub struct Sessions {
+    /// The sessions, the newest first.
+    pub sessions: Vec<Listed>,
+    /// Where the next part begins; `None` if this is the last.
+    pub next: Option<u64>,
+}
+
+/// A session in the list.
+#[derive(Debug)]
+pub struct Listed {
+    /// The character of the session.
+    pub character: CharacterId,
+    /// State and figures.
+    pub session: Session,
+    /// The newest message; `None` if it cannot be read.
+    pub last: Option<LastMessage>,
+}
+
+/// The newest message of a session, to be shown in a list.
+#[derive(Debug, Serialize)]
+pub struct LastMessage {
+    /// The message's unique id.
+    pub msg_id: String,
+    /// The author of the message.
+    pub role: Role,
+    /// The beginning of the text, at most 200 characters.
+    pub content: String,
+    /// When the message was written, in Unix seconds.
+    pub timestamp: i64,
+}
+
+impl Memory {
+    /// Returns the newest messages of a session in whole turns, at most `most` unless a turn is longer. With `before`, only
+    /// what is older than that message; `None` if there is no such message. A session that does not exist has no messages.
+    ///
+    /// # Errors
+    /// Memory is unavailable.
+    pub async fn messages(
+        &self,
+        invocation: &Invocation,
+        user: &UserId,
+        character: &CharacterId,
+        most: usize,
+        before: Option<&MessageId>,
+    ) -> Result<Option<Page>, Error> {
+        let Some(before) = before else {
+            let read = most.saturating_add(BEYOND);
+            let (messages, is_all) = self.elements(invocation, user, character, read).await?;
+            if let Some(page) = page::newest(messages, most, is_all) {
+                return Ok(Some(page));
+            }
+            let (messages, _) = self
+                .elements(invocation, user, character, usize::MAX)
+                .await?;
+            return Ok(page::newest(messages, most, true));
+        };
+        let (mut messages, _) = self
+            .elements(invocation, user, character, usize::MAX)
+            .await?;
+        if !page::cut_before(&mut messages, before) {
+            return Ok(None);
+        }
+        Ok(page::newest(messages, most, true))
+    }
+
+    /// Returns the newest `most` messages of a session, oldest first, and whether these are all.
+    async fn elements(
+        &self,
+        invocation: &Invocation,
+        user: &UserId,
+        character: &CharacterId,
+        most: usize,
+    ) -> Result<(Vec<Message>, bool), Error> {
+        let key = self.keys(user, character).messages;
+        let call = Call::reads(&key).and("LRANGE", &key, &newest(most));
+        let (_, elements): ((u64, u64), Vec<Vec<u8>>) = self
+            .store
+            .read(invocation, Operation::History, &call)
+            .await?;
+        let messages = parsed(&elements);
+        let skipped = elements.len() - messages.len();
+        if skipped > 0 {
+            tracing::warn!(skipped, "stored elements could not be read as messages");
+        }
+        Ok((messages, elements.len() < most))
+    }
+
+    /// Returns a session, or `None` if it does not exist.
+    ///
+    /// # Errors
+    /// Memory is unavailable.
+    pub async fn session(
+        &self,
+        invocation: &Invocation,
+        user: &UserId,
+        character: &CharacterId,
+    ) -> Result<Option<Session>, Error> {
+        let keys = self.keys(user, character);
+        let call = Call::script(
+            &scripts::SESSION,
+            [&keys.messages, &keys.meta, &keys.cleared],
+        )
+        .arg("");
+        let fields = self
+            .store
+            .read(invocation, Operation::Session, &call)
+            .await?;
+        Ok(read_session(invocation, fields))
+    }
+
+    /// Returns the newest `most` sessions of a user. With `before`, only those that come after that place in the list.
+    ///
+    /// # Errors
+    /// Memory is unavailable.
+    pub async fn sessions(
+        &self,
+        invocation: &Invocation,
+        user: &UserId,
+        most: usize,
+        before: Option<u64>,
+    ) -> Result<Sessions, Error> {
+        let mut listed = Sessions {
+            sessions: Vec::new(),
+            next: None,
+        };
+        let mut place = before;
+        loop {
+            let read = most + 1;
+            let entries = self.entries(invocation, user, read, place).await?;
+            let is_last = entries.len() < read;
+            let found = self.look_up(invocation, user, &entries).await?;
+            for ((_, score), session) in entries.iter().zip(found) {
+                // A session that has expired is still in the sorted set.
+                let Some(session) = session else {
+                    place = Some(*score);
+                    continue;
+                };
+                if listed.sessions.len() == most {
+                    listed.next = place;
+                    return Ok(listed);
+                }
+                listed.sessions.push(session);
+                place = Some(*score);
+            }
+            if is_last {
+                return Ok(listed);
+            }
+        }
+    }
+
+    /// Returns members of the sorted set of a user's sessions and their places, the newest first.
+    async fn entries(
+        &self,
+        invocation: &Invocation,
+        user: &UserId,
+        most: usize,
+        before: Option<u64>,
+    ) -> Result<Vec<(CharacterId, u64)>, Error> {
+        let key = UserKeys::new(self.layout, user).sessions;
+        let most = most.to_string();
+        let before = before.map_or_else(|| "+inf".to_owned(), |score| format!("({score}"));
+        let range = [&before, "-inf", "WITHSCORES", "LIMIT", "0", &most];
+        let call = Call::reads(&key).and("ZREVRANGEBYSCORE", &key, &range);
+        let (_, entries): ((u64, u64), Vec<(String, f64)>) = self
+            .store
+            .read(invocation, Operation::Sessions, &call)
+            .await?;
+        let entry = |(character, score): (String, f64)| {
+            // Scores are whole microseconds, which a float holds exactly until the year 2255.
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "see above"
+            )]
+            let place = score as u64;
+            Some((CharacterId::parse(&character).ok()?, place))
+        };
+        Ok(entries.into_iter().filter_map(entry).collect())
+    }
+
+    /// Returns the session of each entry; `None` for one that does not exist.
+    async fn look_up(
+        &self,
+        invocation: &Invocation,
+        user: &UserId,
+        entries: &[(CharacterId, u64)],
+    ) -> Result<Vec<Option<Listed>>, Error> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let index = UserKeys::new(self.layout, user).sessions;
+        let call = entries
+            .iter()
+            .fold(Call::reads(&index), |call, (character, _)| {
+                let keys = self.keys(user, character);
+                call.and("HMGET", &keys.meta, &FIELDS)
+                    .and::<&str>("TTL", &keys.meta, &[])
+                    .and::<&str>("LLEN", &keys.messages, &[])
+                    .and("LRANGE", &keys.messages, &[0, 0])
+            });
+        let replies: Vec<Value> = self
+            .store
+            .read(invocation, Operation::Sessions, &call)
+            .await?;
+        let mut replies = replies.into_iter().skip(1);
+        let mut found = Vec::with_capacity(entries.len());
+        for (character, _) in entries {
+            let of_one: Vec<Value> = replies.by_ref().take(4).collect();
+            let session = from_redis_value(Value::Array(of_one)).map_err(|_| Error::Unexpected)?;
+            found.push(listed(character, session));
+        }
+        Ok(found)
+    }
+}
+
+/// The fields of `…:meta` that make a session.
+pub(super) const FIELDS: [&str; 5] = [
+    "state",
+    "last_active_at",
+    "message_count",
+    "session_start",
+    "total_tokens",
+];
+
+/// The replies for one session of the list: [`FIELDS`], the seconds until it expires, the length of its list, and its
+/// newest element.
+type Found = (Vec<Option<String>>, i64, i64, Vec<Vec<u8>>);
+
+fn listed(character: &CharacterId, (fields, expires_in, length, newest): Found) -> Option<Listed> {
+    if fields.iter().all(Option::is_none) {
+        return None;
+    }
+    let last = newest
+        .first()
+        .and_then(|element| Message::from_json(element).ok());
+    Some(Listed {
+        character: character.clone(),
+        session: session_of(&fields, length, expires_in),
+        last: last.map(|message| LastMessage {
+            content: message.content.chars().take(MAX_LAST_CHARACTERS).collect(),
+            msg_id: message.msg_id,
+            role: message.role,
+            timestamp: message.timestamp,
+        }),
+    })
+}
+
+/// Returns the session from the reply of the session script, and records the length of its list.
+pub(super) fn read_session(
+    invocation: &Invocation,
+    fields: Option<Vec<Option<String>>>,
+) -> Option<Session> {
+    let fields = fields?;
+    let number = |index: usize| {
+        let field = fields.get(index).and_then(Option::as_deref);
+        field.and_then(session::figure)
+    };
+    let stored_messages = number(5).unwrap_or(0);
+    record_stored(invocation, u64::try_from(stored_messages).unwrap_or(0));
+    if stored_messages == 0 && number(7).is_some_and(|stored| stored > 0) {
+        warn_evicted("no_messages");
+    }
+    let expires_in = number(6).unwrap_or(-1);
+    Some(session_of(&fields, stored_messages, expires_in))
+}
+
+/// Returns the session from [`FIELDS`], the length of its list, and the seconds until it expires, negative for never.
+pub(super) fn session_of(
+    fields: &[Option<String>],
+    stored_messages: i64,
+    expires_in: i64,
+) -> Session {
+    let field = |index: usize| fields.get(index).and_then(Option::as_deref);
+    let figure = |index| field(index).and_then(session::figure);
+    let moment = |index| field(index).and_then(session::moment);
+    Session {
+        state: field(0).and_then(State::parse).unwrap_or(State::Active),
+        last_active_at: moment(1),
+        message_count: figure(2).unwrap_or(0).max(0),
+        session_start: moment(3),
+        total_tokens: figure(4).unwrap_or(0).max(0),
+        stored_messages,
+        expires_in: (expires_in >= 0).then_some(expires_in),
+    }
+}
