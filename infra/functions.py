@@ -26,6 +26,8 @@ class Function:
     rolls_back_on: tuple[str, ...] = ()
     # Whether the gateway forwards the response while it is produced.
     streams: bool = False
+    # Memory, which also decides its share of a processor.
+    memory_megabytes: int = 128
 
     @property
     def stem(self) -> str:
@@ -51,31 +53,55 @@ FUNCTIONS = (
         cache_user="turns",
         cache_rights="on ~chat:* ~user:* ~character:* -@all +ping +cluster|slots "
         "+eval +evalsha +time +get +set +del +exists +expire +lrange +lindex +llen +lpush +ltrim +rpop "
-        "+hget +hmget +hset +hdel +strlen +getrange +setrange +zadd +zrem +zremrangebyscore +zrevrange",
+        "+hget +hmget +hset +hdel +strlen +getrange +setrange +zadd +zrem +zremrangebyscore +zrevrange +ttl",
         own_secrets=("LlmApiKeySecretArn",),
         rolls_back_on=("UpstreamErrorsAlarm", "CommitFailuresAlarm", "MemoryDownAlarm"),
         streams=True,
+        memory_megabytes=256,
     ),
     Function(
         name="stop-stream",
         routes=(("delete", "/api/v1/chat/stream"),),
         waits_for=("MemoryReadTimeoutMs", "MemoryReadTimeoutMs", "MemoryWriteTimeoutMs"),
         cache_user="stop",
-        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +hmget +hset +zrevrange",
+        cache_rights="on ~chat:* ~user:* -@all +ping +cluster|slots +eval +evalsha +time +hmget +hset +zrevrange",
     ),
     Function(
         name="clear-history",
         routes=(("delete", "/api/v1/chat/history"),),
         waits_for=("MemoryWriteTimeoutMs",),
         cache_user="clear",
-        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +del +get +set +hmget",
+        cache_rights="on ~chat:* ~user:* -@all +ping +cluster|slots "
+        "+eval +evalsha +time +del +exists +get +set +lrange +ltrim +hmget +hset +zrem",
     ),
     Function(
         name="session-meta",
-        routes=(("get", "/api/v1/chat/session"), ("patch", "/api/v1/chat/session")),
+        routes=(
+            ("get", "/api/v1/chat/session"),
+            ("patch", "/api/v1/chat/session"),
+            ("get", "/api/v1/chat/sessions"),
+        ),
         waits_for=("MemoryReadTimeoutMs", "MemoryWriteTimeoutMs"),
         cache_user="session",
-        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +exists +get +llen +hmget +hset +ttl",
+        cache_rights="on ~chat:* ~user:* -@all +ping +cluster|slots "
+        "+eval +evalsha +time +exists +get +llen +lrange +hmget +hset +ttl +zrevrangebyscore",
+    ),
+    Function(
+        name="read-history",
+        routes=(("get", "/api/v1/chat/history"),),
+        waits_for=("MemoryReadTimeoutMs",),
+        cache_user="history",
+        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +lrange",
+    ),
+    Function(
+        name="user-data",
+        routes=(("get", "/api/v1/chat/data"), ("delete", "/api/v1/chat/data")),
+        # One of many: it waits once for each session. Its timeout is for a thousand that are well.
+        waits_for=("MemoryReadTimeoutMs", "MemoryWriteTimeoutMs"),
+        cache_user="data",
+        cache_rights="on ~chat:* ~user:* -@all +ping +cluster|slots "
+        "+eval +evalsha +time +get +set +unlink +exists +llen +lrange +hmget +getrange +ttl +zrem +zrevrange +zcard",
+        streams=True,
     ),
 )
 # Each route once: the method, the path and the function behind it.

@@ -101,12 +101,13 @@ class Deployment(unittest.TestCase):
         self.assertEqual(anchors(PACKAGED), [])
         self.assertNotIn("<<", PACKAGED)
 
-    def test_platform_tracing_and_logs_are_the_same_for_all(self) -> None:
+    def test_platform_tracing_and_logs_are_the_same_for_all_and_memory_is_their_own(self) -> None:
         stack = Effective({"LogRetentionDays": 7})
         for function in FUNCTIONS:
             properties = stack.properties(function.resource)
             self.assertEqual((properties["Runtime"], properties["Architectures"]), ("provided.al2023", ["arm64"]))
             self.assertEqual(properties["TracingConfig"], {"Mode": "Active"})
+            self.assertEqual(properties["MemorySize"], function.memory_megabytes)
             self.assertNotIn("VpcConfig", properties)
             log_group = function.stem + "LogGroup"
             logs = {"LogFormat": "JSON", "ApplicationLogLevel": "TRACE", "LogGroup": f"${{{log_group}}}"}
@@ -144,7 +145,12 @@ class Deployment(unittest.TestCase):
         self.assertIn("ChatReservedConcurrency", parameters)
         self.assertEqual(reserved(Effective({"ChatReservedConcurrency": 5})), {"ChatStreamFunction": "5"})
         together = reserved(Effective(parameters))
+        self.assertEqual(set(together), {function.resource for function in FUNCTIONS})
         self.assertCountEqual(together.values(), map(str, parameters.values()))
+        # The description of a parameter names the function whose concurrency it reserves.
+        of_count = {str(count): SOURCE["Parameters"][name]["Description"] for name, count in parameters.items()}
+        for function in FUNCTIONS:
+            self.assertIn(f"reserved for {function.name},", of_count[together[function.resource]])
 
     def test_a_new_release_publishes_versions_even_if_only_settings_changed(self) -> None:
         for release in ("1", "2"):

@@ -43,9 +43,9 @@ def number_settings() -> set[str]:
 
 class Settings(unittest.TestCase):
     def test_parameters_set_exactly_the_settings_that_the_code_reads(self) -> None:
-        read = set(re.findall(r'"((?:REDIS|MEMORY|TURN|CONTEXT|LLM|JWT|AUTH|CORS|LOG|METRICS)(?:_[A-Z]+)*)"', CODE)) - {
-            "AUTH"
-        }
+        groups = "REDIS|MEMORY|TURN|CONTEXT|LIMIT|LLM|JWT|AUTH|CORS|LOG|METRICS"
+        # Two of these words are also commands of Redis or arguments of them.
+        read = set(re.findall(rf'"((?:{groups})(?:_[A-Z]+)*)"', CODE)) - {"AUTH", "LIMIT"}
         self.assertEqual(settings(), read - set(WITHOUT_PARAMETER) - {"AUTH_TRUST_AUTHORIZER"})
         for name in settings():
             self.assertIn(parameter_of(name), SOURCE["Parameters"])
@@ -93,6 +93,13 @@ class Settings(unittest.TestCase):
                         self.assertEqual(value, str(given[parameter]), name)
                         reached.add(name)
         self.assertEqual(reached, settings())
+
+    def test_settings_of_turns_reach_the_function_that_runs_turns_alone(self) -> None:
+        stack = Effective()
+        for function in FUNCTIONS:
+            sections = {name.split("_")[0] for name in stack.environment(function.resource)}
+            own = sections & {"LLM", "CONTEXT", "LIMIT"}
+            self.assertEqual(own, {"LLM", "CONTEXT", "LIMIT"} if function.name == "chat-stream" else set())
 
     def test_defaults_of_numbers_equal_those_of_the_code(self) -> None:
         defaults = dict(re.findall(r'\(\s*lookup,\s*"([A-Z_]+)",\s*([0-9_]+)\s*[,)]', CODE))
@@ -213,6 +220,8 @@ class Settings(unittest.TestCase):
             ),
             ("MemoryTtlSeconds", ["1", "315360000"], ["0", "315360001"]),
             ("TurnTtlSeconds", ["0", "604800"], ["-1", "604801"]),
+            ("LimitTurnsPerMinute", ["0", "100000"], ["-1", "100001"]),
+            ("LimitTokensPerDay", ["0", "1000000000000"], ["-1", "1000000000001"]),
             ("RedisBreakerCooldownMs", ["1", "900000"], ["0", "900001"]),
             *(
                 (
