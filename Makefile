@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: run chat test upstreams chaos bench measured-chat instructions capacity package template-check build \
-	deploy-check fmt lint docs lint-python clean help
+.PHONY: run chat test openapi-check upstreams chaos bench measured-chat instructions capacity package template-check \
+	build deploy-check fmt lint docs lint-python clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
@@ -16,6 +16,9 @@ TOOLS := PATH="$(CURDIR)/.tools/venv/bin:$(CURDIR)/.tools/sam/bin:$$PATH"
 # SAM needs no account for what it does here, but it needs a region, and it sends telemetry unless that is switched off.
 SAM := $(TOOLS) AWS_DEFAULT_REGION=eu-west-1 SAM_CLI_TELEMETRY=0 sam
 
+# The checks of docs/openapi.yaml use the client of `make run`, and the list of routes that the template must have.
+OPENAPI_PATH := PYTHONPATH=scripts:infra
+
 run: ## start everything on this machine and talk to it (PORT=9100, LLM_BASE_URL=… for a real model)
 	@scripts/setup.sh
 	@python3 scripts/run.py
@@ -26,8 +29,13 @@ chat: ## talk to the service that `make run` started, in another terminal (CHARA
 test: ## run all tests
 	@scripts/setup.sh test
 	cargo test --workspace --locked
+	$(OPENAPI_PATH) .tools/openapi/bin/python3 -m unittest discover --start-directory scripts/openapi
 	python3 -m unittest discover --start-directory scripts
 	python3 -m unittest discover --start-directory bench/peers
+
+openapi-check: ## start everything, and compare what it answers with docs/openapi.yaml, by generated requests
+	@scripts/setup.sh schemathesis
+	@$(OPENAPI_PATH) .tools/schemathesis/bin/python3 scripts/openapi/live.py
 
 # The test is selected together with the workspace, as in `make test`: alone, its dependencies would be built once more,
 # with other features.
@@ -118,7 +126,8 @@ lint-python: ## check format and lints of the Python files
 	.tools/python/bin/ruff format --check --quiet
 
 clean: ## remove everything that was built or installed here
-	rm -rf target .tools .run .aws-sam scripts/__pycache__ infra/__pycache__ bench/peers/__pycache__
+	rm -rf target .tools .run .aws-sam scripts/__pycache__ scripts/openapi/__pycache__ infra/__pycache__ \
+		bench/peers/__pycache__
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -5,7 +5,11 @@
 # From PyPI, into .tools/venv: cargo-lambda, in the version that the tests run with, whatever version is on the PATH.
 #
 # `setup.sh test` also installs moto from PyPI, into .tools/aws-venv: it takes the place of AWS in the tests. Of its
-# many optional dependencies only the two that its server needs are installed.
+# many optional dependencies only the two that its server needs are installed. And it installs openapi-spec-validator,
+# into .tools/openapi, which with its dependencies checks docs/openapi.yaml and answers against it.
+#
+# `setup.sh schemathesis` also installs schemathesis from PyPI, into .tools/schemathesis: it asks a running service for
+# what docs/openapi.yaml describes. It needs Python 3.11 or later.
 #
 # `setup.sh sam` also installs the SAM CLI from PyPI, into .tools/sam, where its many dependencies cannot conflict with
 # others, and airspeed, which runs the gateway's mapping templates.
@@ -32,6 +36,10 @@ VALKEY=.tools/valkey
 SAM_VERSION=1.170.0
 AIRSPEED_VERSION=0.6.9
 SAM=.tools/sam
+OPENAPI_VERSION=0.9.0
+OPENAPI=.tools/openapi
+SCHEMATHESIS_VERSION=4.32.5
+SCHEMATHESIS=.tools/schemathesis
 RUFF_VERSION=0.17.6
 RUFF=.tools/python
 LITELLM_VERSION=1.110.2
@@ -62,6 +70,14 @@ main() {
         test)
             install_moto
             install_valkey
+            install_from_pypi "$OPENAPI" openapi_spec_validator "$OPENAPI_VERSION" \
+                jsonschema==4.26.0 openapi-schema-validator==0.9.0 pyyaml==6.0.4 referencing==0.37.0
+            ;;
+        schemathesis)
+            python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+                || fail "python3 is too old for schemathesis; install Python 3.11 or later"
+            # Another version of hypothesis would choose other requests.
+            install_from_pypi "$SCHEMATHESIS" schemathesis "$SCHEMATHESIS_VERSION" hypothesis==6.170.17 pyyaml==6.0.4
             ;;
         bench)
             has valgrind || install_packages valgrind
