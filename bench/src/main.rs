@@ -15,6 +15,7 @@ mod alone;
 mod binaries;
 mod cold;
 mod instructions;
+mod lists;
 mod memory;
 mod peers;
 mod process;
@@ -42,12 +43,13 @@ const DELTAS: usize = 50;
 const PACE: Duration = Duration::from_millis(5);
 const AFTER_FIRST_WORDS: Duration = Duration::from_millis(3);
 
-const GROUPS: [&str; 11] = [
+const GROUPS: [&str; 12] = [
     "alone",
     "turn",
     "peak",
     "record",
     "memory",
+    "lists",
     "cold",
     "streams",
     "binary",
@@ -117,6 +119,9 @@ async fn main() {
     }
     if wanted("memory") {
         memory::operations(&mut report, effort).await;
+    }
+    if wanted("lists") {
+        lists::lists(&mut report, effort).await;
     }
     if wanted("cold") {
         cold::starts(&mut report, effort).await;

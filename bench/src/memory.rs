@@ -19,9 +19,9 @@ const BARE: &str = "chat:bare:luna";
 
 /// This project's memory and a bare connection to the same server.
 pub(crate) struct Subject {
-    memory: Memory,
-    bare: MultiplexedConnection,
-    user: UserId,
+    pub(crate) memory: Memory,
+    pub(crate) bare: MultiplexedConnection,
+    pub(crate) user: UserId,
     character: CharacterId,
 }
 

@@ -9,7 +9,7 @@ use crate::memory::{Erased, Error, Kept, Memory};
 use crate::message::Message;
 use crate::session::Session;
 use crate::telemetry::Invocation;
-use crate::turns::{Remembered, Turns};
+use crate::turns::{StoredTurn, Turns};
 
 /// The rooms that keep something about users. Cheap to clone; clones share connections.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ pub enum Item {
     /// A stored element of a session that is not a message.
     Unreadable(CharacterId, String),
     /// A turn that is remembered.
-    Turn(CharacterId, TurnId, Remembered),
+    Turn(CharacterId, TurnId, StoredTurn),
     /// What was used of a limit: of the turns of a `minute`, or of the tokens of a `day`.
     Limit(&'static str, u64),
     /// Nothing follows: this is everything.

@@ -137,11 +137,15 @@ impl TurnEntry {
         })
     }
 
-    /// Returns all keys of the turn.
-    pub(crate) fn names(&self, layout: KeyLayout, user: &UserId) -> impl Iterator<Item = String> {
+    /// Returns the names of the turn's record, of its text, and of its idempotency key if it has one.
+    pub(crate) fn names(
+        &self,
+        layout: KeyLayout,
+        user: &UserId,
+    ) -> (String, String, Option<String>) {
         let keys = TurnKeys::new(layout, user, &self.character, self.turn);
         let key = self.key.as_ref().map(|key| idempotency(layout, user, key));
-        [keys.record, keys.text].into_iter().chain(key)
+        (keys.record, keys.text, key)
     }
 }
 
@@ -267,11 +271,11 @@ mod tests {
                 character: CharacterId::parse("a character").expect("valid"),
             };
             assert_eq!(TurnEntry::parse(&entry.to_string()), Some(entry.clone()));
-            let names: Vec<_> = entry.names(KeyLayout::Plain, &user).collect();
+            let names = entry.names(KeyLayout::Plain, &user);
             let record = format!("chat:u:a%20character:turn:{turn}");
-            assert_eq!(names[..2], [record.clone(), format!("{record}:text")]);
-            let key = names.get(2).map(String::as_str);
-            assert_eq!(key, entry.key.as_ref().map(|_| "user:u:key:a%3Ab"));
+            let text = format!("{record}:text");
+            let key = entry.key.as_ref().map(|_| "user:u:key:a%3Ab".to_owned());
+            assert_eq!(names, (record, text, key));
         }
         for member in [
             "",

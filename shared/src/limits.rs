@@ -21,7 +21,6 @@ static TAKE: LazyLock<Script> = LazyLock::new(|| {
 /// Counts the tokens of a turn.
 static SPEND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
-        include_str!("record/record.lua"),
         include_str!("limits/limits.lua"),
         include_str!("limits/spend.lua")
     ))
@@ -68,27 +67,20 @@ impl Limits {
         limited(&reply.ok()?)
     }
 
-    /// Counts the tokens that a turn took. `erased` is the mark of the last erasure that the turn has read. A failure is
-    /// logged.
+    /// Counts the tokens that a turn took. A failure is logged.
     pub(crate) async fn spend(
         &self,
         invocation: &Invocation,
         user: &UserId,
         turn: TurnId,
         tokens: u64,
-        erased: &[u8],
     ) {
         if self.config.tokens_per_day == 0 {
             return;
         }
         let keys = UserKeys::new(self.layout, user);
         let turn = turn.to_string();
-        let spend = |_until: u64| {
-            Call::script(&SPEND, [&keys.day, &keys.erased])
-                .arg(&turn)
-                .arg(tokens)
-                .arg(erased)
-        };
+        let spend = |_until: u64| Call::script(&SPEND, [&keys.day]).arg(&turn).arg(tokens);
         // The store logs why it failed.
         let _: Result<String, Error> = self
             .store

@@ -1,7 +1,8 @@
 //! Short-term memory: the sessions of users with characters, stored in Redis.
 //!
-//! Every operation is one round trip within a time budget and is recorded in the invocation that calls it. A write that
-//! is the first request on its connection takes one more, to read the server's clock. An error means that memory is
+//! Every operation is within a time budget and is recorded in the invocation that calls it. It is one round trip, but for
+//! a list of sessions, an erasure and an odd page of history. A write that is the first request on its connection takes
+//! one more, to read the server's clock. An error means that memory is
 //! unavailable. It never stands for an empty memory.
 
 mod change;
@@ -18,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use self::change::Rewind;
 pub use self::commit::{Commit, NewTurn};
 pub use self::erase::Erased;
-pub use self::export::{Kept, KeptSession};
+pub use self::export::{Kept, StoredSession};
 use self::mark::Mark;
 pub use self::page::Page;
 pub use self::read::{LastMessage, Listed, Sessions};
@@ -27,7 +28,7 @@ use crate::config::{KeyLayout, MemoryConfig};
 use crate::ids::{CharacterId, MessageId, UserId};
 use crate::keys::SessionKeys;
 use crate::message::{Message, Role};
-use crate::record::LONGEST_TURN_SECONDS;
+use crate::record::{Beginning, LONGEST_TURN_SECONDS, UNREAD};
 pub use crate::store::Error;
 use crate::store::{Call, Store};
 use crate::telemetry::{Invocation, Operation};
@@ -54,9 +55,6 @@ struct Marks {
     erased: Mark,
 }
 
-/// What scripts get in place of a mark that the turn could not read.
-const UNREAD: &[u8] = b"?";
-
 impl Began {
     /// Returns the beginning of a turn whose history could not be read, so that its time on Redis's clock is unknown.
     /// The time is set early by the largest allowed clock difference, so that a clear still wins over the turn.
@@ -77,10 +75,18 @@ impl Began {
     }
 
     /// Returns the mark of the last time that the user's data was erased, as scripts compare it.
-    pub(crate) fn erased(&self) -> &[u8] {
+    fn erased(&self) -> &[u8] {
         self.marks
             .as_ref()
             .map_or(UNREAD, |marks| marks.erased.as_bytes())
+    }
+
+    /// Returns what scripts beside the commit need of it.
+    pub(crate) fn beginning(&self) -> Beginning {
+        Beginning {
+            erased: self.erased().to_vec(),
+            redis_micros: self.redis_micros,
+        }
     }
 }
 

@@ -47,6 +47,18 @@ impl RequestKey {
     }
 }
 
+/// What scripts get in place of a mark that the turn could not read.
+pub(crate) const UNREAD: &[u8] = b"?";
+
+/// When a turn began, for the scripts that must leave nothing behind after a later erasure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Beginning {
+    /// The mark of the last erasure that the turn has read, or [`UNREAD`].
+    pub(crate) erased: Vec<u8>,
+    /// The moment on Redis's clock, in Unix microseconds.
+    pub(crate) redis_micros: u64,
+}
+
 /// What a claim takes from the limits of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Charge {

@@ -13,13 +13,15 @@ mod scripts;
 
 use std::time::Duration;
 
-pub use self::follow::Remembered;
+pub use self::follow::StoredTurn;
 pub(crate) use self::follow::{Begun, Follower, Opened, Seen};
 pub(crate) use self::journal::Journal;
 use crate::config::{KeyLayout, MemoryConfig};
 use crate::ids::{CharacterId, IdempotencyKey, TurnId, UserId};
 use crate::keys::{self, TurnEntry, TurnKeys, UserKeys};
-use crate::record::{Charge, Closing, LONGEST_TURN_SECONDS, RequestKey, limited};
+use crate::record::{
+    Beginning, Charge, Closing, LONGEST_TURN_SECONDS, RequestKey, UNREAD, limited,
+};
 pub use crate::store::Error;
 use crate::store::{Call, Store, Value, from_redis_value};
 use crate::telemetry::{Invocation, Operation};
@@ -28,8 +30,6 @@ use crate::telemetry::{Invocation, Operation};
 const LEASE: Duration = Duration::from_secs(10);
 /// The newest turns of a user among which the one to stop or to come back to is sought.
 const NEWEST: isize = 128;
-/// What scripts get in place of a mark that the turn could not read.
-const UNREAD: &[u8] = b"?";
 
 /// How a turn ended, as far as its storage is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +163,10 @@ impl Turns {
             keys: TurnKeys::new(self.layout, user, character, turn),
             entry: entry.to_string(),
             request,
-            erased: UNREAD.to_vec(),
+            began: Beginning {
+                erased: UNREAD.to_vec(),
+                redis_micros: 0,
+            },
         }
     }
 
@@ -262,20 +265,20 @@ pub(crate) struct Record {
     /// The member of the sorted set of the user's turns.
     entry: String,
     request: Option<RequestKey>,
-    /// The mark of the last erasure that the turn has read.
-    erased: Vec<u8>,
+    /// When the turn began. A reader's is unknown, and matters to no script that a reader runs.
+    began: Beginning,
 }
 
 impl Record {
-    /// Notes the mark of the last erasure that the turn has read. After a later one the turn leaves nothing in Redis.
-    pub(crate) fn note_erased(&mut self, mark: &[u8]) {
-        self.erased = mark.to_vec();
+    /// Notes when the turn began. After a later erasure it leaves nothing in Redis.
+    pub(crate) fn note_beginning(&mut self, began: Beginning) {
+        self.began = began;
     }
 
-    /// Opens the record, and takes the turn from the user's limits. `replaces` names a dead turn whose key this one may
+    /// Opens the record, and takes the turn from the user's limits. `takes_over` names a dead turn whose key this one may
     /// take over. A failure is logged, and not measured, like those of the journal. A claim may be sent again, and no turn
     /// waits long for it, so it is under the policy of reads.
-    pub(crate) async fn claim(&self, replaces: Option<TurnId>, charge: Option<&Charge>) -> Claim {
+    pub(crate) async fn claim(&self, takes_over: Option<TurnId>, charge: Option<&Charge>) -> Claim {
         let keys = [
             self.keys.record.as_str(),
             &self.keys.index,
@@ -288,7 +291,7 @@ impl Record {
             .arg(self.open_seconds())
             .arg(&self.entry)
             .arg(self.request.as_ref().map_or("", RequestKey::fingerprint))
-            .arg(replaces.map(|id| id.to_string()).unwrap_or_default());
+            .arg(takes_over.map(|id| id.to_string()).unwrap_or_default());
         let call = match charge {
             Some(charge) => charge.add_to(call),
             None => call,
@@ -377,7 +380,8 @@ impl Record {
                 .arg(closing.remember_seconds)
                 .arg(closing.request_value())
                 .arg(until)
-                .arg(&self.erased)
+                .arg(&self.began.erased)
+                .arg(self.began.redis_micros)
         };
         let store = &self.turns.store;
         store

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use ::redis::FromRedisValue;
 
+use crate::proxy::Proxy;
 use crate::redis::Server;
 
 const MASTERS: usize = 3;
@@ -15,6 +16,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// A running cluster of three masters, each with one replica.
 pub struct Cluster {
     nodes: Vec<Server>,
+    /// One in front of each node; empty if clients reach the nodes directly.
+    proxies: Vec<Proxy>,
 }
 
 impl Cluster {
@@ -23,20 +26,32 @@ impl Cluster {
     /// # Panics
     /// If a node does not start, or the cluster is not complete in time.
     pub async fn start() -> Self {
-        Self::start_with_clocks([0; 2 * MASTERS]).await
+        Self::start_nodes([0; 2 * MASTERS], Vec::new()).await
     }
 
-    /// As [`Cluster::start`], with wall clocks that are ahead of the machine's by these milliseconds: first the
-    /// masters'.
+    /// As [`Cluster::start`], with wall clocks that are ahead of the machine's by these milliseconds, first the masters',
+    /// and with a proxy in front of each node. The nodes announce the ports of their proxies, so clients and replicas use
+    /// these, and so do the other methods.
     ///
     /// # Panics
     /// As [`Cluster::start`].
-    pub async fn start_with_clocks(ahead_ms: [i64; 2 * MASTERS]) -> Self {
-        let mut nodes = Vec::new();
+    pub async fn start_behind_proxies(ahead_ms: [i64; 2 * MASTERS]) -> Self {
+        let mut proxies = Vec::new();
+        for _ in ahead_ms {
+            proxies.push(Proxy::start(0).await);
+        }
+        Self::start_nodes(ahead_ms, proxies).await
+    }
+
+    async fn start_nodes(ahead_ms: [i64; 2 * MASTERS], proxies: Vec<Proxy>) -> Self {
+        let mut nodes: Vec<Server> = Vec::new();
         for ahead_ms in ahead_ms {
+            let announced = proxies.get(nodes.len()).map_or(0, Proxy::port);
             nodes.push(
                 Server::start_with_clock(
                     &[
+                        "--cluster-announce-port",
+                        &announced.to_string(),
                         "--cluster-enabled",
                         "yes",
                         // The usual bus port, 10,000 above the other, can be beyond the last one.
@@ -60,7 +75,10 @@ impl Cluster {
                 .await,
             );
         }
-        let cluster = Self { nodes };
+        for (proxy, node) in proxies.iter().zip(&nodes) {
+            proxy.lead_to(node.port());
+        }
+        let cluster = Self { nodes, proxies };
         for (number, node) in cluster.nodes.iter().take(MASTERS).enumerate() {
             let range = |number: usize| number * usize::from(SLOTS) / MASTERS;
             let slots: Vec<String> = (range(number)..range(number + 1))
@@ -100,7 +118,8 @@ impl Cluster {
         let urls: Vec<String> = self
             .nodes
             .iter()
-            .map(|node| format!("redis://127.0.0.1:{}", node.port()))
+            .enumerate()
+            .map(|(number, _)| format!("redis://127.0.0.1:{}", self.port(number)))
             .collect();
         urls.join(",")
     }
@@ -167,6 +186,15 @@ impl Cluster {
     /// Pauses a node's process: its connections stay open and nothing is answered.
     pub fn pause(&self, port: u16) {
         self.node(port).pause();
+    }
+
+    /// Returns the proxy in front of a node.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn proxy(&self, port: u16) -> &Proxy {
+        &self.proxies[self.number(port)]
     }
 
     /// Resumes every paused node.
@@ -321,10 +349,15 @@ impl Cluster {
     }
 
     fn number(&self, port: u16) -> usize {
-        self.nodes
-            .iter()
-            .position(|node| node.port() == port)
+        (0..self.nodes.len())
+            .find(|number| self.port(*number) == port)
             .expect("a port of these servers")
+    }
+
+    /// Returns the port at which clients reach a node.
+    fn port(&self, number: usize) -> u16 {
+        let proxy = self.proxies.get(number).map(Proxy::port);
+        proxy.unwrap_or_else(|| self.nodes[number].port())
     }
 }
 

@@ -1,7 +1,7 @@
 //! A TCP proxy on loopback that loses, delays and cuts connections on demand, as networks do.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +18,7 @@ pub struct Proxy {
 }
 
 struct State {
-    target: u16,
+    target: AtomicU16,
     /// Connections with a lower number stay open and carry nothing.
     swallowed_below: AtomicU64,
     /// Connections with a lower number are closed.
@@ -48,7 +48,7 @@ impl Proxy {
             .expect("a loopback port");
         let port = listener.local_addr().expect("bound").port();
         let state = Arc::new(State {
-            target,
+            target: AtomicU16::new(target),
             swallowed_below: AtomicU64::new(0),
             cut_below: watch::Sender::new(0),
             delayed_from: AtomicU64::new(0),
@@ -80,6 +80,17 @@ impl Proxy {
             state,
             accept,
         }
+    }
+
+    /// Returns the port on which the proxy listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Leads new connections to another port: for a server that has to know the proxy's port when it starts.
+    pub fn lead_to(&self, target: u16) {
+        self.state.target.store(target, Ordering::SeqCst);
     }
 
     /// Returns a Redis URL that leads through the proxy.
@@ -185,7 +196,8 @@ impl Drop for Open {
 async fn carry(client: TcpStream, number: u64, state: Arc<State>) {
     state.open.fetch_add(1, Ordering::SeqCst);
     let _open = Open(Arc::clone(&state));
-    let Ok(server) = TcpStream::connect(("127.0.0.1", state.target)).await else {
+    let target = state.target.load(Ordering::SeqCst);
+    let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else {
         return;
     };
     client.set_nodelay(true).expect("a TCP socket");

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use ::redis::{Client, FromRedisValue, RedisResult};
 
+use crate::proxy::Proxy;
 use crate::redis::Server;
 
 /// The time that the servers may take to agree: on discovery, replication or a failover.
@@ -15,6 +16,8 @@ pub const MASTER: &str = "mymaster";
 /// A running master with two replicas and three sentinels.
 pub struct Sentinels {
     nodes: Vec<Server>,
+    /// One in front of each node; empty if clients reach the nodes directly.
+    proxies: Vec<Proxy>,
     sentinels: Vec<Server>,
     password: Option<String>,
     sentinel_password: Option<String>,
@@ -31,28 +34,36 @@ impl Sentinels {
     /// # Panics
     /// If the servers do not find each other in time.
     pub async fn start_with(password: Option<&str>, sentinel_password: Option<&str>) -> Self {
-        Self::start_all(password, sentinel_password, [0; 3]).await
+        Self::start_all(password, sentinel_password, [0; 3], Vec::new()).await
     }
 
-    /// Starts the servers without passwords, with wall clocks that are ahead of the machine's by these milliseconds.
+    /// Starts the servers without passwords, with wall clocks that are ahead of the machine's by these milliseconds, and
+    /// with a proxy in front of each. The servers announce the ports of their proxies, so clients, replicas and sentinels
+    /// use these, and so do the other methods.
     ///
     /// # Panics
     /// If the servers do not find each other in time.
-    pub async fn start_with_clocks(ahead_ms: [i64; 3]) -> Self {
-        Self::start_all(None, None, ahead_ms).await
+    pub async fn start_behind_proxies(ahead_ms: [i64; 3]) -> Self {
+        let mut proxies = Vec::new();
+        for _ in ahead_ms {
+            proxies.push(Proxy::start(0).await);
+        }
+        Self::start_all(None, None, ahead_ms, proxies).await
     }
 
     async fn start_all(
         password: Option<&str>,
         sentinel_password: Option<&str>,
         ahead_ms: [i64; 3],
+        proxies: Vec<Proxy>,
     ) -> Self {
         let login = |password: Option<&str>| -> Vec<String> {
             let lines =
                 password.map(|password| ["--requirepass", password, "--masterauth", password]);
             lines.into_iter().flatten().map(str::to_owned).collect()
         };
-        let mut nodes = Vec::new();
+        let mut nodes: Vec<Server> = Vec::new();
+        let mut master_port = 0;
         for (number, ahead_ms) in ahead_ms.into_iter().enumerate() {
             let mut arguments = login(password);
             // A master that restarts without its data can be promoted again, and its replicas then copy the empty
@@ -69,13 +80,22 @@ impl Sentinels {
                 .map(str::to_owned),
             );
             if number > 0 {
-                let master: &Server = &nodes[0];
-                arguments.extend(
-                    ["--replicaof", "127.0.0.1", &master.port().to_string()].map(str::to_owned),
-                );
+                let master = master_port.to_string();
+                arguments.extend(["--replicaof", "127.0.0.1", &master].map(str::to_owned));
+            }
+            if let Some(proxy) = proxies.get(number) {
+                let announced = proxy.port().to_string();
+                arguments.extend(["--replica-announce-port", &announced].map(str::to_owned));
             }
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            nodes.push(Server::start_with_clock(&arguments, ahead_ms).await);
+            let node = Server::start_with_clock(&arguments, ahead_ms).await;
+            if let Some(proxy) = proxies.get(number) {
+                proxy.lead_to(node.port());
+            }
+            if number == 0 {
+                master_port = proxies.first().map_or(node.port(), Proxy::port);
+            }
+            nodes.push(node);
         }
         let mut sentinels = Vec::new();
         for _ in 0..3 {
@@ -86,7 +106,7 @@ impl Sentinels {
                  sentinel down-after-milliseconds {MASTER} 2000\n\
                  sentinel failover-timeout {MASTER} 6000\n\
                  sentinel parallel-syncs {MASTER} 2\n",
-                nodes[0].port()
+                master_port
             );
             if let Some(password) = password {
                 lines.push_str(&format!("sentinel auth-pass {MASTER} {password}\n"));
@@ -100,6 +120,7 @@ impl Sentinels {
         }
         let started = Self {
             nodes,
+            proxies,
             sentinels,
             password: password.map(str::to_owned),
             sentinel_password: sentinel_password.map(str::to_owned),
@@ -187,14 +208,14 @@ impl Sentinels {
     pub async fn kill_master(&mut self) -> u16 {
         let master = self.master().await;
         self.nodes[master].kill().await;
-        self.nodes[master].port()
+        self.port(master)
     }
 
     /// Pauses the master's process and returns its port.
     pub async fn pause_master(&self) -> u16 {
         let master = self.master().await;
         self.nodes[master].pause();
-        self.nodes[master].port()
+        self.port(master)
     }
 
     /// Pauses the process of a replica.
@@ -273,7 +294,8 @@ impl Sentinels {
     }
 
     async fn is_settled(&self) -> bool {
-        let master = &self.nodes[self.master().await];
+        let number = self.master().await;
+        let master = &self.nodes[number];
         let Ok(info) =
             ask::<String>(master, self.password.as_deref(), &["INFO", "replication"]).await
         else {
@@ -301,13 +323,13 @@ impl Sentinels {
             known &= field("num-slaves") == "2"
                 && field("num-other-sentinels") == "2"
                 && field("flags") == "master"
-                && field("port") == master.port().to_string();
+                && field("port") == self.port(number).to_string();
         }
         info.contains("role:master") && online == 2 && known
     }
 
     async fn is_master(&self, port: u16) -> bool {
-        let Some(node) = self.nodes.iter().find(|node| node.port() == port) else {
+        let Some(node) = self.number(port).map(|number| &self.nodes[number]) else {
             return false;
         };
         let info: RedisResult<String> =
@@ -317,10 +339,25 @@ impl Sentinels {
 
     async fn master(&self) -> usize {
         let port = self.master_port().await;
-        self.nodes
-            .iter()
-            .position(|node| node.port() == port)
-            .expect("a port of these servers")
+        self.number(port).expect("a port of these servers")
+    }
+
+    fn number(&self, port: u16) -> Option<usize> {
+        (0..self.nodes.len()).find(|number| self.port(*number) == port)
+    }
+
+    /// Returns the port at which clients reach a node.
+    fn port(&self, number: usize) -> u16 {
+        let proxy = self.proxies.get(number).map(Proxy::port);
+        proxy.unwrap_or_else(|| self.nodes[number].port())
+    }
+
+    /// Returns the proxy in front of the master.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub async fn master_proxy(&self) -> &Proxy {
+        &self.proxies[self.master().await]
     }
 }
 

@@ -42,7 +42,7 @@ use tokio::time::{sleep, timeout};
 
 use self::checker::{Session, Stored, Verdict, check};
 use self::client::{Client, Diary, Habits};
-use self::functions::{Chats, Others};
+use self::functions::{Chats, Others, warm};
 use self::period::Period;
 use self::promptness::{Control, Hit, judge};
 use self::readings::{Evidence, Request};
@@ -181,7 +181,9 @@ async fn run(run: &Run<'_>) -> Verdict {
     };
     let mut chats = Vec::new();
     for _ in 0..PROCESSES {
-        chats.push(Mutex::new(Arc::new(start("chat-stream").await)));
+        let chat = start("chat-stream").await;
+        warm(&chat, &CHARACTERS).await;
+        chats.push(Mutex::new(Arc::new(chat)));
     }
     let chats = Arc::new(Chats(chats));
     let others = Arc::new(Others {
@@ -227,7 +229,9 @@ async fn run(run: &Run<'_>) -> Verdict {
         let process = rng.usize(..PROCESSES);
         let (struck, process, is_kill) = match rng.u8(..12) {
             0 => {
-                chats.replace(process, start("chat-stream").await);
+                let chat = start("chat-stream").await;
+                warm(&chat, &CHARACTERS).await;
+                chats.replace(process, chat);
                 (Struck::nobody("a function killed"), Some(process), true)
             }
             1 | 2 => {

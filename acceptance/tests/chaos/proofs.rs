@@ -5,9 +5,9 @@ use super::{Run, run};
 
 /// What the scripts share, in front of each.
 const SHARED: &str = concat!(
+    include_str!("../../../shared/src/record/marks.lua"),
     include_str!("../../../shared/src/record/record.lua"),
     include_str!("../../../shared/src/limits/limits.lua"),
-    include_str!("../../../shared/src/memory/scripts/marks.lua"),
     include_str!("../../../shared/src/memory/scripts/messages.lua"),
     include_str!("../../../shared/src/memory/scripts/sessions.lua"),
 );

@@ -81,11 +81,11 @@ impl Target {
             }
             "sentinel" => {
                 let clocks = [(); 3].map(|()| ahead_ms());
-                Self::Sentinel(Sentinels::start_with_clocks(clocks).await)
+                Self::Sentinel(Sentinels::start_behind_proxies(clocks).await)
             }
             "cluster" => {
                 let clocks = [(); 6].map(|()| ahead_ms());
-                Self::Cluster(Cluster::start_with_clocks(clocks).await)
+                Self::Cluster(Cluster::start_behind_proxies(clocks).await)
             }
             other => panic!("no such topology: {other}"),
         }
@@ -198,14 +198,8 @@ async fn strike_server(server: &mut Server, proxy: &Proxy, rng: &mut Rng) -> Str
             Struck::of_writes("memory full", everyone())
         }
         5 | 6 => {
-            let delay = Duration::from_millis(rng.u64(50..1_500));
-            let back = rng.u64(..4);
-            proxy.delay_one(back, delay);
-            sleep(Duration::from_millis(rng.u64(100..1_500))).await;
-            proxy.delay_one(back, Duration::ZERO);
-            // What is on its way arrives that much later.
-            sleep(delay).await;
-            Struck::everybody("a connection delayed")
+            delay_a_connection(proxy, rng).await;
+            Struck::everybody(DELAYED)
         }
         _ => {
             server.command::<i64>(&KILL_CONNECTIONS).await;
@@ -214,10 +208,28 @@ async fn strike_server(server: &mut Server, proxy: &Proxy, rng: &mut Rng) -> Str
     }
 }
 
+const DELAYED: &str = "a connection delayed";
+
+/// Delays all requests on one of the newest connections for a while. Some of these are of replicas and sentinels.
+async fn delay_a_connection(proxy: &Proxy, rng: &mut Rng) {
+    let delay = Duration::from_millis(rng.u64(50..1_500));
+    let back = rng.u64(..4);
+    proxy.delay_one(back, delay);
+    sleep(Duration::from_millis(rng.u64(100..1_500))).await;
+    proxy.delay_one(back, Duration::ZERO);
+    // What is on its way arrives that much later.
+    sleep(delay).await;
+}
+
 const KILL_CONNECTIONS: [&str; 6] = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
 
 async fn strike_sentinels(sentinels: &mut Sentinels, rng: &mut Rng) -> Struck {
-    match rng.u8(..7) {
+    match rng.u8(..8) {
+        7 => {
+            let proxy = sentinels.master_proxy().await;
+            delay_a_connection(proxy, rng).await;
+            Struck::everybody(DELAYED)
+        }
         0 => {
             let old = sentinels.kill_master().await;
             sentinels.wait_for_new_master(old).await;
@@ -274,7 +286,11 @@ async fn strike_cluster(cluster: &mut Cluster, rng: &mut Rng) -> Struck {
             users.push(user);
         }
     }
-    let name = match rng.u8(..8) {
+    let name = match rng.u8(..9) {
+        8 => {
+            delay_a_connection(cluster.proxy(master), rng).await;
+            DELAYED
+        }
         0 => {
             cluster.kill(master).await;
             cluster.wait_for_new_master(&key_of_it, master).await;

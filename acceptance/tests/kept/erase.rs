@@ -59,10 +59,25 @@ async fn nothing_is_left_but_marks_that_expire() {
         .into_iter()
         .filter(|key| key.contains(Stage::USER))
         .collect();
-    assert_eq!(left, ["chat:alice:mei:cleared", "user:alice:erased"]);
+    let expected = [
+        "chat:alice:mei:cleared",
+        "user:alice:erased",
+        "user:alice:limit:day",
+        "user:alice:limit:minute",
+    ];
+    assert_eq!(left, expected);
     for key in &left {
         let seconds: i64 = service.redis().command(&["TTL", key]).await;
-        assert!((1..=5_000).contains(&seconds), "{key}: {seconds}");
+        assert!((1..=86_400).contains(&seconds), "{key}: {seconds}");
+    }
+    // What was used still counts, and no turn is named any more.
+    for key in &expected[2..] {
+        let used: String = service.redis().command(&["GET", key]).await;
+        let numbers: Vec<u64> = used
+            .split(' ')
+            .map(|number| number.parse().expect("a number"))
+            .collect();
+        assert!(numbers.len() == 2 && numbers[1] >= 1, "{used}");
     }
     assert!(service.characters().await.is_empty());
     let nothing = json!({ "sessions": 0, "messages": 0, "turns": 0 });
@@ -85,10 +100,7 @@ async fn turns_that_run_leave_nothing_whatever_their_session() {
         .finish("stop")
         .usage(310, 2)
         .done();
-    let stage = Stage::builder()
-        .upstream_scripts(vec![gated])
-        .env("LIMIT_TOKENS_PER_DAY", "100000");
-    let service = Service::of(stage).await;
+    let service = Service::of(Stage::builder().upstream_scripts(vec![gated])).await;
     let chat = service
         .stage
         .function("chat-stream")
@@ -153,6 +165,9 @@ async fn a_turn_without_its_history_that_began_before_is_not_stored() {
     while service.erase().await.status != 200 {
         assert!(began.elapsed() < PATIENCE, "Redis does not come back");
     }
+    // Its journal writes nothing either.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(service.keys().await, ["user:alice:erased"]);
     gate.open();
     let answer = running.finish().await;
     assert_eq!(answer.start()["memory"], "unavailable");

@@ -51,6 +51,11 @@ async fn of_100_concurrent_turns_over_several_processes_exactly_as_many_begin_as
         assert_eq!(stage.upstream.requests().len(), 30);
         let other = events::chat(&token("bob"), "luna", "在吗？");
         assert_eq!(stage.chat.invoke(&other).await.status, 200);
+        // An erasure does not reset a limit.
+        let data = stage.function("user-data").start().await;
+        let erase = Event::delete("/api/v1/chat/data").token(&stage.token);
+        assert_eq!(data.invoke(&erase.http()).await.status, 200);
+        retry_after(&stage.say("在吗？").await);
     }
 }
 
@@ -89,6 +94,21 @@ async fn tokens_of_a_day_are_limited_when_they_are_used_up() {
     assert!((82_000..=82_800).contains(&seconds), "{seconds}");
     let used: String = stage.redis.command(&["GET", "user:alice:limit:day"]).await;
     assert_eq!(used.split(' ').nth(1), Some("200"), "{used}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_counts_nonsense_locks_nobody_out() {
+    let nonsense = Script::deltas(&["好"])
+        .finish("stop")
+        .usage(60, 9_000_000_000)
+        .done();
+    let stage = Stage::builder()
+        .upstream_scripts(vec![nonsense])
+        .env("LIMIT_TOKENS_PER_DAY", "1000000");
+    let stage = stage.start_with(redis_at(A_MIDNIGHT + 3_600).await).await;
+    for _ in 0..2 {
+        assert_eq!(stage.say("在吗？").await.status, 200);
+    }
 }
 
 #[tokio::test]

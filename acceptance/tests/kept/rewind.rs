@@ -85,3 +85,44 @@ async fn another_users_message_and_a_missing_session_change_nothing() {
     answer.assert_problem(422, "invalid_request");
     assert_eq!(service.contents().await, before, "a bad `from` is no clear");
 }
+
+#[tokio::test]
+async fn ids_of_other_writers_are_found_and_nothing_else_is() {
+    let service = Service::start().await;
+    let key = format!("chat:{}:{}:messages", Stage::USER, Stage::CHARACTER);
+    let store = async || {
+        let _: () = service.redis().command(&["FLUSHALL"]).await;
+        for element in [
+            r#"{"msg_id":"a","role":"user","content":"one"}"#,
+            r#"{"role":"assistant","content":"\"msg_id\":\"x\""}"#,
+            r#"{"role":"user","content":"two","msg_id":1730000000000000001}"#,
+            r#"{"role":"assistant","content":"\ud83d","msg_id":"half"}"#,
+            r#"{"role":"user","msg_id":"c d","content":"three"}"#,
+            r#"{"role":"assistant","msg_id":null,"content":"four"}"#,
+        ] {
+            let _: i64 = service.redis().command(&["LPUSH", &key, element]).await;
+        }
+    };
+    for (from, left) in [
+        ("a", Some(0)),
+        ("1730000000000000001", Some(2)),
+        ("half", Some(2)),
+        ("c d", Some(4)),
+        ("x", None),
+        ("nil", None),
+        ("null", None),
+        (r#"a","role":"user"#, None),
+        ("1.73e+18", None),
+    ] {
+        store().await;
+        let answer = service.rewind(from).await;
+        let length: usize = service.redis().command(&["LLEN", &key]).await;
+        match left {
+            Some(left) => assert_eq!((answer.status, length), (200, left), "{from}"),
+            None => {
+                answer.assert_problem(404, "message_not_found");
+                assert_eq!(length, 6, "{from}");
+            }
+        }
+    }
+}

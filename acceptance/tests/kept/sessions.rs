@@ -110,6 +110,20 @@ async fn sessions_that_the_python_service_wrote_appear_with_their_next_turn() {
 }
 
 #[tokio::test]
+async fn one_odd_session_hides_no_other() {
+    let service = Service::start().await;
+    for character in ["luna", "kai", "mei"] {
+        service.say_to(character, "在吗？").await;
+    }
+    let messages = format!("chat:{}:kai:messages", Stage::USER);
+    let _: () = service.redis().command(&["SET", &messages, "odd"]).await;
+    assert_eq!(service.characters().await, ["mei", "luna"]);
+    let event = Event::get("/api/v1/chat/data").token(&service.stage.token);
+    let exported = service.data.invoke(&event.http()).await.text();
+    assert!(exported.contains(r#""type":"end","sessions":2"#), "{exported}");
+}
+
+#[tokio::test]
 async fn a_bad_request_is_named() {
     let service = Service::start().await;
     let path = "/api/v1/chat/sessions";

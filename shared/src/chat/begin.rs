@@ -1,8 +1,9 @@
 //! How a turn begins: it is opened, fitted into the character's context window, and then runs in a task of its own.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use super::follow::Repeated;
@@ -13,7 +14,7 @@ use super::{Ask, Chat, FailureCode, MemoryStatus, Refusal, Source, Turn};
 use crate::characters::Character;
 use crate::context::{self, Context};
 use crate::llm::Prompt;
-use crate::memory::{self, Began};
+use crate::memory::{self, Began, History};
 use crate::message::PromptMessage;
 use crate::telemetry::{Invocation, TurnFigures};
 use crate::turns::{Claim, Record};
@@ -42,30 +43,28 @@ impl Chat {
     /// Returns [`Refusal`] if the character is not available, the message does not fit, the message to replace is not
     /// stored, a limit is used up, or the idempotency key is of another request. Nothing is sent upstream or stored.
     pub async fn begin(&self, ask: Ask, invocation: Invocation) -> Result<Turn, Refusal> {
-        let mut replaces = None;
+        let mut takes_over = None;
         for _ in 0..MAX_CLAIMS {
-            let opening = self.open(&ask, &invocation, replaces).await;
-            match opening.claim {
+            let opening = self.open(&ask, &invocation, takes_over).await;
+            let other = match &opening.claim {
                 Claiming::Pending(_) | Claiming::Decided(Claim::Owned | Claim::Unknown) => {
                     return self.run(ask, invocation, opening).await;
                 }
                 Claiming::Decided(Claim::Reused) => return Err(Refusal::KeyReused),
                 Claiming::Decided(Claim::Limited(seconds)) => {
-                    return Err(Refusal::LimitReached(seconds));
+                    return Err(Refusal::LimitReached(*seconds));
                 }
-                Claiming::Decided(Claim::Other(id)) => {
-                    let mut opening = opening;
-                    replaces = match self.repeat(&ask, &invocation, id).await? {
-                        Repeated::Turn(turn) => return Ok(turn),
-                        Repeated::Lost => Some(id),
-                        Repeated::Gone => None,
-                    };
-                    // What refused that turn may refuse this one.
-                    let character = opening.take_character()?;
-                    let (prompt, window) = (&character.system_prompt, self.inner.window);
-                    context::fit(prompt, Vec::new(), ask.text(), window)?;
-                }
-            }
+                Claiming::Decided(Claim::Other(id)) => *id,
+            };
+            takes_over = match self.repeat(&ask, &invocation, other).await? {
+                Repeated::Turn(turn) => return Ok(turn),
+                Repeated::Lost => Some(other),
+                Repeated::Gone => None,
+            };
+            // What refused that turn may refuse this one.
+            let character = opening.character?;
+            let (prompt, window) = (&character.system_prompt, self.inner.window);
+            context::fit(prompt, Vec::new(), ask.text(), window)?;
         }
         Err(Refusal::TurnNotFound)
     }
@@ -75,23 +74,32 @@ impl Chat {
         &self,
         mut ask: Ask,
         invocation: Invocation,
-        mut opening: Opening,
+        opening: Opening,
     ) -> Result<Turn, Refusal> {
-        let fitted = match self.fit(&mut ask, &invocation, &mut opening).await {
-            Ok(fitted) => fitted,
-            Err(refusal) => {
-                release(&invocation, opening.record, opening.claim).await;
-                return Err(refusal);
-            }
-        };
         let Opening {
             id,
             mut record,
             claim,
             began_at_unix,
+            read_until,
             round_trip,
-            ..
+            history,
+            character,
         } = opening;
+        let fitted = match character {
+            Ok(character) => {
+                let known = (history, began_at_unix, read_until);
+                self.fit(&mut ask, &invocation, &character, known).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        let fitted = match fitted {
+            Ok(fitted) => fitted,
+            Err(refusal) => {
+                release(&invocation, record, claim).await;
+                return Err(refusal);
+            }
+        };
         let Fitted {
             memory,
             unavailable,
@@ -100,7 +108,7 @@ impl Chat {
             history_messages,
         } = fitted;
         if let Some(record) = &mut record {
-            record.note_erased(began.erased());
+            record.note_beginning(began.beginning());
         }
         invocation.note(|figures| {
             figures.degradation = unavailable;
@@ -144,18 +152,21 @@ impl Chat {
         })
     }
 
-    /// Takes the history and the character of an opened turn, and fits the message into the character's context window
-    /// with as much of the history as there is room for. Without a message, the stored one is asked that the turn
-    /// replaces.
+    /// Fits the message into the character's context window, with as much of the history as there is room for. Without a
+    /// message, the stored one is asked that the turn replaces. Also gets when the turn began, and until when more of the
+    /// history may be read.
     async fn fit(
         &self,
         ask: &mut Ask,
         invocation: &Invocation,
-        opening: &mut Opening,
+        character: &Character,
+        (mut history, began_at_unix, read_until): (
+            Result<History, memory::Error>,
+            SystemTime,
+            Instant,
+        ),
     ) -> Result<Fitted, Refusal> {
         let inner = &self.inner;
-        let character = opening.take_character()?;
-        let mut history = opening.take_history();
         if let Some(id) = &ask.replaces {
             let mut before = history.map_err(Refusal::HistoryUnavailable)?;
             let replaced = before.cut_at(id).ok_or(Refusal::MessageNotFound)?;
@@ -175,16 +186,15 @@ impl Chat {
                 .saturating_sub(history.read()),
             _ => 0,
         };
-        let (mut memory, mut began, messages) = remembered(history, opening.began_at_unix);
+        let (mut memory, mut began, messages) = remembered(history, began_at_unix);
         let mut context = fit(messages)?;
         if context.has_room && rest > 0 {
             // Much of what was read is not of whole turns. Older turns are read as well, if that can be done in time.
-            let (user, character) = (&ask.user, &ask.character);
-            let stored = inner.stored_messages;
-            let all = inner.memory.load(invocation, user, character, stored);
-            if let Ok(Ok(history)) = timeout_at(opening.read_until, all).await {
+            let (user, stored) = (&ask.user, inner.stored_messages);
+            let all = inner.memory.load(invocation, user, &ask.character, stored);
+            if let Ok(Ok(history)) = timeout_at(read_until, all).await {
                 let messages;
-                (memory, began, messages) = remembered(Ok(history), opening.began_at_unix);
+                (memory, began, messages) = remembered(Ok(history), began_at_unix);
                 context = fit(messages)?;
             }
         }
@@ -197,7 +207,7 @@ impl Chat {
             memory,
             unavailable,
             began,
-            prompt: prompt(&character, messages),
+            prompt: prompt(character, messages),
             history_messages,
         })
     }

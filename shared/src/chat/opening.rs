@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Ask, Chat, MemoryStatus};
 use crate::characters::{self, Character};
@@ -17,6 +17,10 @@ use crate::message::Message;
 use crate::telemetry::Invocation;
 use crate::turns::{Claim, Record};
 
+/// Time by which a claim that does not decide whether the turn begins is sent behind the reads. Redis replies to all
+/// requests that it finds at once, so one right behind the reads would delay them. If they take longer than this, the
+/// claim is sent while they are on their way.
+const CLAIM_BEHIND_READS: Duration = Duration::from_millis(1);
 /// Time that a claim may take longer than the history, where it does not decide whether the turn begins: a server that
 /// pauses writes must not hold up a turn.
 const CLAIM_AFTER_READS: Duration = Duration::from_millis(10);
@@ -32,10 +36,8 @@ pub(super) struct Opening {
     pub(super) read_until: Instant,
     /// Time that the slower of the history and the character took.
     pub(super) round_trip: Duration,
-    /// `None` once it is taken.
-    history: Option<Result<History, memory::Error>>,
-    /// `None` once it is taken.
-    character: Option<Result<Arc<Character>, characters::Error>>,
+    pub(super) history: Result<History, memory::Error>,
+    pub(super) character: Result<Arc<Character>, characters::Error>,
 }
 
 /// A claim that is on its way.
@@ -61,20 +63,6 @@ impl Claiming {
     }
 }
 
-impl Opening {
-    /// Takes the history. A second call gets none.
-    pub(super) fn take_history(&mut self) -> Result<History, memory::Error> {
-        let taken = self.history.take();
-        taken.unwrap_or(Err(memory::Error::Unexpected))
-    }
-
-    /// Takes the character. A second call gets none.
-    pub(super) fn take_character(&mut self) -> Result<Arc<Character>, characters::Error> {
-        let taken = self.character.take();
-        taken.unwrap_or(Err(characters::Error::NotFound))
-    }
-}
-
 impl Ask {
     /// Returns 32 hex digits by which requests with the same content are recognised.
     fn fingerprint(&self) -> String {
@@ -92,13 +80,13 @@ impl Ask {
 }
 
 impl Chat {
-    /// Looks up the character, loads the history and claims the turn at the same time. `replaces` names a dead turn
-    /// whose idempotency key this one may take over.
+    /// Looks up the character, loads the history and claims the turn at the same time. `takes_over` names a dead turn
+    /// whose idempotency key this one may have.
     pub(super) async fn open(
         &self,
         ask: &Ask,
         invocation: &Invocation,
-        replaces: Option<TurnId>,
+        takes_over: Option<TurnId>,
     ) -> Opening {
         let began_at_unix = SystemTime::now();
         let began = Instant::now();
@@ -121,7 +109,7 @@ impl Chat {
         };
         let decides = ask.key.is_some() || inner.limits.is_some();
         let (record_of_claim, limits) = (record.clone(), inner.limits.clone());
-        let claim = claim(record_of_claim, limits, ask.user.clone(), id, replaces);
+        let claim = claim(record_of_claim, limits, ask.user.clone(), id, takes_over);
         let (((history, character), round_trip), claim) =
             with_claim(reads, Box::pin(claim), decides).await;
         Opening {
@@ -131,8 +119,8 @@ impl Chat {
             began_at_unix,
             read_until: began + inner.read_timeout,
             round_trip,
-            history: Some(history),
-            character: Some(character),
+            history,
+            character,
         }
     }
 
@@ -151,12 +139,12 @@ async fn claim(
     limits: Option<Limits>,
     user: UserId,
     turn: TurnId,
-    replaces: Option<TurnId>,
+    takes_over: Option<TurnId>,
 ) -> Claim {
     match (record, limits) {
         (Some(record), limits) => {
             let charge = limits.map(|limits| limits.charge(&user));
-            record.claim(replaces, charge.as_ref()).await
+            record.claim(takes_over, charge.as_ref()).await
         }
         (None, Some(limits)) => match limits.take(&user, turn).await {
             Some(seconds) => Claim::Limited(seconds),
@@ -175,11 +163,15 @@ async fn with_claim<R>(
 ) -> (R, Claiming) {
     tokio::pin!(reads);
     let mut claimed = None;
+    let mut is_sent = decides;
+    let behind = sleep(CLAIM_BEHIND_READS);
+    tokio::pin!(behind);
     let read = loop {
         tokio::select! {
             biased;
             read = &mut reads => break read,
-            claim = &mut claim, if claimed.is_none() => claimed = Some(claim),
+            claim = &mut claim, if is_sent && claimed.is_none() => claimed = Some(claim),
+            () = &mut behind, if !is_sent => is_sent = true,
         }
     };
     let claim = match claimed {
@@ -226,8 +218,6 @@ pub(super) fn remembered(
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::sleep;
-
     use super::*;
 
     /// How long the claim takes, whether it decides, how long both then take, and what comes of it. The reads take 5
@@ -236,7 +226,7 @@ mod tests {
     async fn a_claim_is_waited_for_only_if_it_decides() {
         for (claim_ms, decides, both_ms, expected) in [
             (1, false, 5, Claim::Owned),
-            (14, false, 14, Claim::Owned),
+            (13, false, 14, Claim::Owned),
             (1_000, false, 15, Claim::Unknown),
             (1, true, 5, Claim::Owned),
             (1_000, true, 1_000, Claim::Owned),

@@ -108,9 +108,10 @@ impl Task {
         let mut early = None;
         let claim = loop {
             tokio::select! {
+                // The request goes out before the claim.
                 biased;
-                claim = &mut claim => break claim,
                 reply = &mut reply, if early.is_none() => early = Some(reply),
+                claim = &mut claim => break claim,
             }
         };
         let start = Frame::Start {
@@ -171,14 +172,16 @@ impl Task {
     fn spend(&self, generated: &Generated, counts: &Counts) -> impl Future<Output = ()> + use<> {
         let limits = self.service.limits.clone();
         let limits = limits.filter(|_| generated.has_reply());
-        let (user, turn, began) = (self.ask.user.clone(), self.id, self.began);
-        let invocation = self.invocation.clone();
+        let (user, turn, invocation) = (self.ask.user.clone(), self.id, self.invocation.clone());
+        // An upstream that counts nonsense must not lock a user out. A prompt was fitted by estimates, which may be half
+        // of the true count, and a token has a byte at least.
+        let most_prompt = self.service.window.max_tokens.saturating_mul(2);
         let usage = counts.usage;
-        let tokens = usage.prompt_tokens.saturating_add(usage.completion_tokens);
+        let tokens = usage.prompt_tokens.min(most_prompt)
+            + usage.completion_tokens.min(MAX_REPLY_BYTES as u64);
         async move {
             if let Some(limits) = limits {
-                let erased = began.erased();
-                limits.spend(&invocation, &user, turn, tokens, erased).await;
+                limits.spend(&invocation, &user, turn, tokens).await;
             }
         }
     }
@@ -259,11 +262,15 @@ impl Task {
         match committed {
             Ok(Commit::Saved | Commit::Duplicate) => Outcome::Saved,
             Ok(Commit::Fenced) => {
-                tracing::info!("the session was cleared while the turn ran; it is not stored");
+                tracing::info!(
+                    "the session was cleared or rewound, or the user's data erased, while the turn ran; it is not stored"
+                );
                 Outcome::Cleared
             }
             Ok(Commit::Conflict) => {
-                tracing::info!("another turn has the idempotency key; this one is not stored");
+                tracing::info!(
+                    "another turn has the idempotency key, or the message to replace is gone; this one is not stored"
+                );
                 Outcome::Conflict
             }
             Ok(Commit::Lost) => {

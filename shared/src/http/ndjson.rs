@@ -12,7 +12,7 @@ use super::error::DATA_UNAVAILABLE;
 use super::sse::StreamingAnswer;
 use crate::data::{Export, Item};
 use crate::message::Message;
-use crate::turns::Remembered;
+use crate::turns::StoredTurn;
 
 /// Size, in bytes, at which a chunk of lines is sent.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -88,7 +88,7 @@ fn line(into: &mut Vec<u8>, item: &Item) {
             character_id: character.as_str(),
             stored,
         },
-        Item::Turn(character, turn, Remembered { has_ended, text }) => Line::Turn {
+        Item::Turn(character, turn, StoredTurn { has_ended, text }) => Line::Turn {
             turn_id: turn.to_string(),
             character_id: character.as_str(),
             state: if *has_ended { "ended" } else { "running" },

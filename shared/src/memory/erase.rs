@@ -25,14 +25,14 @@ pub struct Erased {
 }
 
 /// What the names of all keys of a user consist of.
-pub(super) struct Owned {
+pub(super) struct UserIndex {
     /// The members of the sorted set of sessions.
     pub(super) sessions: Vec<String>,
     /// The members of the sorted set of turns.
     pub(super) turns: Vec<String>,
 }
 
-impl Owned {
+impl UserIndex {
     /// Returns the turns that are remembered.
     pub(super) fn entries(&self) -> impl Iterator<Item = TurnEntry> {
         self.turns
@@ -81,14 +81,14 @@ impl Memory {
         invocation: &Invocation,
         user: &UserId,
         operation: Operation,
-    ) -> Result<Owned, Error> {
+    ) -> Result<UserIndex, Error> {
         let keys = UserKeys::new(self.layout, user);
         let call = Call::reads(&keys.sessions)
             .and("ZREVRANGE", &keys.sessions, &[0, -1])
             .and("ZREVRANGE", &keys.turns, &[0, -1]);
         let (_, sessions, turns): ((u64, u64), _, _) =
             self.store.read(invocation, operation, &call).await?;
-        Ok(Owned { sessions, turns })
+        Ok(UserIndex { sessions, turns })
     }
 
     /// Deletes what was found, in one step. Returns what this erasure has deleted so far, and whether nothing came since
@@ -98,7 +98,7 @@ impl Memory {
         invocation: &Invocation,
         user: &UserId,
         id: &str,
-        owned: &Owned,
+        owned: &UserIndex,
     ) -> Result<(Erased, bool), Error> {
         let keys = UserKeys::new(self.layout, user);
         let characters = owned.characters();
@@ -106,28 +106,34 @@ impl Memory {
             let keys = self.keys(user, character);
             [keys.messages, keys.meta]
         });
-        let of_turns = owned
-            .entries()
-            .flat_map(|entry| entry.names(self.layout, user).collect::<Vec<_>>());
-        let names: Vec<String> = of_sessions
-            .chain(of_turns)
-            .chain([keys.minute, keys.day])
+        let (mut records, mut others) = (Vec::new(), Vec::new());
+        for entry in owned.entries() {
+            let (record, text, key) = entry.names(self.layout, user);
+            records.push(record);
+            others.extend([text].into_iter().chain(key));
+        }
+        let turns = records.len();
+        let names: Vec<String> = of_sessions.chain(records).chain(others).collect();
+        let members = characters.iter().map(CharacterId::as_str);
+        let members: Vec<&str> = members
+            .chain(owned.turns.iter().map(String::as_str))
             .collect();
+        let of_user = [
+            &keys.erased,
+            &keys.sessions,
+            &keys.turns,
+            &keys.minute,
+            &keys.day,
+        ];
         let erase = |until: u64| {
-            Call::script(&scripts::ERASE, [&keys.erased, &keys.sessions, &keys.turns])
+            Call::script(&scripts::ERASE, of_user.map(String::as_str))
                 .keys(names.iter().map(String::as_str))
                 .arg(self.cleared_ttl_seconds)
                 .arg(until)
                 .arg(id)
                 .arg(characters.len())
-                .arg(owned.turns.len())
-                .arg(
-                    characters
-                        .iter()
-                        .map(CharacterId::as_str)
-                        .collect::<Vec<_>>(),
-                )
-                .arg(&owned.turns)
+                .arg(turns)
+                .arg(&members)
         };
         let answer: String = self
             .store

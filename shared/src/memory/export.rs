@@ -1,6 +1,6 @@
 //! Reads everything that is kept of a user, a session at a time: all of it may be more than the memory of a function.
 
-use super::read::session_of;
+use super::read::{session_of, texts};
 use super::{Error, Memory};
 use crate::ids::{CharacterId, UserId};
 use crate::keys::{TurnEntry, UserKeys};
@@ -20,7 +20,7 @@ pub struct Kept {
 
 /// A session with all that it holds.
 #[derive(Debug)]
-pub struct KeptSession {
+pub struct StoredSession {
     /// State and figures; `None` if only messages are there.
     pub session: Option<Session>,
     /// The elements of the list, oldest first: a message, or the text of an element that is none.
@@ -40,7 +40,7 @@ impl Memory {
         })
     }
 
-    /// Returns a session with all that it holds, or `None` if it does not exist.
+    /// Returns a session with all that it holds, or `None` if it does not exist or its keys have another type.
     ///
     /// # Errors
     /// Memory is unavailable.
@@ -49,17 +49,19 @@ impl Memory {
         invocation: &Invocation,
         user: &UserId,
         character: &CharacterId,
-    ) -> Result<Option<KeptSession>, Error> {
-        type Found = ((u64, u64), Vec<Option<String>>, i64, Vec<Vec<u8>>);
+    ) -> Result<Option<StoredSession>, Error> {
+        type Found = ((u64, u64), Vec<Option<Vec<u8>>>, i64, Vec<Vec<u8>>);
         let keys = self.keys(user, character);
         let call = Call::reads(&keys.messages)
             .and("HMGET", &keys.meta, &super::read::FIELDS)
             .and::<&str>("TTL", &keys.meta, &[])
             .and("LRANGE", &keys.messages, &[0, -1]);
-        let (_, fields, expires_in, elements): Found = self
-            .store
-            .read(invocation, Operation::Export, &call)
-            .await?;
+        let found = self.store.read(invocation, Operation::Export, &call).await;
+        let (_, fields, expires_in, elements): Found = match found {
+            // Of what is stored there, this service has written nothing.
+            Err(error) if error.is_wrong_type() => return Ok(None),
+            found => found?,
+        };
         let has_session = fields.iter().any(Option::is_some);
         if !has_session && elements.is_empty() {
             return Ok(None);
@@ -68,8 +70,8 @@ impl Memory {
         let message = |element: &Vec<u8>| {
             Message::from_json(element).map_err(|_| String::from_utf8_lossy(element).into_owned())
         };
-        Ok(Some(KeptSession {
-            session: has_session.then(|| session_of(&fields, length, expires_in)),
+        Ok(Some(StoredSession {
+            session: has_session.then(|| session_of(&texts(fields), length, expires_in)),
             messages: elements.iter().rev().map(message).collect(),
         }))
     }

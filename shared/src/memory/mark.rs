@@ -1,15 +1,15 @@
-//! What tells one change of a session from another: the ids of clears and of changes of state, and the marks that
-//! clears leave.
+//! What tells one change from another: the ids of clears, rewinds, erasures and changes of state, and the marks that all
+//! but the last leave.
 
 use std::fmt;
 
 use uuid::Uuid;
 
-/// Length of the part of a mark that is compared: the time of the clear in Unix microseconds (16 digits until 2286), a
-/// point, and the id of the clear. `scripts/commit.lua` compares as much.
+/// Length of the part of a mark that is compared: the time of the change in Unix microseconds (16 digits until 2286), a
+/// point, and the id of the change. `record/marks.lua` compares as much.
 const MARK_LENGTH: usize = 35;
 
-/// The id of a clear or of a change of state: 18 digits. It must be a decimal number, because a mark is one.
+/// The id of a change: 18 digits. It must be a decimal number, because a mark begins with one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ChangeId(u64);
 
@@ -28,7 +28,8 @@ impl fmt::Display for ChangeId {
     }
 }
 
-/// The mark of the last clear of a session, as a turn has read it; empty if there was none.
+/// The mark of the last clear or rewind of a session, or of the last erasure, as a turn has read it; empty if there was
+/// none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
     bytes: [u8; MARK_LENGTH],

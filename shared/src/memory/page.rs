@@ -12,32 +12,38 @@ pub struct Page {
     pub has_more: bool,
 }
 
+/// Most bytes of text in a page: a function's whole response has 6 MB at most, and text that is escaped grows.
+const MAX_BYTES: usize = 2 * 1024 * 1024;
+
 /// Returns the newest whole turns of `messages`, which are oldest first: as many as have `most` messages together, and at
 /// least one. `is_all` says whether the conversation has no older message. Returns `None` if the messages do not reach back
-/// to the beginning of a turn.
+/// to the beginning of such a page.
 ///
-/// A turn begins with a message of the user. What other writers stored may begin otherwise: that is the oldest turn.
+/// A turn begins with a message of the user. What other writers stored may begin otherwise: that is the oldest turn. And it
+/// may have no id: a page goes on to a turn whose first message has one, because the next page is asked for by it.
 pub(super) fn newest(mut messages: Vec<Message>, most: usize, is_all: bool) -> Option<Page> {
-    let begins_turn = |at: usize| {
-        let message = messages.get(at)?;
-        (message.role == Role::User || (at == 0 && is_all)).then_some(at)
-    };
-    let count = messages.len();
-    let mut begins = (0..count).rev().filter_map(begins_turn);
-    let Some(newest) = begins.next() else {
-        return is_all.then_some(Page {
+    let (mut first, mut count, mut bytes) = (None, 0, 0);
+    for (at, message) in messages.iter().enumerate().rev() {
+        count += 1;
+        bytes += message.content.len();
+        if first.is_some() && (count > most || bytes > MAX_BYTES) {
+            break;
+        }
+        let is_oldest = at == 0 && is_all;
+        if is_oldest || (message.role == Role::User && !message.msg_id.is_empty()) {
+            first = Some(at);
+        }
+    }
+    match first {
+        Some(first) => Some(Page {
+            messages: messages.split_off(first),
+            has_more: first > 0 || !is_all,
+        }),
+        None => is_all.then_some(Page {
             messages,
             has_more: false,
-        });
-    };
-    let first = begins
-        .take_while(|at| count - at <= most)
-        .last()
-        .unwrap_or(newest);
-    Some(Page {
-        messages: messages.split_off(first),
-        has_more: first > 0 || !is_all,
-    })
+        }),
+    }
 }
 
 /// Removes a message and all after it. Returns whether it was there.
@@ -95,6 +101,29 @@ mod tests {
         }
         assert!(newest(messages("aa"), 50, false).is_none());
         assert!(newest(Vec::new(), 50, false).is_none());
+    }
+
+    #[test]
+    fn a_page_of_long_messages_ends_early() {
+        let mut long = messages("uauaua");
+        for message in &mut long {
+            message.content = "x".repeat(MAX_BYTES / 3);
+        }
+        let page = newest(long, 100, true).expect("a turn begins");
+        assert_eq!((page.messages.len(), page.has_more), (2, true));
+    }
+
+    #[test]
+    fn a_page_begins_with_a_message_that_has_an_id() {
+        let mut odd = messages("uauaua");
+        odd[4].msg_id.clear();
+        let page = newest(odd.clone(), 2, true).expect("a turn begins");
+        assert_eq!((page.messages.len(), page.has_more), (4, true));
+        odd[0].msg_id.clear();
+        odd[2].msg_id.clear();
+        let page = newest(odd.clone(), 2, true).expect("a turn begins");
+        assert_eq!((page.messages.len(), page.has_more), (6, false));
+        assert!(newest(odd, 2, false).is_none());
     }
 
     proptest! {

@@ -13,6 +13,10 @@ use crate::telemetry::{Invocation, Operation};
 
 /// Elements that are read beyond a page, to see where its oldest turn begins and whether there is more.
 const BEYOND: usize = 2;
+/// Members of the sorted set of sessions that are looked at in one round, after the first.
+const MOST_ENTRIES: usize = 100;
+/// Most rounds of one list.
+const MAX_ROUNDS: usize = 10;
 /// Longest text of a last message in the list of sessions, in characters (Unicode scalar values).
 const MAX_LAST_CHARACTERS: usize = 200;
 
@@ -128,7 +132,8 @@ impl Memory {
         Ok(read_session(invocation, fields))
     }
 
-    /// Returns the newest `most` sessions of a user. With `before`, only those that come after that place in the list.
+    /// Returns the newest `most` sessions of a user. With `before`, only those that come after that place in the list. There
+    /// may be fewer, and still a next part, if very many sessions have expired.
     ///
     /// # Errors
     /// Memory is unavailable.
@@ -144,93 +149,128 @@ impl Memory {
             next: None,
         };
         let mut place = before;
-        loop {
-            let read = most + 1;
+        // Expired sessions are still in the sorted set, so one round may not suffice.
+        for round in 0..MAX_ROUNDS {
+            let read = if round == 0 { most + 1 } else { MOST_ENTRIES };
             let entries = self.entries(invocation, user, read, place).await?;
             let is_last = entries.len() < read;
-            let found = self.look_up(invocation, user, &entries).await?;
-            for ((_, score), session) in entries.iter().zip(found) {
-                // A session that has expired is still in the sorted set.
-                let Some(session) = session else {
-                    place = Some(*score);
-                    continue;
-                };
-                if listed.sessions.len() == most {
-                    listed.next = place;
-                    return Ok(listed);
+            let found = self.look_up_each(invocation, user, &entries).await?;
+            for (Entry { score, .. }, session) in entries.iter().zip(found) {
+                if let Some(session) = session {
+                    if listed.sessions.len() == most {
+                        listed.next = place;
+                        return Ok(listed);
+                    }
+                    listed.sessions.push(session);
                 }
-                listed.sessions.push(session);
                 place = Some(*score);
             }
             if is_last {
                 return Ok(listed);
             }
         }
+        listed.next = place;
+        Ok(listed)
     }
 
-    /// Returns members of the sorted set of a user's sessions and their places, the newest first.
+    /// Returns members of the sorted set of a user's sessions, the newest first.
     async fn entries(
         &self,
         invocation: &Invocation,
         user: &UserId,
         most: usize,
         before: Option<u64>,
-    ) -> Result<Vec<(CharacterId, u64)>, Error> {
+    ) -> Result<Vec<Entry>, Error> {
+        type Scored = (Vec<u8>, f64);
         let key = UserKeys::new(self.layout, user).sessions;
         let most = most.to_string();
         let before = before.map_or_else(|| "+inf".to_owned(), |score| format!("({score}"));
         let range = [&before, "-inf", "WITHSCORES", "LIMIT", "0", &most];
         let call = Call::reads(&key).and("ZREVRANGEBYSCORE", &key, &range);
-        let (_, entries): ((u64, u64), Vec<(String, f64)>) = self
+        let (_, entries): ((u64, u64), Vec<Scored>) = self
             .store
             .read(invocation, Operation::Sessions, &call)
             .await?;
-        let entry = |(character, score): (String, f64)| {
+        let entry = |(character, score): Scored| {
+            let character = str::from_utf8(&character).unwrap_or_default();
             // Scores are whole microseconds, which a float holds exactly until the year 2255.
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 reason = "see above"
             )]
-            let place = score as u64;
-            Some((CharacterId::parse(&character).ok()?, place))
+            Entry {
+                character: CharacterId::parse(character).ok(),
+                score: score as u64,
+            }
         };
-        Ok(entries.into_iter().filter_map(entry).collect())
+        Ok(entries.into_iter().map(entry).collect())
     }
 
-    /// Returns the session of each entry; `None` for one that does not exist.
+    /// Returns the session of each entry; `None` for one that does not exist, or whose keys have another type. One odd
+    /// session must not hide the others.
+    async fn look_up_each(
+        &self,
+        invocation: &Invocation,
+        user: &UserId,
+        entries: &[Entry],
+    ) -> Result<Vec<Option<Listed>>, Error> {
+        match self.look_up(invocation, user, entries).await {
+            Err(error) if error.is_wrong_type() => {}
+            found => return found,
+        }
+        let mut found = Vec::with_capacity(entries.len());
+        for entry in entries.chunks(1) {
+            match self.look_up(invocation, user, entry).await {
+                Ok(mut one) => found.push(one.pop().flatten()),
+                Err(error) if error.is_wrong_type() => found.push(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns the session of each entry, in one round trip; `None` for one that does not exist.
     async fn look_up(
         &self,
         invocation: &Invocation,
         user: &UserId,
-        entries: &[(CharacterId, u64)],
+        entries: &[Entry],
     ) -> Result<Vec<Option<Listed>>, Error> {
-        if entries.is_empty() {
-            return Ok(Vec::new());
-        }
+        let characters = entries.iter().filter_map(|entry| entry.character.as_ref());
         let index = UserKeys::new(self.layout, user).sessions;
-        let call = entries
-            .iter()
-            .fold(Call::reads(&index), |call, (character, _)| {
-                let keys = self.keys(user, character);
-                call.and("HMGET", &keys.meta, &FIELDS)
-                    .and::<&str>("TTL", &keys.meta, &[])
-                    .and::<&str>("LLEN", &keys.messages, &[])
-                    .and("LRANGE", &keys.messages, &[0, 0])
-            });
+        let call = characters.fold(Call::reads(&index), |call, character| {
+            let keys = self.keys(user, character);
+            call.and("HMGET", &keys.meta, &FIELDS)
+                .and::<&str>("TTL", &keys.meta, &[])
+                .and::<&str>("LLEN", &keys.messages, &[])
+                .and("LRANGE", &keys.messages, &[0, 0])
+        });
         let replies: Vec<Value> = self
             .store
             .read(invocation, Operation::Sessions, &call)
             .await?;
         let mut replies = replies.into_iter().skip(1);
         let mut found = Vec::with_capacity(entries.len());
-        for (character, _) in entries {
+        for entry in entries {
+            let Some(character) = &entry.character else {
+                found.push(None);
+                continue;
+            };
             let of_one: Vec<Value> = replies.by_ref().take(4).collect();
             let session = from_redis_value(Value::Array(of_one)).map_err(|_| Error::Unexpected)?;
             found.push(listed(character, session));
         }
         Ok(found)
     }
+}
+
+/// A member of the sorted set of a user's sessions.
+struct Entry {
+    /// `None` if it is no id.
+    character: Option<CharacterId>,
+    /// Its place in the list.
+    score: u64,
 }
 
 /// The fields of `…:meta` that make a session.
@@ -244,12 +284,13 @@ pub(super) const FIELDS: [&str; 5] = [
 
 /// The replies for one session of the list: [`FIELDS`], the seconds until it expires, the length of its list, and its
 /// newest element.
-type Found = (Vec<Option<String>>, i64, i64, Vec<Vec<u8>>);
+type Found = (Vec<Option<Vec<u8>>>, i64, i64, Vec<Vec<u8>>);
 
 fn listed(character: &CharacterId, (fields, expires_in, length, newest): Found) -> Option<Listed> {
     if fields.iter().all(Option::is_none) {
         return None;
     }
+    let fields = texts(fields);
     let last = newest
         .first()
         .and_then(|element| Message::from_json(element).ok());
@@ -263,6 +304,12 @@ fn listed(character: &CharacterId, (fields, expires_in, length, newest): Found) 
             timestamp: message.timestamp,
         }),
     })
+}
+
+/// Returns stored fields as text. Bytes that are not UTF-8 make no sense in any of them.
+pub(super) fn texts(fields: Vec<Option<Vec<u8>>>) -> Vec<Option<String>> {
+    let text = |field: Vec<u8>| String::from_utf8_lossy(&field).into_owned();
+    fields.into_iter().map(|field| field.map(text)).collect()
 }
 
 /// Returns the session from the reply of the session script, and records the length of its list.

@@ -22,7 +22,7 @@ macro_rules! script {
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     let source = script!(
         "../record/record.lua",
-        "scripts/marks.lua",
+        "../record/marks.lua",
         "scripts/messages.lua",
         "scripts/sessions.lua",
         "scripts/commit.lua"
@@ -31,21 +31,27 @@ pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Deletes a session and leaves a mark, once per id.
-pub(super) static CLEAR: LazyLock<Script> =
-    LazyLock::new(|| Script::new(script!("scripts/marks.lua", "scripts/clear.lua")));
+pub(super) static CLEAR: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(script!(
+        "../record/marks.lua",
+        "scripts/delete.lua",
+        "scripts/clear.lua"
+    ))
+});
 
 /// Removes a message and all after it and leaves a mark, once per id.
 pub(super) static REWIND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(script!(
-        "scripts/marks.lua",
+        "../record/marks.lua",
         "scripts/messages.lua",
+        "scripts/delete.lua",
         "scripts/rewind.lua"
     ))
 });
 
 /// Deletes what is kept of a user and leaves a mark, once per id.
 pub(super) static ERASE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(script!("scripts/marks.lua", "scripts/erase.lua")));
+    LazyLock::new(|| Script::new(script!("../record/marks.lua", "scripts/erase.lua")));
 
 /// Reads a session, after setting its state if one is passed, once per id.
 pub(super) static SESSION: LazyLock<Script> =

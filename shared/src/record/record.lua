@@ -15,12 +15,6 @@ local function last_clear(cleared)
   return string.sub(string.sub(redis.call('GET', cleared) or '', 1, 35), -18)
 end
 
--- Returns whether the user's data was erased after a turn began that has read this mark.
-local function is_erased(erased, seen)
-  local mark = seen ~= '?' and redis.call('GET', erased)
-  return mark and string.sub(mark, 1, 35) ~= seen
-end
-
 -- Returns until when the owner of a turn is taken for alive, in Unix milliseconds.
 local function lease_until(time, lease_millis)
   local now_millis = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

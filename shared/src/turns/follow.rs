@@ -261,7 +261,7 @@ impl Record {
 
 /// What a record says to its user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remembered {
+pub struct StoredTurn {
     /// Whether the turn has ended.
     pub has_ended: bool,
     /// The reply's text so far.
@@ -276,9 +276,9 @@ impl Record {
     pub(crate) async fn remembered(
         &self,
         invocation: &Invocation,
-    ) -> Result<Option<Remembered>, Error> {
+    ) -> Result<Option<StoredTurn>, Error> {
         let snapshot = self.snapshot(invocation, 0).await?;
-        Ok(snapshot.map(|snapshot| Remembered {
+        Ok(snapshot.map(|snapshot| StoredTurn {
             has_ended: snapshot.end.is_some() || snapshot.is_dead,
             text: String::from_utf8_lossy(&snapshot.text).into_owned(),
         }))

@@ -24,6 +24,9 @@ use crate::telemetry::Operation;
 const FIRST_SIGN: Duration = Duration::from_millis(50);
 /// Shortest time from one write to the next.
 const BETWEEN_WRITES: Duration = Duration::from_millis(200);
+/// How long text waits, after that time, for more text to be written with: its arrival wakes the process anyway, and a
+/// timer of its own costs as much CPU as the write.
+const COMPANY: Duration = Duration::from_millis(40);
 /// A Redis that takes longer is slow.
 const SLOW: Duration = Duration::from_millis(100);
 /// The part of the time that a slow Redis may spend on the writes of a turn.
@@ -91,11 +94,9 @@ impl Shared {
         text.get(offset..).unwrap_or_default().to_owned()
     }
 
-    /// Waits until there is text that is not recorded.
-    async fn has_more(&self) {
-        while lock(&self.text).len() <= self.recorded() {
-            self.grown.notified().await;
-        }
+    /// Returns whether there is text that is not recorded.
+    fn has_more(&self) -> bool {
+        lock(&self.text).len() > self.recorded()
     }
 }
 
@@ -126,11 +127,25 @@ impl Keeper {
                 // The store has logged the error. Text that waits is no reason to ask again soon.
                 Err(_) => SIGN_OF_LIFE,
             };
-            let silence = sleep_until(written_at + SIGN_OF_LIFE);
-            sleep_until(written_at + pause).await;
+            self.wait(written_at, pause).await;
+        }
+    }
+
+    /// Waits until the next write is due: after the pause if there is text, and otherwise for a sign of life.
+    async fn wait(&self, written_at: Instant, pause: Duration) {
+        let due = written_at + pause;
+        let silence = sleep_until(written_at + pause.max(SIGN_OF_LIFE));
+        tokio::pin!(silence);
+        loop {
+            let has_more = self.shared.has_more();
             tokio::select! {
-                () = silence => {}
-                () = self.shared.has_more() => {}
+                () = &mut silence => return,
+                () = sleep_until(due + COMPANY), if has_more => return,
+                () = self.shared.grown.notified() => {
+                    if Instant::now() >= due && self.shared.has_more() {
+                        return;
+                    }
+                }
             }
         }
     }
@@ -155,7 +170,8 @@ impl Keeper {
         .arg(&self.start)
         .arg(offset)
         .arg(&text)
-        .arg(&self.record.erased);
+        .arg(&self.record.began.erased)
+        .arg(self.record.began.redis_micros);
         // It may be sent again, so it is under the policy of reads: what matters is that it does not pile up. A server
         // that pauses writes can still be read, so a failure does not open the breaker.
         let store = &self.record.turns.store;

@@ -7,7 +7,11 @@ use crate::store::Script;
 macro_rules! script {
     ($file:literal, $broken:literal) => {
         LazyLock::new(|| {
-            let source = concat!(include_str!("../record/record.lua"), include_str!($file));
+            let source = concat!(
+                include_str!("../record/marks.lua"),
+                include_str!("../record/record.lua"),
+                include_str!($file)
+            );
             Script::breakable(source, $broken)
         })
     };

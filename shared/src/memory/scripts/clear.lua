@@ -20,11 +20,5 @@ if has_id(ids, ARGV[3]) then
   return 'cleared'
 end
 
--- A change of state whose first attempt is late must not be made to the session that comes after this clear.
-local changes = redis.pcall('HMGET', KEYS[2], 'changes')
-changes = string.match(changes[1] or '', '^%d*$') or ''
--- DEL comes first: a server without free memory rejects a script whose first write stores data.
-redis.call('DEL', KEYS[1], KEYS[2])
-redis.call('ZREM', KEYS[4], ARGV[4])
-redis.call('SET', KEYS[3], make_mark(now_micros, earlier, ARGV[3] .. changes .. ids), 'EX', ARGV[1])
+delete_session(now_micros, earlier, ids)
 return 'cleared'

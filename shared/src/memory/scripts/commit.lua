@@ -56,8 +56,10 @@ elseif outcome then
   return outcome == 'cleared' and 'fenced' or outcome
 end
 -- What was erased leaves nothing behind, no record either.
-local erasure = redis.call('GET', erased)
-if is_after(erasure, string.sub(erasure or '', 1, MARK_LENGTH), ARGV[8], began, now_micros) then
+if is_erased(erased, ARGV[8], began, now_micros) then
+  if record then
+    redis.call('DEL', record, text)
+  end
   return 'fenced'
 end
 if key then

@@ -32,11 +32,7 @@ end
 
 if removed == #elements then
   -- Nothing is left, so this is a clear.
-  local changes = redis.call('HMGET', KEYS[2], 'changes')[1]
-  ids = (string.match(changes or '', '^%d*$') or '') .. ids
-  redis.call('DEL', KEYS[1], KEYS[2])
-  redis.call('ZREM', KEYS[4], ARGV[4])
-  redis.call('SET', KEYS[3], make_mark(now_micros, earlier, ARGV[3] .. ids), 'EX', ARGV[1])
+  delete_session(now_micros, earlier, ids)
   return 'rewound'
 end
 -- LTRIM comes first: a server without free memory rejects a script whose first write stores data.

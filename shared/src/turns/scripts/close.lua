@@ -3,7 +3,8 @@
 -- KEYS  record, text, erased, then the idempotency key if there is one
 -- ARGV  outcome, what the first event said, what the last event says besides the outcome, the whole text, seconds to
 --       remember the turn, value of the key or '', deadline of this request in Unix microseconds on Redis's clock, the
---       mark of the last erasure that the turn has read ('' for none, '?' if it could not be read)
+--       mark of the last erasure that the turn has read (see marks.lua), beginning of the turn in Unix microseconds on
+--       Redis's clock
 -- Returns the outcome that the record has; 'running' if the outcome 'lost' is wrong, because the owner's lease has not
 -- run out; 'gone' if there is no record that could be lost; or 'late:' and the time in Unix microseconds if the deadline
 -- has passed.
@@ -15,8 +16,7 @@ local closed = record_outcome(record)
 if closed then
   return closed
 end
-local time = redis.call('TIME')
-local micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local micros = clock()
 if micros > tonumber(ARGV[7]) then
   return string.format('late:%.0f', micros)
 end
@@ -31,12 +31,12 @@ if outcome == 'lost' then
   -- The text stays as it was recorded, and so does the key, which a new turn may take over.
   redis.call('HDEL', record, 'lease', 'stop')
   redis.call('HSET', record, 'end', outcome .. ' ' .. redis.call('STRLEN', text) .. ' ' .. ARGV[3])
-  redis.call('EXPIRE', record, ARGV[5])
-  redis.call('EXPIRE', text, ARGV[5])
+  -- It expires no later than its place in the list of turns, by which an erasure finds it.
   return outcome
 end
-if is_erased(erased, ARGV[8]) then
+if is_erased(erased, ARGV[8], ARGV[9], micros) then
   -- What was erased leaves nothing behind.
+  redis.call('DEL', record, text)
   return outcome
 end
 local other = key and turn_of_key(key)

@@ -3,8 +3,8 @@
 --
 -- KEYS  record, text, index, cleared, erased
 -- ARGV  member of the index, lease in milliseconds, seconds to keep an open record, what the first event said, offset of
---       the text in bytes, text, the mark of the last erasure that the turn has read ('' for none, '?' if it could not be
---       read)
+--       the text in bytes, text, the mark of the last erasure that the turn has read (see marks.lua), beginning of the
+--       turn in Unix microseconds on Redis's clock
 -- Returns 'go', 'stop', 'ended' if the record is closed or the user's data was erased, or 'gap' if text before the offset
 -- is missing.
 
@@ -12,10 +12,10 @@ local record, text, index, cleared, erased = KEYS[1], KEYS[2], KEYS[3], KEYS[4],
 local keep, offset = ARGV[3], tonumber(ARGV[5])
 
 local found = redis.call('HMGET', record, 'end', 'stop', 'start', 'lease')
-if found[1] or is_erased(erased, ARGV[7]) then
+local time = redis.call('TIME')
+if found[1] or is_erased(erased, ARGV[7], ARGV[8], tonumber(time[1]) * 1000000 + tonumber(time[2])) then
   return 'ended'
 end
-local time = redis.call('TIME')
 local lease = lease_until(time, ARGV[2])
 if found[3] then
   redis.call('HSET', record, 'lease', lease)

@@ -1,9 +1,9 @@
 -- What the scripts share that leave marks or compare them. A clear, a rewind and an erasure each leave a mark, so that a
 -- turn that began before is not stored after it.
 --
--- A mark is the time of the change in Unix microseconds, a point, the id of the change, and the ids of changes before it,
--- newest first. So it is a decimal number, and each change leaves another mark, whatever the clock says. The mark of an
--- erasure ends with a blank and what was erased.
+-- A mark begins with a decimal number: the time of the change in Unix microseconds, a point, the id of the change, and the
+-- ids of changes before it, newest first. So each change leaves another mark, whatever the clock says. The mark of an
+-- erasure continues with a blank and what was erased.
 
 local ID_LENGTH = 18
 local MAX_IDS = 16
@@ -60,4 +60,10 @@ local function is_after(mark, known, seen, began, now_micros)
     return known ~= seen, ahead
   end
   return changed_at and not ahead and changed_at >= began and known ~= seen, ahead
+end
+
+-- Returns whether the user's data was erased after a turn began that has read this mark.
+local function is_erased(erased, seen, began, now_micros)
+  local mark = redis.call('GET', erased)
+  return (is_after(mark, string.sub(mark or '', 1, MARK_LENGTH), seen, tonumber(began), now_micros))
 end
