@@ -121,7 +121,7 @@ impl Message {
             token_count: foreign::integer(&value("token_count")).unwrap_or(0),
             metadata: fields
                 .remove("metadata")
-                .filter(|metadata| metadata.get() != "null"),
+                .filter(|metadata| is_object(metadata)),
         })
     }
 }
@@ -159,7 +159,15 @@ impl From<Message> for PromptMessage {
 /// Reads a value as raw JSON that other parsers can read too. Half of a surrogate pair is valid in the JSON grammar,
 /// but many parsers reject it.
 fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Ok(Option::<Box<RawValue>>::deserialize(deserializer)?.map(foreign::readable))
+    let raw = Option::<Box<RawValue>>::deserialize(deserializer)?;
+    Ok(raw
+        .map(foreign::readable)
+        .filter(|metadata| is_object(metadata)))
+}
+
+/// Returns whether metadata is what it has to be. Other writers store anything.
+fn is_object(metadata: &RawValue) -> bool {
+    metadata.get().starts_with('{')
 }
 
 /// Returns a string as it is, an empty string for null, and a number as its digits; `None` for other types.

@@ -71,6 +71,19 @@ async fn with_a_failed_reply_the_old_text_is_still_there() {
 }
 
 #[tokio::test]
+async fn with_a_reply_that_breaks_the_old_text_is_still_there() {
+    let broken = Script::deltas(&["坏", "了"]).cut();
+    let service =
+        Service::of(Stage::builder().upstream_scripts(vec![Script::reply(&["好"]), broken])).await;
+    let [id, _] = service.say("one").await;
+    let event = replacing(&service.stage, &id, Some("eins")).http();
+    let answer = service.stage.chat.invoke(&event).await;
+    assert_eq!(answer.last()["code"], "upstream_interrupted");
+    assert_eq!(answer.last()["saved"], false);
+    assert_eq!(service.contents().await, ["one", "好"]);
+}
+
+#[tokio::test]
 async fn what_is_not_a_stored_message_of_the_user_is_not_found() {
     let service = Service::start().await;
     let [_, reply] = service.say("one").await;

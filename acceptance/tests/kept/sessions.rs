@@ -120,7 +120,10 @@ async fn one_odd_session_hides_no_other() {
     assert_eq!(service.characters().await, ["mei", "luna"]);
     let event = Event::get("/api/v1/chat/data").token(&service.stage.token);
     let exported = service.data.invoke(&event.http()).await.text();
-    assert!(exported.contains(r#""type":"end","sessions":2"#), "{exported}");
+    assert!(
+        exported.contains(r#""type":"end","sessions":2"#),
+        "{exported}"
+    );
 }
 
 #[tokio::test]

@@ -202,7 +202,12 @@ impl Task {
             let start = std::mem::take(&mut self.start_text);
             record.closing(start, last.to_string(), generated.text.clone())
         });
-        let outcome = if is_blank(&generated.text) {
+        // A reply that failed takes no other one's place: the old text is still there.
+        let is_kept = match &generated.ending {
+            Ending::Complete { .. } | Ending::Stopped => true,
+            Ending::Failed(_) | Ending::OutOfTime => self.ask.replaces.is_none(),
+        };
+        let outcome = if is_blank(&generated.text) || !is_kept {
             self.close(Outcome::Empty, closing.as_ref()).await
         } else {
             let turn = memory::NewTurn {
