@@ -34,7 +34,7 @@ pub use http::Method;
 pub use self::base::Base;
 pub use self::error::Problem;
 pub use self::request::{ChatBody, Seen, StateBody, UserRequest};
-pub use self::serve::{run, run_buffered, serve_streaming};
+pub use self::serve::{Allow, run, run_buffered, serve_streaming};
 
 /// A buffered response.
 pub type Answer = Response<Body>;

@@ -280,12 +280,17 @@ async fn strike_cluster(cluster: &mut Cluster, rng: &mut Rng) -> Struck {
     let user = rng.usize(..USERS);
     let key_of_it = key(user);
     let master = cluster.master_of(&key_of_it).await;
-    let mut users = Vec::new();
+    let mut masters_of_users = Vec::new();
     for user in 0..USERS {
-        if cluster.master_of(&key(user)).await == master {
-            users.push(user);
-        }
+        masters_of_users.push(cluster.master_of(&key(user)).await);
     }
+    let of = |masters: &[u16]| -> Vec<usize> {
+        let users = 0..USERS;
+        users
+            .filter(|user| masters.contains(&masters_of_users[*user]))
+            .collect()
+    };
+    let mut users = of(&[master]);
     let name = match rng.u8(..9) {
         8 => {
             delay_a_connection(cluster.proxy(master), rng).await;
@@ -324,8 +329,10 @@ async fn strike_cluster(cluster: &mut Cluster, rng: &mut Rng) -> Struck {
                 cluster.begin_migration(slot, master, to).await;
                 cluster.migrate_keys(slot, master, to).await;
                 cluster.finish_migration(slot, master, to).await;
+                // MIGRATE blocks both servers while it copies the keys.
+                users = of(&[master, to]);
             }
-            return Struck::of_writes("slot moved", users);
+            "slot moved"
         }
         6 => {
             cluster

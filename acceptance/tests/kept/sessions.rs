@@ -144,8 +144,12 @@ async fn a_bad_request_is_named() {
         answer.assert_problem(422, "invalid_request");
         assert!(answer.text().contains(name), "{}", answer.text());
     }
-    let event = Event::patch(path).token(&service.stage.token);
-    let answer = service.session.invoke(&event.http()).await;
-    answer.assert_problem(405, "method_not_allowed");
-    assert_eq!(answer.header("allow"), Some("GET"));
+    for method in ["PATCH", "DELETE", "PUT"] {
+        for path in [path.to_owned(), format!("{path}/")] {
+            let event = Event::new(method, &path).token(&service.stage.token);
+            let answer = service.session.invoke(&event.http()).await;
+            answer.assert_problem(405, "method_not_allowed");
+            assert_eq!(answer.header("allow"), Some("GET"));
+        }
+    }
 }

@@ -14,7 +14,8 @@ use shared::{characters::Characters, limits::Limits, llm::Llm};
 
 fn main() -> ExitCode {
     http::run(env!("CARGO_PKG_NAME"), chat, async |base, chat| {
-        let ended = http::serve_streaming(base, "GET, POST", chat.clone(), handler::stream).await;
+        let ended =
+            http::serve_streaming(base, |_| "GET, POST", chat.clone(), handler::stream).await;
         chat.settle().await;
         ended
     })

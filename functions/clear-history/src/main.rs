@@ -6,5 +6,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let memory = |base: &shared::http::Base| Ok(base.memory.clone());
-    shared::http::run_buffered(env!("CARGO_PKG_NAME"), "DELETE", memory, handler::clear)
+    shared::http::run_buffered(env!("CARGO_PKG_NAME"), |_| "DELETE", memory, handler::clear)
 }

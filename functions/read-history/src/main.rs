@@ -6,5 +6,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let memory = |base: &shared::http::Base| Ok(base.memory.clone());
-    shared::http::run_buffered(env!("CARGO_PKG_NAME"), "GET", memory, handler::history)
+    shared::http::run_buffered(env!("CARGO_PKG_NAME"), |_| "GET", memory, handler::history)
 }

@@ -6,9 +6,8 @@ use shared::memory::Memory;
 const DEFAULT_SESSIONS: usize = 20;
 
 pub(crate) async fn route(memory: Memory, request: UserRequest) -> Result<Answer, Problem> {
-    match (request.resource(), request.method()) {
-        ("sessions", &Method::GET) => list(memory, request).await,
-        ("sessions", _) => Err(Problem::MethodNotAllowed("GET")),
+    match request.resource() {
+        "sessions" => list(memory, request).await,
         _ => session(memory, request).await,
     }
 }

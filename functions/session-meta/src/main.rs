@@ -7,5 +7,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let memory = |base: &shared::http::Base| Ok(base.memory.clone());
-    shared::http::run_buffered(env!("CARGO_PKG_NAME"), "GET, PATCH", memory, handler::route)
+    let allow = |resource: &str| match resource {
+        "sessions" => "GET",
+        _ => "GET, PATCH",
+    };
+    shared::http::run_buffered(env!("CARGO_PKG_NAME"), allow, memory, handler::route)
 }

@@ -6,5 +6,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let turns = |base: &shared::http::Base| Ok(base.turns.clone());
-    shared::http::run_buffered(env!("CARGO_PKG_NAME"), "DELETE", turns, handler::stop)
+    shared::http::run_buffered(env!("CARGO_PKG_NAME"), |_| "DELETE", turns, handler::stop)
 }

@@ -10,6 +10,6 @@ use shared::http::{self, Base};
 fn main() -> ExitCode {
     let data = |base: &Base| Ok(Data::new(base.memory.clone(), base.turns.clone()));
     http::run(env!("CARGO_PKG_NAME"), data, async |base, data| {
-        http::serve_streaming(base, "GET, DELETE", data, handler::data).await
+        http::serve_streaming(base, |_| "GET, DELETE", data, handler::data).await
     })
 }

@@ -87,6 +87,12 @@ impl Event {
         }
     }
 
+    /// Returns the last segment of the path.
+    pub(super) fn resource(&self) -> &str {
+        let path = self.path.trim_end_matches('/');
+        path.rsplit('/').next().unwrap_or_default()
+    }
+
     /// Returns the values of a parameter of the query, in order.
     pub(super) fn parameters<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let named = self.query.iter().filter(move |(given, _)| given == name);

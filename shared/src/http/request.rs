@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::Problem;
 use super::event::Event;
+use super::serve::Allow;
 use crate::auth::{Authenticator, Credentials};
 use crate::ids::{CharacterId, IdempotencyKey, MessageId, TurnId, UserId};
 use crate::message::is_blank;
@@ -41,8 +42,7 @@ pub struct UserRequest {
 }
 
 impl UserRequest {
-    /// Checks the method and authenticates the caller. `allow` lists the methods of the route in the format of the
-    /// `Allow` header.
+    /// Checks the method and authenticates the caller.
     ///
     /// # Errors
     /// [`Problem::BadRequest`], [`Problem::MethodNotAllowed`], [`Problem::Unauthorized`], or [`Problem::Internal`] if
@@ -50,7 +50,7 @@ impl UserRequest {
     pub(super) async fn accept(
         request: Event,
         context: &Context,
-        allow: &'static str,
+        allow: Allow,
         authenticator: &Authenticator,
         invocation: Invocation,
     ) -> Result<Self, Problem> {
@@ -58,6 +58,7 @@ impl UserRequest {
             return Err(Problem::BadRequest(reason));
         }
         let method = request.method.as_str();
+        let allow = allow(request.resource());
         if !allow.split(", ").any(|allowed| allowed == method) {
             return Err(Problem::MethodNotAllowed(allow));
         }
@@ -84,8 +85,7 @@ impl UserRequest {
     /// Returns the last segment of the request's path.
     #[must_use]
     pub fn resource(&self) -> &str {
-        let path = self.request.path.trim_end_matches('/');
-        path.rsplit('/').next().unwrap_or_default()
+        self.request.resource()
     }
 
     /// Returns when the platform ends this invocation, or `None` if that is unknown.

@@ -33,13 +33,16 @@ use super::{Answer, Base, Problem, poll};
 use crate::chat::FINISH_MARGIN;
 use crate::telemetry;
 
+/// Returns the methods of a path in the format of the `Allow` header. Gets the last segment of the path.
+pub type Allow = fn(&str) -> &'static str;
+
 /// Runs a function with buffered responses from start to end, and returns the exit code of the process.
 ///
-/// `function` is its name in logs and metrics. `allow` lists its methods in the format of the `Allow` header. `build`
-/// returns the state that `route` needs; every invocation receives a clone of it.
+/// `function` is its name in logs and metrics. `build` returns the state that `route` needs; every invocation receives a
+/// clone of it.
 pub fn run_buffered<S, F>(
     function: &'static str,
-    allow: &'static str,
+    allow: Allow,
     build: impl FnOnce(&Base) -> Result<S, Box<dyn StdError>>,
     route: fn(S, UserRequest) -> F,
 ) -> ExitCode
@@ -95,7 +98,7 @@ pub fn run<S>(
 /// The Runtime API can no longer be polled.
 async fn serve_buffered<S, F>(
     base: Base,
-    allow: &'static str,
+    allow: Allow,
     service: S,
     route: fn(S, UserRequest) -> F,
 ) -> Result<(), Error>
@@ -128,7 +131,7 @@ where
 /// The Runtime API can no longer be polled.
 pub async fn serve_streaming<S, F>(
     base: Base,
-    allow: &'static str,
+    allow: Allow,
     service: S,
     route: fn(S, UserRequest) -> F,
 ) -> Result<(), Error>
@@ -165,7 +168,7 @@ fn ending_margin(base: &Base) -> Duration {
 /// into a 502 without a body.
 async fn answer<T, F>(
     base: &Base,
-    allow: &'static str,
+    allow: Allow,
     event: LambdaEvent<Event>,
     route: impl FnOnce(UserRequest) -> F,
     refuse: impl FnOnce(Answer) -> Response<T>,
