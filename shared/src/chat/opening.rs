@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::{Ask, Chat, MemoryStatus};
 use crate::characters::{self, Character};
@@ -17,10 +17,6 @@ use crate::message::Message;
 use crate::telemetry::Invocation;
 use crate::turns::{Claim, Record};
 
-/// Time by which a claim that does not decide whether the turn begins is sent behind the reads. Redis replies to all
-/// requests that it finds at once, so one right behind the reads would delay them. If they take longer than this, the
-/// claim is sent while they are on their way.
-const CLAIM_BEHIND_READS: Duration = Duration::from_millis(1);
 /// Time that a claim may take longer than the history, where it does not decide whether the turn begins: a server that
 /// pauses writes must not hold up a turn.
 const CLAIM_AFTER_READS: Duration = Duration::from_millis(10);
@@ -163,15 +159,11 @@ async fn with_claim<R>(
 ) -> (R, Claiming) {
     tokio::pin!(reads);
     let mut claimed = None;
-    let mut is_sent = decides;
-    let behind = sleep(CLAIM_BEHIND_READS);
-    tokio::pin!(behind);
     let read = loop {
         tokio::select! {
             biased;
             read = &mut reads => break read,
-            claim = &mut claim, if is_sent && claimed.is_none() => claimed = Some(claim),
-            () = &mut behind, if !is_sent => is_sent = true,
+            claim = &mut claim, if claimed.is_none() => claimed = Some(claim),
         }
     };
     let claim = match claimed {
@@ -218,6 +210,8 @@ pub(super) fn remembered(
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
 
     /// How long the claim takes, whether it decides, how long both then take, and what comes of it. The reads take 5
@@ -226,7 +220,7 @@ mod tests {
     async fn a_claim_is_waited_for_only_if_it_decides() {
         for (claim_ms, decides, both_ms, expected) in [
             (1, false, 5, Claim::Owned),
-            (13, false, 14, Claim::Owned),
+            (14, false, 14, Claim::Owned),
             (1_000, false, 15, Claim::Unknown),
             (1, true, 5, Claim::Owned),
             (1_000, true, 1_000, Claim::Owned),
