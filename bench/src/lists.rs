@@ -2,14 +2,13 @@
 
 use std::time::Instant;
 
-use shared::ids::{CharacterId, TurnId};
-use shared::memory::{Commit, NewTurn};
-use shared::message::{Message, Role};
+use shared::ids::CharacterId;
+use shared::memory::Commit;
 use shared::telemetry::Invocation;
 use testkit::redis::Server;
 
 use super::Effort;
-use super::memory::Subject;
+use super::memory::{Subject, turn};
 use super::report::{Report, Series, heading};
 
 const GROUP: &str = "lists";
@@ -83,21 +82,9 @@ async fn store(subject: &Subject, character: &CharacterId) {
         .load(&invocation, &subject.user, character, 0)
         .await
         .expect("Redis is up");
-    let turn = NewTurn {
-        id: TurnId::new(),
-        began: history.read_at,
-        replaces: None,
-        user: Message::new(Role::User, "今天过得怎么样？".into(), 1_732_430_000, 8),
-        assistant: Message::new(
-            Role::Assistant,
-            "还不错，刚刚在海边散步，风很轻。你呢？".into(),
-            1_732_430_002,
-            20,
-        ),
-    };
     let commit = subject
         .memory
-        .commit_turn(&invocation, &subject.user, character, &turn)
+        .commit_turn(&invocation, &subject.user, character, &turn(&history))
         .await;
     assert_eq!(commit.expect("Redis is up"), Commit::Saved);
 }

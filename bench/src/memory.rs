@@ -5,7 +5,7 @@ use std::time::Instant;
 use redis::aio::MultiplexedConnection;
 use shared::config::{MemoryConfig, RedisConfig, Section};
 use shared::ids::{CharacterId, TurnId, UserId};
-use shared::memory::{Commit, Memory, NewTurn};
+use shared::memory::{Commit, History, Memory, NewTurn};
 use shared::message::{Message, Role};
 use shared::secrets::Secrets;
 use shared::store::Store;
@@ -98,18 +98,7 @@ impl Subject {
             .load(&Invocation::detached(), &self.user, &self.character, 0)
             .await
             .expect("Redis is up");
-        let turn = NewTurn {
-            id: TurnId::new(),
-            began: history.read_at,
-            replaces: None,
-            user: Message::new(Role::User, "今天过得怎么样？".into(), 1_732_430_000, 8),
-            assistant: Message::new(
-                Role::Assistant,
-                "还不错，刚刚在海边散步，风很轻。你呢？".into(),
-                1_732_430_002,
-                20,
-            ),
-        };
+        let turn = turn(&history);
         // What the Python service sends: one transaction of a push for each message, trim, expiry and figures.
         let (messages, meta) = (format!("{BARE}:messages"), format!("{BARE}:meta"));
         let mut transaction = redis::pipe();
@@ -157,6 +146,22 @@ impl Subject {
             self.round(&mut times, messages).await;
         }
         times
+    }
+}
+
+/// Returns a turn of ordinary length that began when the history was read.
+pub(crate) fn turn(history: &History) -> NewTurn {
+    NewTurn {
+        id: TurnId::new(),
+        began: history.read_at,
+        replaces: None,
+        user: Message::new(Role::User, "今天过得怎么样？".into(), 1_732_430_000, 8),
+        assistant: Message::new(
+            Role::Assistant,
+            "还不错，刚刚在海边散步，风很轻。你呢？".into(),
+            1_732_430_002,
+            20,
+        ),
     }
 }
 

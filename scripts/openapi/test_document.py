@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 import unittest
 from collections.abc import Iterator
 from typing import Any
@@ -127,33 +125,13 @@ class TheDocument(unittest.TestCase):
 
 
 class TheRoutes(unittest.TestCase):
-    def test_are_those_of_the_template(self) -> None:
-        # The tests of the template hold it to this list.
+    def test_are_those_of_the_service(self) -> None:
+        # The tests in infra/ hold the template, and the paths that `make run` serves, to this list.
         self.assertEqual(set(DOCUMENT.operations()), {(method, path) for method, path, _ in ROUTES})
-
-    def test_are_those_of_the_watch_router(self) -> None:
-        router = watch_router()
-        self.assertEqual({path for _, path in DOCUMENT.operations()}, set(router))
-        methods_by_path: dict[str, dict[str, str]] = {}
-        for method, path, function in ROUTES:
-            methods_by_path.setdefault(path, {})[method.upper()] = function.name
-        for path, behind in router.items():
-            with self.subTest(path):
-                if isinstance(behind, str):
-                    # The function gets every method, and refuses those that it does not have.
-                    self.assertEqual({behind}, set(methods_by_path[path].values()))
-                else:
-                    self.assertEqual({one["method"]: one["function"] for one in behind}, methods_by_path[path])
 
 
 def validation_errors() -> Iterator[Any]:
     return OpenAPIV31SpecValidator(DOCUMENT.content).iter_errors()
-
-
-def watch_router() -> dict[str, Any]:
-    command = ["cargo", "metadata", "--no-deps", "--locked", "--format-version", "1"]
-    metadata = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
-    return metadata["metadata"]["lambda"]["watch"]["router"]
 
 
 if __name__ == "__main__":

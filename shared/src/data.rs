@@ -4,11 +4,14 @@
 
 use std::collections::VecDeque;
 
+use crate::config::KeyLayout;
 use crate::ids::{CharacterId, TurnId, UserId};
-use crate::memory::{Erased, Error, Kept, Memory};
+use crate::limits;
+use crate::memory::{Erased, Error, Memory};
 use crate::message::Message;
 use crate::session::Session;
-use crate::telemetry::Invocation;
+use crate::store::Store;
+use crate::telemetry::{Invocation, Operation};
 use crate::turns::{StoredTurn, Turns};
 
 /// The rooms that keep something about users. Cheap to clone; clones share connections.
@@ -17,6 +20,9 @@ pub struct Data {
     memory: Memory,
     /// `None` if turns are not recorded.
     turns: Option<Turns>,
+    /// Where limits are counted.
+    store: Store,
+    layout: KeyLayout,
 }
 
 /// One thing that is kept about a user.
@@ -52,8 +58,13 @@ pub struct Counts {
 impl Data {
     /// Returns the data that these rooms keep. Connects to nothing.
     #[must_use]
-    pub fn new(memory: Memory, turns: Option<Turns>) -> Self {
-        Self { memory, turns }
+    pub fn new(memory: Memory, turns: Option<Turns>, store: Store, layout: KeyLayout) -> Self {
+        Self {
+            memory,
+            turns,
+            store,
+            layout,
+        }
     }
 
     /// Deletes everything that is kept about a user, as [`Memory::erase`] does.
@@ -69,11 +80,12 @@ impl Data {
     /// # Errors
     /// Redis is unavailable.
     pub async fn export(self, user: UserId, invocation: Invocation) -> Result<Export, Error> {
-        let Kept { characters, turns } = self.memory.kept(&invocation, &user).await?;
-        let turns = turns
-            .into_iter()
+        let owned = self.memory.owned(&invocation, &user, Operation::Export);
+        let owned = owned.await?;
+        let sessions = owned.characters().into_iter().map(Step::Session);
+        let turns = owned
+            .entries()
             .map(|entry| Step::Turn(entry.character, entry.turn));
-        let sessions = characters.into_iter().map(Step::Session);
         Ok(Export {
             data: self,
             user,
@@ -127,7 +139,7 @@ impl Export {
         let (memory, user) = (&self.data.memory, &self.user);
         match step {
             Step::Session(character) => {
-                let kept = memory.kept_session(invocation, user, &character).await?;
+                let kept = memory.stored_session(invocation, user, &character).await?;
                 let Some(kept) = kept else { return Ok(()) };
                 self.counts.sessions += 1;
                 self.counts.messages += u64::try_from(kept.messages.len()).unwrap_or(u64::MAX);
@@ -153,7 +165,8 @@ impl Export {
                 }
             }
             Step::Limits => {
-                let [turns, tokens] = memory.used(invocation, user).await?;
+                let (store, layout) = (&self.data.store, self.data.layout);
+                let [turns, tokens] = limits::used(store, layout, invocation, user).await?;
                 let used = [("minute", turns), ("day", tokens)];
                 let used = used.into_iter().filter(|(_, used)| *used > 0);
                 self.ready

@@ -5,6 +5,7 @@
 //! method, caller, then body or query. Facts about a request are recorded in its invocation.
 
 mod base;
+mod body;
 mod cors;
 mod error;
 mod event;
@@ -32,8 +33,9 @@ use crate::session::Session;
 pub use http::Method;
 
 pub use self::base::Base;
+pub use self::body::{ChatBody, StateBody};
 pub use self::error::Problem;
-pub use self::request::{ChatBody, Seen, StateBody, UserRequest};
+pub use self::request::{Seen, UserRequest};
 pub use self::serve::{Allow, run, run_buffered, serve_streaming};
 
 /// A buffered response.

@@ -26,6 +26,31 @@ static SPEND: LazyLock<Script> = LazyLock::new(|| {
     ))
 });
 
+/// Returns what a user has used: of the turns of this minute, and of the tokens of this day.
+///
+/// # Errors
+/// Redis is unavailable.
+pub async fn used(
+    store: &Store,
+    layout: KeyLayout,
+    invocation: &Invocation,
+    user: &UserId,
+) -> Result<[u64; 2], Error> {
+    let keys = UserKeys::new(layout, user);
+    let call = Call::reads(&keys.minute)
+        .and::<&str>("GET", &keys.minute, &[])
+        .and::<&str>("GET", &keys.day, &[]);
+    let (_, minute, day): ((u64, u64), Option<String>, Option<String>) =
+        store.read(invocation, Operation::Export, &call).await?;
+    // As `limits.lua` writes it: the number of the window, what was used in it, and turns.
+    let used = |count: Option<String>| {
+        let count = count.unwrap_or_default();
+        let used = count.split(' ').nth(1).map(str::parse);
+        used.and_then(Result::ok).unwrap_or(0)
+    };
+    Ok([used(minute), used(day)])
+}
+
 /// The limits of users. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub struct Limits {

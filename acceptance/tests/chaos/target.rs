@@ -18,7 +18,7 @@ const CLOCKS_APART_MS: i64 = 3_000;
 
 /// A topology under fire. The clock of each server is ahead of the machine's or behind it.
 pub(crate) enum Target {
-    /// One server, which writes every command to disk before it answers: so a crash loses nothing that was acknowledged.
+    /// One server, which writes every command to disk before it answers, so a crash loses nothing that was acknowledged.
     /// The functions reach it through a proxy.
     Standalone(Box<Server>, Proxy),
     /// A master, two replicas and three sentinels. Commits wait for both replicas, because whichever of them succeeds the

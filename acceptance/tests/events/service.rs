@@ -89,32 +89,7 @@ impl Service {
             "chat-stream.post" | "chat-stream.post.with-key" => {}
             "user-data.get" | "user-data.delete" => {
                 self.store_session().await;
-                let zadd = [
-                    "ZADD",
-                    &format!("user:{CALLER}:sessions"),
-                    "1732431203000000",
-                    "luna",
-                ];
-                let _: i64 = self.redis.command(&zadd).await;
                 self.store_turn().await;
-                let member = format!("{TURN}  luna");
-                let zadd = [
-                    "ZADD",
-                    &format!("user:{CALLER}:turns"),
-                    "1732431200000000",
-                    &member,
-                ];
-                let _: i64 = self.redis.command(&zadd).await;
-            }
-            "session-meta.list" => {
-                self.store_session().await;
-                let zadd = [
-                    "ZADD",
-                    &format!("user:{CALLER}:sessions"),
-                    "1732431203000000",
-                    "luna",
-                ];
-                let _: i64 = self.redis.command(&zadd).await;
             }
             "chat-stream.get" => self.store_turn().await,
             "stop-stream" => {
@@ -201,6 +176,9 @@ impl Service {
         let text = format!("{record}:text");
         let set = ["SET", &text, reply];
         let _: () = self.redis.command(&set).await;
+        let (index, entry) = (format!("user:{CALLER}:turns"), format!("{TURN}  luna"));
+        let zadd = ["ZADD", &index, "1732431200000000", &entry];
+        let _: i64 = self.redis.command(&zadd).await;
     }
 
     async fn store_session(&self) {
@@ -219,5 +197,8 @@ impl Service {
         for key in [&messages, &meta] {
             let _: i64 = self.redis.command(&["EXPIRE", key, "86400"]).await;
         }
+        let index = format!("user:{CALLER}:sessions");
+        let zadd = ["ZADD", &index, "1732431203000000", "luna"];
+        let _: i64 = self.redis.command(&zadd).await;
     }
 }

@@ -1,6 +1,6 @@
 //! Erasing a user's data: nothing is left but the marks that keep it so, and nothing comes back.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 use testkit::cluster::Cluster;
@@ -8,11 +8,9 @@ use testkit::events::{self, Event};
 use testkit::runtime::Function;
 use testkit::stage::Stage;
 use testkit::tokens::{secret, token};
-use testkit::upstream::{Gate, Script, Step};
+use testkit::upstream::Gate;
 
-use super::Service;
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use super::{PATIENCE, Service, gated, scripts_run, wait_for_scripts};
 
 /// Waits until Redis has these keys and no others: what a refused turn has claimed is released beside the refusal.
 pub(crate) async fn settled(service: &Service, expected: &[String]) {
@@ -94,13 +92,7 @@ async fn nothing_is_left_but_marks_that_expire() {
 #[tokio::test]
 async fn turns_that_run_leave_nothing_whatever_their_session() {
     let gate = Gate::new();
-    let gated = Script::deltas(&["好"])
-        .then(Step::Wait(gate.clone()))
-        .then_delta("的")
-        .finish("stop")
-        .usage(310, 2)
-        .done();
-    let service = Service::of(Stage::builder().upstream_scripts(vec![gated])).await;
+    let service = Service::of(Stage::builder().upstream_scripts(vec![gated(&gate)])).await;
     let chat = service
         .stage
         .function("chat-stream")
@@ -136,9 +128,12 @@ async fn turns_that_run_leave_nothing_whatever_their_session() {
         assert!(began.elapsed() < PATIENCE, "{members:?}");
         tokio::task::yield_now().await;
     }
+    // The process stands still, so that each journal runs its script once after the erasure, and then no more.
+    chat.pause();
     assert_eq!(service.erase().await.json()["erased"]["turns"], 20);
-    // A journal that is on its way writes nothing either. Each turn writes once a second.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let run = scripts_run(service.redis()).await;
+    chat.resume();
+    wait_for_scripts(service.redis(), run + 20).await;
     assert_eq!(service.keys().await, ["user:alice:erased"]);
     gate.open();
     for running in running {
@@ -152,21 +147,20 @@ async fn turns_that_run_leave_nothing_whatever_their_session() {
 #[tokio::test]
 async fn a_turn_without_its_history_that_began_before_is_not_stored() {
     let gate = Gate::new();
-    let gated = Script::deltas(&["好"])
-        .then(Step::Wait(gate.clone()))
-        .finish("stop")
-        .done();
-    let mut service = Service::of(Stage::builder().upstream_scripts(vec![gated])).await;
+    let mut service = Service::of(Stage::builder().upstream_scripts(vec![gated(&gate)])).await;
     service.stage.redis.kill().await;
     let running = service.stage.say_streaming("在吗？").await;
     service.stage.upstream.wait_for_requests(1).await;
     service.stage.redis.restart().await;
+    service.stage.chat.pause();
     let began = Instant::now();
     while service.erase().await.status != 200 {
         assert!(began.elapsed() < PATIENCE, "Redis does not come back");
     }
-    // Its journal writes nothing either.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    // Its journal runs its script once after that.
+    let run = scripts_run(service.redis()).await;
+    service.stage.chat.resume();
+    wait_for_scripts(service.redis(), run + 1).await;
     assert_eq!(service.keys().await, ["user:alice:erased"]);
     gate.open();
     let answer = running.finish().await;

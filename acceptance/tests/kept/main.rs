@@ -1,4 +1,5 @@
-//! What a client shows and changes besides turns: history, sessions, rewinds, regenerated and edited turns, data, limits.
+//! What a client shows and changes besides turns: history, sessions, rewinds, regenerated and edited turns, data,
+//! limits.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 mod erase;
@@ -10,12 +11,18 @@ mod replace;
 mod rewind;
 mod sessions;
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use testkit::answer::Answer;
 use testkit::events::Event;
 use testkit::redis::Server;
 use testkit::runtime::Function;
 use testkit::stage::{Stage, StageBuilder};
+use testkit::upstream::{Gate, Script, Step};
+
+/// The time that a test waits for something that takes milliseconds on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// All functions around one Redis. The upstream of the stage replies "好" unless a test says otherwise.
 struct Service {
@@ -134,6 +141,42 @@ fn replacing(stage: &Stage, id: &str, message: Option<&str>) -> Event {
         body["message"] = message.into();
     }
     Event::stream().token(&stage.token).json(&body)
+}
+
+/// Returns a reply of two pieces that stops before the second one until the gate is open.
+fn gated(gate: &Gate) -> Script {
+    Script::deltas(&["好"])
+        .then(Step::Wait(gate.clone()))
+        .then_delta("的")
+        .finish("stop")
+        .usage(310, 2)
+        .done()
+}
+
+/// Returns the number of scripts that Redis has run. One that it was asked for by digest and did not know counts once.
+async fn scripts_run(redis: &Server) -> i64 {
+    let stats: String = redis.command(&["INFO", "commandstats"]).await;
+    let figure = |line: &str, name: &str| -> i64 {
+        let value = line
+            .split([':', ','])
+            .find_map(|part| part.strip_prefix(name));
+        value.map_or(0, |value| value.trim().parse().expect("a number"))
+    };
+    let scripts = stats
+        .lines()
+        .filter(|line| line.starts_with("cmdstat_eval"));
+    scripts
+        .map(|line| figure(line, "calls=") - figure(line, "failed_calls="))
+        .sum()
+}
+
+/// Waits until Redis has run this many scripts.
+async fn wait_for_scripts(redis: &Server, count: i64) {
+    let began = Instant::now();
+    while scripts_run(redis).await < count {
+        assert!(began.elapsed() < PATIENCE, "no {count} scripts");
+        tokio::task::yield_now().await;
+    }
 }
 
 fn text(value: &Value) -> String {

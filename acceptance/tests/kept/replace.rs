@@ -4,9 +4,9 @@ use futures_util::future::join_all;
 use serde_json::json;
 use testkit::events::Event;
 use testkit::stage::Stage;
-use testkit::upstream::{Gate, Script, Step};
+use testkit::upstream::{Gate, Script};
 
-use super::{Service, assert_whole_turns, fields, replacing};
+use super::{Service, assert_whole_turns, fields, gated, replacing};
 
 #[tokio::test]
 async fn a_turn_is_asked_again_or_edited_in_its_place() {
@@ -109,12 +109,7 @@ async fn what_is_not_a_stored_message_of_the_user_is_not_found() {
 #[tokio::test]
 async fn of_30_concurrent_regenerations_exactly_one_wins() {
     let gate = Gate::new();
-    let gated = Script::deltas(&["好"])
-        .then(Step::Wait(gate.clone()))
-        .then_delta("的")
-        .finish("stop")
-        .done();
-    let scripts = vec![Script::reply(&["好"]), Script::reply(&["好"]), gated];
+    let scripts = vec![Script::reply(&["好"]), Script::reply(&["好"]), gated(&gate)];
     let service = Service::of(Stage::builder().upstream_scripts(scripts)).await;
     service.say("one").await;
     let [id, _] = service.say("two").await;
@@ -152,12 +147,7 @@ async fn of_30_concurrent_regenerations_exactly_one_wins() {
 async fn a_clear_or_a_rewind_meanwhile_wins() {
     for is_clear in [true, false] {
         let gate = Gate::new();
-        let gated = Script::deltas(&["好"])
-            .then(Step::Wait(gate.clone()))
-            .then_delta("的")
-            .finish("stop")
-            .done();
-        let scripts = vec![Script::reply(&["好"]), gated];
+        let scripts = vec![Script::reply(&["好"]), gated(&gate)];
         let service = Service::of(Stage::builder().upstream_scripts(scripts)).await;
         let [id, _] = service.say("one").await;
         let event = replacing(&service.stage, &id, Some("eins")).http();

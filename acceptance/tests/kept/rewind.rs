@@ -2,9 +2,9 @@
 
 use testkit::events::Event;
 use testkit::stage::Stage;
-use testkit::upstream::{Gate, Script, Step};
+use testkit::upstream::{Gate, Script};
 
-use super::{Service, assert_whole_turns};
+use super::{Service, assert_whole_turns, gated};
 
 #[tokio::test]
 async fn a_message_and_all_after_it_go_in_whole_turns() {
@@ -43,12 +43,7 @@ async fn a_message_and_all_after_it_go_in_whole_turns() {
 #[tokio::test]
 async fn a_turn_that_began_before_is_not_stored_after_it() {
     let gate = Gate::new();
-    let gated = Script::deltas(&["好"])
-        .then(Step::Wait(gate.clone()))
-        .then_delta("的")
-        .finish("stop")
-        .done();
-    let scripts = vec![Script::reply(&["好"]), Script::reply(&["好"]), gated];
+    let scripts = vec![Script::reply(&["好"]), Script::reply(&["好"]), gated(&gate)];
     let service = Service::of(Stage::builder().upstream_scripts(scripts)).await;
     service.say("one").await;
     let [second, _] = service.say("two").await;

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+use testkit::answer::Answer;
 use testkit::runtime::Function;
 use testkit::stage::Stage;
 use testkit::tokens::token;
@@ -35,21 +37,10 @@ async fn a_reply_is_stopped_between_deltas_and_what_was_seen_is_stored() {
         .await
         .assert_problem(404, "turn_not_found");
     let asked = Instant::now();
-    // Once by its id, and once as the newest that runs: by then it may have ended.
-    let by_id = stopper
+    let answer = stopper
         .invoke(&stop(&stage).query("turn_id", &turn).http())
         .await;
-    assert_eq!(by_id.status, 202);
-    let newest = stopper.invoke(&stop(&stage).http()).await;
-    if newest.status != 202 {
-        newest.assert_problem(404, "turn_not_found");
-    }
-    for answer in [by_id, newest].iter().filter(|answer| answer.status == 202) {
-        assert_eq!(
-            answer.json(),
-            serde_json::json!({ "turn_id": turn, "state": "stopping" })
-        );
-    }
+    assert_stopping(&answer, &turn);
     let answer = running.finish().await;
     assert!(asked.elapsed() < STOPPED_WITHIN, "{:?}", asked.elapsed());
     assert_eq!(answer.last()["finish_reason"], "stopped");
@@ -74,6 +65,41 @@ async fn a_reply_is_stopped_between_deltas_and_what_was_seen_is_stored() {
     }
     let again = stage.chat.invoke(&resume(&stage, &turn).http()).await;
     assert_eq!(last_block(&again), last_block(&answer));
+    gate.open();
+}
+
+fn assert_stopping(answer: &Answer, turn: &str) {
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let stopping = json!({ "turn_id": turn, "state": "stopping" });
+    assert_eq!(answer.json(), stopping);
+}
+
+/// The process of the turn stands still meanwhile, so that it cannot end the turn after the first stop.
+#[tokio::test]
+async fn to_stop_twice_is_to_stop_once() {
+    let gate = Gate::new();
+    let (stage, stopper) = stage(gated(&gate)).await;
+    let mut running = stage.say_streaming("晚上好呀").await;
+    let turn = text(&running.next_event().await.expect("start").data["turn_id"]);
+    running.next_event().await.expect("a delta");
+    // Its record says that it runs once the journal has written.
+    crate::wait_for(
+        &stage.redis,
+        &["GET", &format!("{}:text", crate::record(&turn))],
+        Option::is_some,
+    )
+    .await;
+    stage.chat.pause();
+    // By its id, and as the newest that runs.
+    for event in [stop(&stage).query("turn_id", &turn), stop(&stage)] {
+        assert_stopping(&stopper.invoke(&event.http()).await, &turn);
+    }
+    stage.chat.resume();
+    let asked = Instant::now();
+    let answer = running.finish().await;
+    assert!(asked.elapsed() < STOPPED_WITHIN, "{:?}", asked.elapsed());
+    assert_eq!(answer.last()["finish_reason"], "stopped");
+    assert_eq!(stored(&stage.redis).await.len(), 2);
     gate.open();
 }
 

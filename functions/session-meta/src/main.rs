@@ -1,5 +1,5 @@
-//! `GET` and `PATCH /api/v1/chat/session`: reads a session, or sets its state. `GET /api/v1/chat/sessions`: lists a user's
-//! sessions.
+//! `GET` and `PATCH /api/v1/chat/session`: reads a session, or sets its state. `GET /api/v1/chat/sessions`: lists a
+//! user's sessions.
 
 mod handler;
 

@@ -8,7 +8,10 @@ use shared::data::Data;
 use shared::http::{self, Base};
 
 fn main() -> ExitCode {
-    let data = |base: &Base| Ok(Data::new(base.memory.clone(), base.turns.clone()));
+    let data = |base: &Base| {
+        let (memory, turns) = (base.memory.clone(), base.turns.clone());
+        Ok(Data::new(memory, turns, base.store.clone(), base.layout))
+    };
     http::run(env!("CARGO_PKG_NAME"), data, async |base, data| {
         http::serve_streaming(base, |_| "GET, DELETE", data, handler::data).await
     })

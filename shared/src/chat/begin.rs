@@ -88,8 +88,9 @@ impl Chat {
         } = opening;
         let fitted = match character {
             Ok(character) => {
-                let known = (history, began_at_unix, read_until);
-                self.fit(&mut ask, &invocation, &character, known).await
+                let began = (began_at_unix, read_until);
+                self.fit(&mut ask, &invocation, &character, history, began)
+                    .await
             }
             Err(error) => Err(error.into()),
         };
@@ -153,18 +154,15 @@ impl Chat {
     }
 
     /// Fits the message into the character's context window, with as much of the history as there is room for. Without a
-    /// message, the stored one is asked that the turn replaces. Also gets when the turn began, and until when more of the
+    /// message, the stored one is asked that the turn replaces. `began` is when the turn began, and until when more of the
     /// history may be read.
     async fn fit(
         &self,
         ask: &mut Ask,
         invocation: &Invocation,
         character: &Character,
-        (mut history, began_at_unix, read_until): (
-            Result<History, memory::Error>,
-            SystemTime,
-            Instant,
-        ),
+        mut history: Result<History, memory::Error>,
+        (began_at_unix, read_until): (SystemTime, Instant),
     ) -> Result<Fitted, Refusal> {
         let inner = &self.inner;
         if let Some(id) = &ask.replaces {

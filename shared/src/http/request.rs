@@ -1,14 +1,10 @@
-//! Parsing and validation of requests.
+//! Requests: who sends them, and the parameters and headers that they have.
 
-use std::collections::HashMap;
 use std::time::SystemTime;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method};
 use lambda_runtime::Context;
-use serde::Deserialize;
-use serde_json::error::Category;
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::Problem;
@@ -16,20 +12,12 @@ use super::event::Event;
 use super::serve::Allow;
 use crate::auth::{Authenticator, Credentials};
 use crate::ids::{CharacterId, IdempotencyKey, MessageId, TurnId, UserId};
-use crate::message::is_blank;
-use crate::session::State;
 use crate::telemetry::{Invocation, Telemetry};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const LAST_EVENT_ID: &str = "last-event-id";
 /// Most messages or sessions in one answer.
 const MAX_LIMIT: usize = 100;
-const MAX_BODY_BYTES: usize = 64 * 1024;
-const MAX_MESSAGE_CHARACTERS: usize = 2_000;
-/// Limit of the raw JSON text of `metadata`, in bytes.
-const MAX_METADATA_BYTES: usize = 2 * 1024;
-/// Limit of nested objects and lists in `metadata`; a common limit of JSON parsers.
-const MAX_METADATA_DEPTH: usize = 127;
 
 /// A request of an authenticated caller, with a method that the route supports.
 pub struct UserRequest {
@@ -38,7 +26,7 @@ pub struct UserRequest {
     /// The record of the invocation that carries the request.
     pub invocation: Invocation,
     deadline: Option<Instant>,
-    request: Event,
+    pub(super) request: Event,
 }
 
 impl UserRequest {
@@ -271,161 +259,11 @@ fn bearer(request: &Event) -> Option<&str> {
         .then(|| token.trim_start())
 }
 
-/// The body of a chat request.
-#[derive(Debug)]
-pub struct ChatBody {
-    /// The character addressed.
-    pub character: CharacterId,
-    /// The message text: 1 to 2,000 characters (Unicode scalar values), at least one of them visible. `None` to ask the
-    /// message again that is replaced.
-    pub message: Option<String>,
-    /// The stored message whose place the turn takes, with all after it.
-    pub replaces: Option<MessageId>,
-    /// A JSON object of at most 2 KiB, stored verbatim with the message.
-    pub metadata: Option<Box<RawValue>>,
-}
-
-/// The fields as raw JSON, so that an error can name the field.
-#[derive(Deserialize)]
-struct ChatForm<'a> {
-    #[serde(borrow)]
-    character_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    message: Option<&'a RawValue>,
-    #[serde(borrow)]
-    replaces: Option<&'a RawValue>,
-    #[serde(borrow)]
-    metadata: Option<&'a RawValue>,
-}
-
-impl ChatBody {
-    /// Parses the body of `request`, and records its character in the invocation.
-    ///
-    /// # Errors
-    /// A [`Problem`] that names the invalid field.
-    pub fn parse(request: &UserRequest) -> Result<Self, Problem> {
-        let form: ChatForm<'_> = json(&request.request)?;
-        let character = character(&text("character_id", form.character_id)?)?;
-        request.invocation.note_character(&character);
-        let replaces = match form.replaces {
-            Some(id) => Some(message_id("replaces", &text("replaces", Some(id))?)?),
-            None => None,
-        };
-        let message = match (form.message, &replaces) {
-            (None, Some(_)) => None,
-            (message, _) => Some(new_message(message)?),
-        };
-        let metadata = form.metadata.map(metadata).transpose()?;
-        Ok(Self {
-            character,
-            message,
-            replaces,
-            metadata,
-        })
-    }
-}
-
-fn new_message(value: Option<&RawValue>) -> Result<String, Problem> {
-    let message = text("message", value)?;
-    if is_blank(&message) {
-        return Err(invalid("message", "must not be empty"));
-    }
-    if message.chars().count() > MAX_MESSAGE_CHARACTERS {
-        return Err(invalid("message", "must be at most 2000 characters"));
-    }
-    Ok(message)
-}
-
-/// The body of a request that sets a session's state.
-#[derive(Debug)]
-pub struct StateBody {
-    /// The character of the session.
-    pub character: CharacterId,
-    /// The state to set.
-    pub state: State,
-}
-
-#[derive(Deserialize)]
-struct StateForm<'a> {
-    #[serde(borrow)]
-    character_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    state: Option<&'a RawValue>,
-}
-
-impl StateBody {
-    /// Parses the body of `request`, and records its character in the invocation.
-    ///
-    /// # Errors
-    /// A [`Problem`] that names the invalid field.
-    pub fn parse(request: &UserRequest) -> Result<Self, Problem> {
-        let form: StateForm<'_> = json(&request.request)?;
-        let character = character(&text("character_id", form.character_id)?)?;
-        request.invocation.note_character(&character);
-        Ok(Self {
-            character,
-            state: State::parse(&text("state", form.state)?)
-                .ok_or_else(|| invalid("state", "must be ACTIVE, INACTIVE or ENDED"))?,
-        })
-    }
-}
-
-fn json<'a, T: Deserialize<'a>>(request: &'a Event) -> Result<T, Problem> {
-    let bytes = request.body.as_slice();
-    if bytes.len() > MAX_BODY_BYTES {
-        return Err(Problem::PayloadTooLarge);
-    }
-    if !is_json(request) {
-        return Err(Problem::UnsupportedMediaType);
-    }
-    let text = std::str::from_utf8(bytes)
-        .map_err(|_| Problem::InvalidJson("the body is not UTF-8".to_owned()))?;
-    // Serde also accepts an array, as the fields in order.
-    let is_object = text.trim_start().starts_with('{');
-    match serde_json::from_str(text) {
-        Ok(form) if is_object => Ok(form),
-        Err(error) if !error.is_data() => Err(Problem::InvalidJson(format!(
-            "the body is not valid JSON (line {}, column {})",
-            error.line(),
-            error.column()
-        ))),
-        // A field that appears twice is rejected, because either value may be the intended one.
-        Err(_) if is_object => Err(Problem::InvalidRequest(
-            "the body has a field twice".to_owned(),
-        )),
-        Ok(_) | Err(_) => Err(Problem::InvalidRequest(
-            "the body must be a JSON object".to_owned(),
-        )),
-    }
-}
-
-fn is_json(request: &Event) -> bool {
-    let content_type = request
-        .headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let media_type = content_type
-        .and_then(|value| value.split(';').next())
-        .unwrap_or_default();
-    media_type.trim().eq_ignore_ascii_case("application/json")
-}
-
-fn text(field: &'static str, value: Option<&RawValue>) -> Result<String, Problem> {
-    let value = value.ok_or_else(|| invalid(field, "is required"))?;
-    serde_json::from_str(value.get()).map_err(|error| match error.classify() {
-        Category::Data => invalid(field, "must be text"),
-        // Half of a surrogate pair, for example.
-        Category::Syntax | Category::Eof | Category::Io => {
-            Problem::InvalidJson(format!("{field}: is not valid JSON text"))
-        }
-    })
-}
-
-fn character(id: &str) -> Result<CharacterId, Problem> {
+pub(super) fn character(id: &str) -> Result<CharacterId, Problem> {
     CharacterId::parse(id).map_err(|error| invalid("character_id", &error.to_string()))
 }
 
-fn message_id(field: &'static str, id: &str) -> Result<MessageId, Problem> {
+pub(super) fn message_id(field: &'static str, id: &str) -> Result<MessageId, Problem> {
     MessageId::parse(id).map_err(|error| invalid(field, &error.to_string()))
 }
 
@@ -435,40 +273,6 @@ fn digits(text: &str) -> Option<u64> {
     text.parse().ok().filter(|_| is_number)
 }
 
-fn metadata(value: &RawValue) -> Result<Box<RawValue>, Problem> {
-    if value.get().len() > MAX_METADATA_BYTES {
-        return Err(invalid("metadata", "must be at most 2 KiB"));
-    }
-    if !value.get().starts_with('{') {
-        return Err(invalid("metadata", "must be a JSON object"));
-    }
-    if !is_readable(value, MAX_METADATA_DEPTH) {
-        return Err(Problem::InvalidJson(
-            "metadata: is not valid JSON, or nested too deeply".to_owned(),
-        ));
-    }
-    Ok(value.to_owned())
-}
-
-/// Returns whether other parsers can read JSON that is stored raw: no half surrogate pairs, and at most `depth`
-/// nested objects and lists. Numbers may have any size.
-fn is_readable(value: &RawValue, depth: usize) -> bool {
-    let json = value.get();
-    let below = depth.checked_sub(1);
-    let is_below = |value: &RawValue| below.is_some_and(|depth| is_readable(value, depth));
-    if json.starts_with('{') {
-        serde_json::from_str::<HashMap<String, &RawValue>>(json)
-            .is_ok_and(|members| below.is_some() && members.into_values().all(is_below))
-    } else if json.starts_with('[') {
-        serde_json::from_str::<Vec<&RawValue>>(json)
-            .is_ok_and(|elements| below.is_some() && elements.into_iter().all(is_below))
-    } else if json.starts_with('"') {
-        serde_json::from_str::<String>(json).is_ok()
-    } else {
-        true
-    }
-}
-
-fn invalid(field: &'static str, problem: &str) -> Problem {
+pub(super) fn invalid(field: &'static str, problem: &str) -> Problem {
     Problem::InvalidRequest(format!("{field}: {problem}"))
 }

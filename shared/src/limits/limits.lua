@@ -27,6 +27,14 @@ local function use(key, window_seconds, now, amount, turn)
   redis.call('SET', key, count, 'EX', (window + 1) * window_seconds - now)
 end
 
+-- Leaves what was used, and forgets the turns that used it.
+local function forget_turns(key)
+  local used = string.match(redis.call('GET', key) or '', '^%d+ %d+')
+  if used then
+    redis.call('SET', key, used, 'KEEPTTL')
+  end
+end
+
 -- Counts a turn of the minute, unless a limit is used up. 0 is no limit. Returns 'limited:' and the seconds until the user
 -- may try again, or nil.
 local function take(minute, day, most_turns, most_tokens, now, turn)

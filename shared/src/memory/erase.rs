@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use super::mark::ChangeId;
+use super::owned::Owned;
 use super::{Error, Memory, scripts};
 use crate::ids::{CharacterId, UserId};
-use crate::keys::{TurnEntry, UserKeys};
+use crate::keys::UserKeys;
 use crate::store::Call;
 use crate::telemetry::{Invocation, Operation};
 
@@ -22,37 +23,6 @@ pub struct Erased {
     pub messages: u64,
     /// Number of turns that were remembered.
     pub turns: u64,
-}
-
-/// What the names of all keys of a user consist of.
-pub(super) struct UserIndex {
-    /// The members of the sorted set of sessions.
-    pub(super) sessions: Vec<String>,
-    /// The members of the sorted set of turns.
-    pub(super) turns: Vec<String>,
-}
-
-impl UserIndex {
-    /// Returns the turns that are remembered.
-    pub(super) fn entries(&self) -> impl Iterator<Item = TurnEntry> {
-        self.turns
-            .iter()
-            .filter_map(|member| TurnEntry::parse(member))
-    }
-
-    /// Returns the characters that the user has a session with, or a turn that is remembered.
-    pub(super) fn characters(&self) -> Vec<CharacterId> {
-        let of_sessions = self.sessions.iter();
-        let mut characters: Vec<CharacterId> = of_sessions
-            .filter_map(|character| CharacterId::parse(character).ok())
-            .collect();
-        for entry in self.entries() {
-            if !characters.contains(&entry.character) {
-                characters.push(entry.character);
-            }
-        }
-        characters
-    }
 }
 
 impl Memory {
@@ -75,22 +45,6 @@ impl Memory {
         Ok(erased)
     }
 
-    /// Returns what the names of all keys of a user consist of.
-    pub(super) async fn owned(
-        &self,
-        invocation: &Invocation,
-        user: &UserId,
-        operation: Operation,
-    ) -> Result<UserIndex, Error> {
-        let keys = UserKeys::new(self.layout, user);
-        let call = Call::reads(&keys.sessions)
-            .and("ZREVRANGE", &keys.sessions, &[0, -1])
-            .and("ZREVRANGE", &keys.turns, &[0, -1]);
-        let (_, sessions, turns): ((u64, u64), _, _) =
-            self.store.read(invocation, operation, &call).await?;
-        Ok(UserIndex { sessions, turns })
-    }
-
     /// Deletes what was found, in one step. Returns what this erasure has deleted so far, and whether nothing came since
     /// the user's keys were looked up.
     async fn erase_once(
@@ -98,7 +52,7 @@ impl Memory {
         invocation: &Invocation,
         user: &UserId,
         id: &str,
-        owned: &UserIndex,
+        owned: &Owned,
     ) -> Result<(Erased, bool), Error> {
         let keys = UserKeys::new(self.layout, user);
         let characters = owned.characters();

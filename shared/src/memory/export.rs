@@ -3,20 +3,10 @@
 use super::read::{session_of, texts};
 use super::{Error, Memory};
 use crate::ids::{CharacterId, UserId};
-use crate::keys::{TurnEntry, UserKeys};
 use crate::message::Message;
 use crate::session::Session;
 use crate::store::Call;
 use crate::telemetry::{Invocation, Operation};
-
-/// What is kept of a user, by name.
-#[derive(Debug)]
-pub struct Kept {
-    /// The characters that the user has a session with, or a turn that is remembered.
-    pub characters: Vec<CharacterId>,
-    /// The turns that are remembered.
-    pub(crate) turns: Vec<TurnEntry>,
-}
 
 /// A session with all that it holds.
 #[derive(Debug)]
@@ -28,23 +18,11 @@ pub struct StoredSession {
 }
 
 impl Memory {
-    /// Returns what is kept of a user, by name.
-    ///
-    /// # Errors
-    /// Memory is unavailable.
-    pub async fn kept(&self, invocation: &Invocation, user: &UserId) -> Result<Kept, Error> {
-        let owned = self.owned(invocation, user, Operation::Export).await?;
-        Ok(Kept {
-            characters: owned.characters(),
-            turns: owned.entries().collect(),
-        })
-    }
-
     /// Returns a session with all that it holds, or `None` if it does not exist or its keys have another type.
     ///
     /// # Errors
     /// Memory is unavailable.
-    pub async fn kept_session(
+    pub async fn stored_session(
         &self,
         invocation: &Invocation,
         user: &UserId,
@@ -74,27 +52,5 @@ impl Memory {
             session: has_session.then(|| session_of(&texts(fields), length, expires_in)),
             messages: elements.iter().rev().map(message).collect(),
         }))
-    }
-
-    /// Returns what the user has used of the minute's turns and of the day's tokens.
-    ///
-    /// # Errors
-    /// Memory is unavailable.
-    pub async fn used(&self, invocation: &Invocation, user: &UserId) -> Result<[u64; 2], Error> {
-        let keys = UserKeys::new(self.layout, user);
-        let call = Call::reads(&keys.minute)
-            .and::<&str>("GET", &keys.minute, &[])
-            .and::<&str>("GET", &keys.day, &[]);
-        let (_, minute, day): ((u64, u64), Option<String>, Option<String>) = self
-            .store
-            .read(invocation, Operation::Export, &call)
-            .await?;
-        // The number of the window, what was used in it, and turns.
-        let used = |count: Option<String>| {
-            let count = count.unwrap_or_default();
-            let used = count.split(' ').nth(1).map(str::parse);
-            used.and_then(Result::ok).unwrap_or(0)
-        };
-        Ok([used(minute), used(day)])
     }
 }

@@ -21,8 +21,8 @@ macro_rules! script {
 /// user's sessions, and closes the turn's record.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     let source = script!(
-        "../record/record.lua",
         "../record/marks.lua",
+        "../record/record.lua",
         "scripts/messages.lua",
         "scripts/sessions.lua",
         "scripts/commit.lua"
@@ -34,7 +34,7 @@ pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
 pub(super) static CLEAR: LazyLock<Script> = LazyLock::new(|| {
     Script::new(script!(
         "../record/marks.lua",
-        "scripts/delete.lua",
+        "scripts/changes.lua",
         "scripts/clear.lua"
     ))
 });
@@ -44,15 +44,20 @@ pub(super) static REWIND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(script!(
         "../record/marks.lua",
         "scripts/messages.lua",
-        "scripts/delete.lua",
+        "scripts/changes.lua",
         "scripts/rewind.lua"
     ))
 });
 
 /// Deletes what is kept of a user and leaves a mark, once per id.
-pub(super) static ERASE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(script!("../record/marks.lua", "scripts/erase.lua")));
+pub(super) static ERASE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(script!(
+        "../record/marks.lua",
+        "../limits/limits.lua",
+        "scripts/erase.lua"
+    ))
+});
 
 /// Reads a session, after setting its state if one is passed, once per id.
 pub(super) static SESSION: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/session.lua")));
+    LazyLock::new(|| Script::new(script!("../record/marks.lua", "scripts/session.lua")));

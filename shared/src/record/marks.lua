@@ -1,4 +1,4 @@
--- What the scripts share that leave marks or compare them. A clear, a rewind and an erasure each leave a mark, so that a
+-- What the scripts share that leave marks or compare them, or have a deadline. A clear, a rewind and an erasure each leave a mark, so that a
 -- turn that began before is not stored after it.
 --
 -- A mark begins with a decimal number: the time of the change in Unix microseconds, a point, the id of the change, and the
@@ -14,6 +14,12 @@ local MARK_SKEW_MICROSECONDS = 5 * 1000000
 local function clock()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000000 + tonumber(time[2]), tonumber(time[1])
+end
+
+-- Returns 'late:' and the time if the deadline of a request has passed, otherwise nil. A request that was delayed on its way
+-- must not take effect after its sender gave up.
+local function late(deadline, now_micros)
+  return now_micros > tonumber(deadline) and string.format('late:%.0f', now_micros) or nil
 end
 
 -- Returns what a key holds as a mark, its time, its ids, and what follows them.

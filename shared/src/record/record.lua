@@ -12,7 +12,7 @@
 -- Returns what tells the last clear of a session from others: the last 18 bytes of the part of its mark that commits
 -- compare, which are the id of the clear; empty if there was none.
 local function last_clear(cleared)
-  return string.sub(string.sub(redis.call('GET', cleared) or '', 1, 35), -18)
+  return string.sub(string.sub(redis.call('GET', cleared) or '', 1, MARK_LENGTH), -ID_LENGTH)
 end
 
 -- Returns until when the owner of a turn is taken for alive, in Unix milliseconds.

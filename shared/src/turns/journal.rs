@@ -1,9 +1,9 @@
 //! Records the reply of a turn while it streams, in a task of its own.
 //!
-//! The first text is written almost at once, later text as soon as the write before it has returned, but at most five times a
-//! second, and less often if Redis is slow: the commit shares the connection and must not queue up behind writes. While
-//! the model is silent, an empty write renews the lease. Each reply says whether the turn shall stop, so a stop is
-//! noticed within a second. A write that fails is made again with the next one: nothing is lost but time.
+//! The first text is written almost at once, later text as soon as the write before it has returned, but at most five
+//! times a second, and less often if Redis is slow: the commit shares the connection and must not queue up behind
+//! writes. While the model is silent, an empty write renews the lease. Each reply says whether the turn shall stop, so a
+//! stop is noticed within a second. A write that fails is made again with the next one: nothing is lost but time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

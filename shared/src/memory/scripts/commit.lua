@@ -31,11 +31,9 @@ local id, began, most, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV
 local character, replaced = ARGV[9], ARGV[10]
 
 local now_micros, now = clock()
-
--- A request that was delayed on its way must not take effect after its sender gave up: it would store a turn behind
--- later ones.
-if now_micros > tonumber(ARGV[6]) then
-  return string.format('late:%.0f', now_micros)
+local refused = late(ARGV[6], now_micros)
+if refused then
+  return refused
 end
 
 -- The record closes with the outcome that is returned, in this step, so that no reader is told anything else.

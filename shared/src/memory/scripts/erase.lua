@@ -12,9 +12,9 @@
 local FIRST_KEY, FIRST_MEMBER = 6, 6
 
 local now_micros = clock()
--- A request that was delayed on its way must not delete what began after its sender gave up.
-if now_micros > tonumber(ARGV[2]) then
-  return string.format('late:%.0f', now_micros)
+local refused = late(ARGV[2], now_micros)
+if refused then
+  return refused
 end
 
 local sessions, records = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -49,14 +49,9 @@ end
 -- The mark follows at once: without it turns that run would bring sessions back.
 local erased = string.format('%d:%d:%d', counts[1], counts[2], counts[3])
 redis.call('SET', KEYS[1], make_mark(now_micros, earlier, ARGV[3] .. ids) .. ' ' .. erased, 'EX', ARGV[1])
--- What was used of a limit stays until its minute or day is over: otherwise an erasure would reset the limit. The turns
--- that used it are forgotten.
-for _, limit in ipairs({KEYS[4], KEYS[5]}) do
-  local used = string.match(redis.call('GET', limit) or '', '^%d+ %d+')
-  if used then
-    redis.call('SET', limit, used, 'KEEPTTL')
-  end
-end
+-- What was used of a limit stays until its minute or day is over: otherwise an erasure would reset the limit.
+forget_turns(KEYS[4])
+forget_turns(KEYS[5])
 for at = FIRST_MEMBER, FIRST_MEMBER + sessions - 1 do
   redis.call('ZREM', KEYS[2], ARGV[at])
 end

@@ -7,21 +7,11 @@
 -- Returns 'rewound', 'unknown' if there is no such message, or 'late:' and the time in Unix microseconds if the deadline
 -- has passed.
 
-local now_micros = clock()
--- A request that was delayed on its way must not remove turns that began after its sender gave up.
-if now_micros > tonumber(ARGV[2]) then
-  return string.format('late:%.0f', now_micros)
+local reply = reply_to_repeated('rewound')
+if reply then
+  return reply
 end
-
-local mark, earlier, ids = read_mark(KEYS[3])
-if has_id(ids, ARGV[3]) then
-  -- Another attempt has done it. The mark is written again, so that a wait for replicas covers it.
-  redis.call('DEL', KEYS[3])
-  redis.call('SET', KEYS[3], mark, 'EX', ARGV[1])
-  return 'rewound'
-end
-
-local elements = redis.call('LRANGE', KEYS[1], 0, -1)
+local elements = redis.call('LRANGE', messages, 0, -1)
 local removed = find_message(elements, ARGV[5])
 if not removed then
   return 'unknown'
@@ -32,14 +22,14 @@ end
 
 if removed == #elements then
   -- Nothing is left, so this is a clear.
-  delete_session(now_micros, earlier, ids)
+  delete_session()
   return 'rewound'
 end
 -- LTRIM comes first: a server without free memory rejects a script whose first write stores data.
-redis.call('LTRIM', KEYS[1], removed, -1)
-mark = make_mark(now_micros, earlier, ARGV[3] .. ids)
-redis.call('SET', KEYS[3], mark, 'EX', ARGV[1])
-if redis.call('EXISTS', KEYS[2]) == 1 then
-  redis.call('HSET', KEYS[2], 'mark', string.sub(mark, 1, MARK_LENGTH), 'stored', #elements - removed)
+redis.call('LTRIM', messages, removed, -1)
+mark = make_mark(now_micros, earlier, id .. ids)
+redis.call('SET', cleared, mark, 'EX', mark_ttl)
+if redis.call('EXISTS', meta) == 1 then
+  redis.call('HSET', meta, 'mark', string.sub(mark, 1, MARK_LENGTH), 'stored', #elements - removed)
 end
 return 'rewound'

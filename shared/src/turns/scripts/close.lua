@@ -17,8 +17,9 @@ if closed then
   return closed
 end
 local micros = clock()
-if micros > tonumber(ARGV[7]) then
-  return string.format('late:%.0f', micros)
+local refused = late(ARGV[7], micros)
+if refused then
+  return refused
 end
 if outcome == 'lost' then
   if redis.call('EXISTS', record) == 0 then

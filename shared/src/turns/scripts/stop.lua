@@ -5,10 +5,10 @@
 -- Returns 'stopping'; 'none' if the turn does not run; or 'late:' and the time in Unix microseconds if the deadline has
 -- passed.
 
-local time = redis.call('TIME')
-local micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
-if micros > tonumber(ARGV[1]) then
-  return string.format('late:%.0f', micros)
+local micros = clock()
+local refused = late(ARGV[1], micros)
+if refused then
+  return refused
 end
 local found = redis.call('HMGET', KEYS[1], 'end', 'lease')
 if found[1] or not found[2] or tonumber(found[2]) * 1000 < micros then
