@@ -50,6 +50,10 @@ async fn a_turn_that_began_before_is_not_stored_after_it() {
     let running = service.stage.say_streaming("three").await;
     service.stage.upstream.wait_for_requests(3).await;
     assert_eq!(service.rewind(&second).await.status, 200);
+    // Like a clear it leaves a mark, of which the session has only a copy.
+    let cleared = format!("chat:{}:{}:cleared", Stage::USER, Stage::CHARACTER);
+    let seconds: i64 = service.redis().command(&["TTL", &cleared]).await;
+    assert!(seconds > 0, "{seconds}");
     gate.open();
     let answer = running.finish().await;
     assert_eq!(answer.last()["saved"], false);

@@ -40,6 +40,13 @@ async fn a_session_that_is_cleared_or_expired_is_gone_from_the_list() {
     let event = events::clear(&service.stage.token, "kai");
     assert_eq!(service.clear.invoke(&event).await.status, 200);
     assert_eq!(service.characters().await, ["mei", "luna"]);
+    // It is not only left out, as one that has expired.
+    let index = format!("user:{}:sessions", Stage::USER);
+    let members: Vec<String> = service
+        .redis()
+        .command(&["ZREVRANGE", &index, "0", "-1"])
+        .await;
+    assert_eq!(members, ["mei", "luna"]);
     let keys = ["messages", "meta"].map(|part| format!("chat:{}:mei:{part}", Stage::USER));
     let _: i64 = service.redis().command(&["DEL", &keys[0], &keys[1]]).await;
     assert_eq!(service.characters().await, ["luna"]);

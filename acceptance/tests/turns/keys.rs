@@ -6,7 +6,7 @@ use testkit::events::Event;
 use testkit::stage::Stage;
 use testkit::upstream::{Gate, Script};
 
-use crate::{PIECES, ask, gated, last_block, stage, stored, turn_id, wait_for};
+use crate::{PIECES, ask, gated, last_block, stage, stored, turn_id};
 
 const KEY: &str = "Idempotency-Key";
 
@@ -134,28 +134,4 @@ async fn a_turn_whose_record_was_cleared_is_not_begun_again_by_its_key() {
         .await
         .assert_problem(404, "turn_not_found");
     assert_eq!(stage.upstream.requests().len(), 1);
-}
-
-/// Redis holds writes back, so the claim is not answered in time, and is made after the turn was refused.
-#[tokio::test]
-async fn a_refused_turn_leaves_its_key_free_although_its_claim_comes_late() {
-    let stage = stage(vec![Script::reply(&["好"])]).await;
-    assert_eq!(stage.say("晚上好呀").await.last()["saved"], true);
-    let keyed = |character: &str| {
-        let body = json!({ "character_id": character, "message": "晚上好呀" });
-        let event = Event::stream().token(&stage.token).json(&body);
-        event.header(KEY, "one").http()
-    };
-    let pause = ["CLIENT", "PAUSE", "60000", "WRITE"];
-    stage.redis.command::<String>(&pause).await;
-    let refused = stage.chat.invoke(&keyed("nobody")).await;
-    refused.assert_problem(404, "character_not_found");
-    let unpause = ["CLIENT", "UNPAUSE"];
-    stage.redis.command::<String>(&unpause).await;
-    // By now the claim is made: Redis handles what it held back in the order in which it came.
-    let _: () = stage.redis.command(&["SET", "written", "1"]).await;
-    let key = format!("user:{}:key:one", Stage::USER);
-    wait_for(&stage.redis, &["GET", &key], Option::is_none).await;
-    let answer = stage.chat.invoke(&keyed(Stage::CHARACTER)).await;
-    assert_eq!(answer.last()["saved"], true, "{}", answer.text());
 }
