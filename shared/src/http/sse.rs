@@ -85,8 +85,8 @@ struct Following {
 
 impl Following {
     /// Returns the next chunk of the body, or `None` at its end. In a burst, frames that are ready are merged,
-    /// because each chunk costs the runtime a wake-up and a system call. The first delta is merged with `start` at most, and
-    /// merging never waits for I/O.
+    /// because each chunk costs the runtime a wake-up and a system call. The first delta is never merged, and merging
+    /// never waits for I/O.
     async fn next_chunk(&mut self) -> Option<Bytes> {
         let Ok(frame) = timeout(HEARTBEAT_INTERVAL, self.turn.next()).await else {
             return Some(Bytes::from_static(PING));
@@ -94,14 +94,6 @@ impl Following {
         let frame = frame?;
         let mut bytes = Vec::with_capacity(FRAME_CAPACITY_BYTES);
         self.encode(&frame, &mut bytes);
-        if matches!(frame, Frame::Start { .. })
-            && let Some(next) = self.turn.try_next()
-        {
-            // An upstream that has replied already need not wait for a chunk of `start` alone.
-            self.encode(&next, &mut bytes);
-            self.sent = Some(Instant::now());
-            return Some(bytes.into());
-        }
         let in_burst = self.sent.is_some_and(|sent| sent.elapsed() < BURST_GAP);
         if in_burst && self.alone {
             let mut rounds = 0;

@@ -1,6 +1,6 @@
 //! Records the reply of a turn while it streams, in a task of its own.
 //!
-//! The first text is written almost at once, later text as soon as the write before it has returned, but at most five
+//! The first text is written at once, later text as soon as the write before it has returned, but at most five
 //! times a second, and less often if Redis is slow: the commit shares the connection and must not queue up behind
 //! writes. While the model is silent, an empty write renews the lease. Each reply says whether the turn shall stop, so a
 //! stop is noticed within a second. A write that fails is made again with the next one: nothing is lost but time.
@@ -22,8 +22,6 @@ use crate::telemetry::Operation;
 
 /// Time that the first text may take before the record says that the turn runs.
 const FIRST_SIGN: Duration = Duration::from_millis(50);
-/// Time for which the first text waits for more. A reply that comes at once is over by then, and its commit records it.
-const GATHER: Duration = Duration::from_millis(2);
 /// Shortest time from one write to the next.
 const BETWEEN_WRITES: Duration = Duration::from_millis(200);
 /// How long text waits, after that time, for more text to be written with: its arrival wakes the process anyway, and a
@@ -115,12 +113,7 @@ impl Keeper {
         if self.round_trip > SLOW {
             sleep(SIGN_OF_LIFE.min(self.round_trip * LOAD_SHARE)).await;
         }
-        if timeout(FIRST_SIGN, self.shared.grown.notified())
-            .await
-            .is_ok()
-        {
-            sleep(GATHER).await;
-        }
+        let _ = timeout(FIRST_SIGN, self.shared.grown.notified()).await;
         loop {
             let written_at = Instant::now();
             let pause = match self.write().await {
