@@ -64,6 +64,25 @@ async fn workers_pause_while_the_platform_is_gone() {
 }
 
 #[tokio::test]
+async fn a_process_for_one_invocation_survives_a_failed_poll() {
+    let redis = Server::start().await;
+    let function = session_meta(&redis).start().await;
+    let read = events::session(&token("alice"), "luna");
+    assert_eq!(function.invoke(&read).await.status, 404);
+    let before = function.polls();
+    function.fail_polls(Some(500));
+    let failed = async {
+        while function.polls() < before + 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let failed = tokio::time::timeout(Duration::from_secs(10), failed).await;
+    failed.expect("the poll is repeated");
+    function.fail_polls(None);
+    assert_eq!(function.invoke(&read).await.status, 404);
+}
+
+#[tokio::test]
 async fn a_process_for_one_invocation_ends_when_it_cannot_poll() {
     let redis = Server::start().await;
     session_meta(&redis).start().await.lose_platform().await;

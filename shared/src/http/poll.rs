@@ -3,10 +3,10 @@
 //! Lambda sends SIGTERM before it ends a process in which an extension is registered, and so do containers and process
 //! managers. Invocations that still run then have a limited time to finish, and their responses are sent completely.
 //!
-//! For one invocation at a time, this uses the runtime's own loop, which ends at the first poll that fails. For several
-//! at once, the runtime would poll again immediately after a failure, which keeps a CPU busy while the Runtime API is
-//! unavailable, and it would permanently lose a worker to a response that is not an event. The workers here pause after
-//! a failure instead: see docs/decisions/own-polling.md.
+//! The runtime's own loop ends the process at the first poll that fails. For several invocations at once, it polls again
+//! immediately, which keeps a CPU busy while the Runtime API is unavailable, and it permanently loses a worker to a
+//! response that is not an event. The workers here pause after a failure and try again: see
+//! docs/decisions/own-polling.md.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -34,6 +34,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The time after which a worker whose polls all fail ends. The process ends with its last worker.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+/// The same for a process that serves one invocation at a time: nothing else runs in it, so it is replaced soon.
+const GIVE_UP_ALONE_AFTER: Duration = Duration::from_secs(2);
 
 /// Returns the number of invocations that the platform sends to this process at once. The runtime reads the variable
 /// in the same way.
@@ -72,15 +74,8 @@ where
 {
     let running = TaskTracker::new();
     let runtime = tracked(runtime, running.clone());
-    let served = async {
-        match most_at_once() {
-            1 => runtime.run_concurrent().await,
-            workers => {
-                let service = service_of(runtime).ok_or("the runtime has no service")?;
-                work(service, workers, ending).await
-            }
-        }
-    };
+    let service = service_of(runtime).ok_or("the runtime has no service")?;
+    let served = work(service, most_at_once(), ending);
     let ended = async {
         ending.cancelled().await;
         running.close();
@@ -142,6 +137,10 @@ where
             .with_pool_size(usize::try_from(workers)?)
             .build(),
         config: Arc::new(Config::from_env()),
+        give_up_after: match workers {
+            1 => GIVE_UP_ALONE_AFTER,
+            _ => GIVE_UP_AFTER,
+        },
         ending: ending.clone(),
     });
     let mut working = JoinSet::new();
@@ -162,7 +161,7 @@ where
 }
 
 /// Serves one invocation after another, until the process is asked to end or all polls have failed for
-/// [`GIVE_UP_AFTER`].
+/// [`Platform::give_up_after`].
 async fn worker<S>(mut service: S, platform: Arc<Platform>) -> Result<(), Error>
 where
     S: Service<LambdaInvocation, Response = (), Error = Error> + Send,
@@ -176,7 +175,8 @@ where
                 service.ready().await?.call(invocation).await?;
             }
             Err(error) => {
-                let Some(pause) = failures.pause_after(Instant::now()) else {
+                let Some(pause) = failures.pause_after(Instant::now(), platform.give_up_after)
+                else {
                     return Err(error);
                 };
                 if failures.count == 1 {
@@ -192,6 +192,7 @@ where
 struct Platform {
     client: PooledClient,
     config: Arc<Config>,
+    give_up_after: Duration,
     ending: CancellationToken,
 }
 
@@ -228,11 +229,11 @@ struct Failures {
 
 impl Failures {
     /// Counts a failure, and returns how long to pause after it, or `None` to give up.
-    fn pause_after(&mut self, now: Instant) -> Option<Duration> {
+    fn pause_after(&mut self, now: Instant, give_up_after: Duration) -> Option<Duration> {
         let since = *self.since.get_or_insert(now);
         let doubled = FIRST_PAUSE.saturating_mul(1 << self.count.min(16));
         self.count = self.count.saturating_add(1);
-        (now.duration_since(since) < GIVE_UP_AFTER).then(|| doubled.min(LONGEST_PAUSE))
+        (now.duration_since(since) < give_up_after).then(|| doubled.min(LONGEST_PAUSE))
     }
 }
 
@@ -245,7 +246,7 @@ mod tests {
         let mut failures = Failures::default();
         let mut now = Instant::now();
         let mut pauses = Vec::new();
-        while let Some(pause) = failures.pause_after(now) {
+        while let Some(pause) = failures.pause_after(now, GIVE_UP_AFTER) {
             pauses.push(pause.as_millis());
             now += pause;
         }
