@@ -1,4 +1,4 @@
-//! The Runtime API fails: polling it pauses between attempts, and later invocations are served.
+//! The Runtime API is polled. When that fails, there are pauses between attempts, and later invocations are served.
 
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,29 @@ async fn a_process_for_one_invocation_survives_a_failed_poll() {
     failed.expect("the poll is repeated");
     function.fail_polls(None);
     assert_eq!(function.invoke(&read).await.status, 404);
+}
+
+/// A platform that answers a response before it has read it may learn only from the next request on its connection that
+/// it has ended. So does `cargo lambda watch`.
+#[tokio::test]
+async fn a_process_for_one_invocation_polls_on_the_connection_of_its_response() {
+    let redis = Server::start().await;
+    let function = session_meta(&redis).start().await;
+    let read = events::session(&token("alice"), "luna");
+    for _ in 0..20 {
+        let before = function.polls();
+        assert_eq!(function.invoke(&read).await.status, 404);
+        let polled = async {
+            while function.polls() == before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let polled = tokio::time::timeout(Duration::from_secs(10), polled).await;
+        polled.expect("the next poll");
+        let connections = function.connections().into_iter();
+        let platform = connections.filter(|(_, peer, _)| *peer == function.api_port());
+        assert_eq!(platform.count(), 1);
+    }
 }
 
 #[tokio::test]

@@ -3,17 +3,20 @@
 //! Lambda sends SIGTERM before it ends a process in which an extension is registered, and so do containers and process
 //! managers. Invocations that still run then have a limited time to finish, and their responses are sent completely.
 //!
-//! The runtime's own loop ends the process at the first poll that fails. For several invocations at once, it polls again
-//! immediately, which keeps a CPU busy while the Runtime API is unavailable, and it permanently loses a worker to a
-//! response that is not an event. The workers here pause after a failure and try again: see
-//! docs/decisions/own-polling.md.
+//! The runtime's own loop ends at the first poll that fails. For one invocation at a time, it is run again after a
+//! pause. For several at once, it would poll again immediately, which keeps a CPU busy while the Runtime API is
+//! unavailable, and it would permanently lose a worker to a response that is not an event. The workers here pause
+//! after a failure and try again: see docs/decisions/own-polling.md.
 
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use lambda_runtime::tower::util::MapFutureLayer;
+use lambda_runtime::tower::util::{MapFutureLayer, MapRequestLayer};
 use lambda_runtime::tower::{Layer, Service, ServiceExt};
 use lambda_runtime::{Config, Context, Error, LambdaInvocation, Runtime};
 use lambda_runtime_api_client::{PooledClient, body::Body, build_request};
@@ -59,12 +62,13 @@ pub(super) fn end_on_sigterm(ending: CancellationToken) {
     });
 }
 
-/// Serves invocations until `ending` is cancelled. Those that run then have `margin` to finish.
+/// Serves invocations until `ending` is cancelled. Those that run then have `margin` to finish. `new` returns the
+/// runtime, each time with a client of its own.
 ///
 /// # Errors
 /// The Runtime API can no longer be polled.
 pub(super) async fn poll<S>(
-    runtime: Runtime<S>,
+    new: impl Fn() -> Runtime<S>,
     ending: &CancellationToken,
     margin: Duration,
 ) -> Result<(), Error>
@@ -73,9 +77,16 @@ where
     S::Future: Send,
 {
     let running = TaskTracker::new();
-    let runtime = tracked(runtime, running.clone());
-    let service = service_of(runtime).ok_or("the runtime has no service")?;
-    let served = work(service, most_at_once(), ending);
+    let new = || tracked(new(), running.clone());
+    let served = async {
+        match most_at_once() {
+            1 => alone(new, ending).await,
+            workers => {
+                let service = service_of(new()).ok_or("the runtime has no service")?;
+                work(service, workers, ending).await
+            }
+        }
+    };
     let ended = async {
         ending.cancelled().await;
         running.close();
@@ -127,6 +138,44 @@ where
     lock(&kept).take()
 }
 
+/// Serves one invocation after another in the runtime's own loop, until all polls have failed for
+/// [`GIVE_UP_ALONE_AFTER`].
+///
+/// The loop polls with the client that sends the responses, so a poll takes the connection of the response before it.
+/// `cargo lambda watch` needs that: it answers a response before it has read all of it. If the end of the response
+/// then comes with a later read than its beginning, as it does above 8 KiB, hyper's server (1.12 and earlier)
+/// withholds that it has ended until the connection carries another request, or closes. On a connection for responses
+/// alone, that is the next response: the client of this one would wait for it.
+async fn alone<S>(new: impl Fn() -> Runtime<S>, ending: &CancellationToken) -> Result<(), Error>
+where
+    S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let invoked = Arc::new(AtomicBool::new(false));
+    let mut failures = Failures::default();
+    loop {
+        let noted = Arc::clone(&invoked);
+        let runtime = new().layer(MapRequestLayer::new(move |invocation| {
+            noted.store(true, Ordering::Relaxed);
+            invocation
+        }));
+        // A panic leaves nothing behind: the next round has a runtime of its own.
+        let ended = AssertUnwindSafe(runtime.run_concurrent())
+            .catch_unwind()
+            .await;
+        let error = match ended {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            // The runtime panics if a response lacks the headers of an event.
+            Err(_panic) => "the Runtime API answered without an event".into(),
+        };
+        if invoked.swap(false, Ordering::Relaxed) {
+            failures = Failures::default();
+        }
+        failures.pause(error, GIVE_UP_ALONE_AFTER, ending).await?;
+    }
+}
+
 async fn work<S>(service: S, workers: u32, ending: &CancellationToken) -> Result<(), Error>
 where
     S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
@@ -137,10 +186,6 @@ where
             .with_pool_size(usize::try_from(workers)?)
             .build(),
         config: Arc::new(Config::from_env()),
-        give_up_after: match workers {
-            1 => GIVE_UP_ALONE_AFTER,
-            _ => GIVE_UP_AFTER,
-        },
         ending: ending.clone(),
     });
     let mut working = JoinSet::new();
@@ -161,7 +206,7 @@ where
 }
 
 /// Serves one invocation after another, until the process is asked to end or all polls have failed for
-/// [`Platform::give_up_after`].
+/// [`GIVE_UP_AFTER`].
 async fn worker<S>(mut service: S, platform: Arc<Platform>) -> Result<(), Error>
 where
     S: Service<LambdaInvocation, Response = (), Error = Error> + Send,
@@ -175,14 +220,9 @@ where
                 service.ready().await?.call(invocation).await?;
             }
             Err(error) => {
-                let Some(pause) = failures.pause_after(Instant::now(), platform.give_up_after)
-                else {
-                    return Err(error);
-                };
-                if failures.count == 1 {
-                    tracing::warn!(%error, "the Runtime API cannot be polled; trying again");
-                }
-                platform.ending.run_until_cancelled(sleep(pause)).await;
+                failures
+                    .pause(error, GIVE_UP_AFTER, &platform.ending)
+                    .await?;
             }
         }
     }
@@ -192,7 +232,6 @@ where
 struct Platform {
     client: PooledClient,
     config: Arc<Config>,
-    give_up_after: Duration,
     ending: CancellationToken,
 }
 
@@ -228,6 +267,26 @@ struct Failures {
 }
 
 impl Failures {
+    /// Counts a failure, tells of the first, and pauses until the next poll is due or `ending` is cancelled.
+    ///
+    /// # Errors
+    /// `error`, if all polls have failed for `give_up_after`.
+    async fn pause(
+        &mut self,
+        error: Error,
+        give_up_after: Duration,
+        ending: &CancellationToken,
+    ) -> Result<(), Error> {
+        let Some(pause) = self.pause_after(Instant::now(), give_up_after) else {
+            return Err(error);
+        };
+        if self.count == 1 {
+            tracing::warn!(%error, "the Runtime API cannot be polled; trying again");
+        }
+        ending.run_until_cancelled(sleep(pause)).await;
+        Ok(())
+    }
+
     /// Counts a failure, and returns how long to pause after it, or `None` to give up.
     fn pause_after(&mut self, now: Instant, give_up_after: Duration) -> Option<Duration> {
         let since = *self.since.get_or_insert(now);

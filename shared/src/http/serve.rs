@@ -118,10 +118,12 @@ where
                 .map(|answer| buffered(answer, gateway))
         }
     });
-    let runtime = Runtime::new(service)
-        .layer(MapResultLayer::new(survive_failed_response))
-        .layer(TracingLayer::new());
-    poll::poll(runtime, &ending, margin).await
+    let new = || {
+        Runtime::new(service.clone())
+            .layer(MapResultLayer::new(survive_failed_response))
+            .layer(TracingLayer::new())
+    };
+    poll::poll(new, &ending, margin).await
 }
 
 /// Serves streamed responses, concurrently where the platform allows it, until the process is asked to end. A response
@@ -152,10 +154,12 @@ where
                 .map(|response| streamed(response, no_delay))
         }
     });
-    let runtime = Runtime::new(service)
-        .layer(MapResultLayer::new(survive_failed_response))
-        .layer(TracingLayer::new());
-    poll::poll(runtime, &ending, margin).await
+    let new = || {
+        Runtime::new(service.clone())
+            .layer(MapResultLayer::new(survive_failed_response))
+            .layer(TracingLayer::new())
+    };
+    poll::poll(new, &ending, margin).await
 }
 
 /// Returns how long an invocation may still run after the process was asked to end: the time limit of a commit, and the
