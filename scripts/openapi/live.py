@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Starts the service as `make run` does, and lets schemathesis compare it with docs/openapi.yaml.
 
-Ends with the status of schemathesis. Nothing that it started runs afterwards."""
+Ends with the status of schemathesis. If the check fails, it shows the last lines of the service's log. Nothing that it
+started runs afterwards."""
 
 from __future__ import annotations
 
@@ -39,22 +40,34 @@ def main() -> int:
     # The default action of SIGTERM would end this process without ending the service.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
-    with service(), tempfile.TemporaryDirectory() as folder:
-        at = client.read_env(client.ENV_FILE)
-        others = {**at, "CHAT_USER": f"{at['CHAT_USER']}-other"}
-        text = DOCUMENT.read_text(encoding="utf-8")
-        for example, real in (*ids_of_a_turn(at, TURN).items(), *ids_of_a_turn(others, OTHER_TURN).items()):
-            if example not in text:
-                raise SystemExit(f"{DOCUMENT.name} has no example {example}")
-            text = text.replace(example, real)
-        content = {**with_item_schemas(yaml.safe_load(text)), "servers": [{"url": at["CHAT_URL"]}]}
-        document = Path(folder) / "openapi.json"
-        document.write_text(json.dumps(content))
-        command = [SCHEMATHESIS, "--config-file", HERE / "schemathesis.toml", "run", document, "--url", at["CHAT_URL"]]
-        tokens = {"TOKEN": client.token_for(at), "OTHER_TOKEN": client.token_for(others)}
-        environ = {**os.environ, **tokens, "CASES": str(HERE / "cases.py")}
-        # The folder takes what schemathesis leaves in its working directory.
-        return subprocess.run(command + sys.argv[1:], cwd=folder, env=environ, timeout=TIMEOUT_SECONDS).returncode
+    with service() as process, tempfile.TemporaryDirectory() as folder:
+        try:
+            status = check(Path(folder))
+        except (client.ChatError, subprocess.TimeoutExpired) as error:
+            print(f"Sorry: {error}.", flush=True)
+            status = 1
+        # A service that has stopped shows its log itself.
+        if status and process.poll() is None:
+            run.show_log_tail(run.FUNCTIONS_LOG)
+        return status
+
+
+def check(folder: Path) -> int:
+    """Runs schemathesis against the service, and returns its status. The folder takes what it leaves behind."""
+    at = client.read_env(client.ENV_FILE)
+    others = {**at, "CHAT_USER": f"{at['CHAT_USER']}-other"}
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for example, real in (*ids_of_a_turn(at, TURN).items(), *ids_of_a_turn(others, OTHER_TURN).items()):
+        if example not in text:
+            raise SystemExit(f"{DOCUMENT.name} has no example {example}")
+        text = text.replace(example, real)
+    content = {**with_item_schemas(yaml.safe_load(text)), "servers": [{"url": at["CHAT_URL"]}]}
+    document = folder / "openapi.json"
+    document.write_text(json.dumps(content))
+    command = [SCHEMATHESIS, "--config-file", HERE / "schemathesis.toml", "run", document, "--url", at["CHAT_URL"]]
+    tokens = {"TOKEN": client.token_for(at), "OTHER_TOKEN": client.token_for(others)}
+    environ = {**os.environ, **tokens, "CASES": str(HERE / "cases.py")}
+    return subprocess.run(command + sys.argv[1:], cwd=folder, env=environ, timeout=TIMEOUT_SECONDS).returncode
 
 
 def ids_of_a_turn(at: Mapping[str, str], examples: Mapping[str, str]) -> dict[str, str]:
@@ -64,8 +77,8 @@ def ids_of_a_turn(at: Mapping[str, str], examples: Mapping[str, str]) -> dict[st
 
 
 @contextmanager
-def service() -> Iterator[None]:
-    """Runs `make run` on a free port, until it serves and then while the block runs."""
+def service() -> Iterator[subprocess.Popen[str]]:
+    """Runs `make run` on a free port, until it serves and then while the block runs. The block gets its process."""
     # The built-in model and a Redis of its own, whatever the caller has set for `make run`.
     own = ("RUN_ONCE", "REDIS_URL", "LLM_BASE_URL", "LLM_API_KEY", "LLM_MODEL")
     environ = {name: value for name, value in os.environ.items() if name not in own}
@@ -88,7 +101,7 @@ def service() -> Iterator[None]:
                 break
         else:
             sys.exit("".join(said) + "the service did not start")
-        yield
+        yield process
         if process.poll() is not None:
             sys.exit("the service has stopped:\n" + "".join(process.stdout or ()))
     finally:
