@@ -162,19 +162,32 @@ async fn a_parameter_of_the_query_that_is_not_utf_8_is_refused_and_nothing_is_ch
 #[tokio::test]
 async fn what_is_no_request_is_refused_and_the_next_one_is_answered() {
     let redis = Server::start().await;
-    for name in &binary::functions() {
+    let events = [
+        json!(null),
+        json!([]),
+        json!("text"),
+        json!({}),
+        json!({ "Records": [{ "eventSource": "aws:sqs" }] }),
+        json!({ "httpMethod": 1, "requestContext": { "http": { "method": "" } } }),
+        json!({ "httpMethod": "POST", "requestContext": null, "body": "!", "isBase64Encoded": true }),
+    ];
+    let direct = function(binary::WITHOUT_ROUTE, &redis).start().await;
+    for event in &events {
+        let problem = direct.invoke_direct(event).await;
+        assert_eq!(
+            (&problem["status"], &problem["code"]),
+            (&json!(422), &json!("invalid_request")),
+            "{event}"
+        );
+    }
+    // A request that somebody sends it by mistake is refused in the same way.
+    let request = Event::get("/api/v1/chat/character").http();
+    assert_eq!(direct.invoke_direct(&request).await["status"], 422);
+    for name in &binary::functions_with_routes() {
         let function = function(name, &redis).env("LLM_PROVIDER", "echo");
         let function = function.start().await;
-        for event in [
-            json!(null),
-            json!([]),
-            json!("text"),
-            json!({}),
-            json!({ "Records": [{ "eventSource": "aws:sqs" }] }),
-            json!({ "httpMethod": 1, "requestContext": { "http": { "method": "" } } }),
-            json!({ "httpMethod": "POST", "requestContext": null, "body": "!", "isBase64Encoded": true }),
-        ] {
-            let answer = function.invoke(&event).await;
+        for event in &events {
+            let answer = function.invoke(event).await;
             let problem = answer.problem();
             assert_eq!(
                 (problem.status, &*problem.code),

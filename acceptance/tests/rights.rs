@@ -14,8 +14,15 @@ const PASSWORD: &str = "password-of-a-test";
 /// A turn whose process has died.
 const DEAD: &str = "01936d2a-7c3e-7b51-9f04-5a1c8e2d6b90";
 
-/// Returns a function that logs in as a cache user of the template.
+/// Returns a function with a route that logs in as a cache user of the template.
 async fn function(name: &str, user: &str, redis: &Server) -> FunctionBuilder {
+    without_route(name, user, redis)
+        .await
+        .env("JWT_SECRET", secret())
+}
+
+/// Returns a function that logs in as a cache user of the template, and has no settings of callers.
+async fn without_route(name: &str, user: &str, redis: &Server) -> FunctionBuilder {
     let rights = access_string(TEMPLATE, user);
     let password = format!(">{PASSWORD}");
     let mut command = vec!["ACL", "SETUSER", user, "reset", &password];
@@ -25,7 +32,6 @@ async fn function(name: &str, user: &str, redis: &Server) -> FunctionBuilder {
         .env("REDIS_URL", redis.url())
         .env("REDIS_USERNAME", user)
         .env("REDIS_PASSWORD", PASSWORD)
-        .env("JWT_SECRET", secret())
 }
 
 /// Stops a function, and asserts that Redis refused it nothing.
@@ -163,4 +169,56 @@ async fn sessions_are_read_changed_and_cleared() {
     assert_eq!(answer.status, 200);
     assert_refused_nothing(session);
     assert_refused_nothing(clear);
+}
+
+#[tokio::test]
+async fn characters_are_stored_listed_shown_greet_and_are_deleted() {
+    let redis = Server::start().await;
+    let shelf = without_route("put-character", "Shelf", &redis).await;
+    let shelf = shelf.start().await;
+    let put = json!({ "action": "put", "character_id": "mira", "card": {
+        "spec": "chara_card_v3",
+        "spec_version": "3.0",
+        "data": { "name": "Mira", "first_mes": "水刚烧开。" },
+    }});
+    assert_eq!(shelf.invoke_direct(&put).await["name"], "Mira");
+    let of_mira = |action: &str| json!({ "action": action, "character_id": "mira" });
+    let stored = shelf.invoke_direct(&of_mira("get")).await;
+    assert_eq!(stored["is_sample"], false, "{stored}");
+    let list = json!({ "action": "list" });
+    let listed = shelf.invoke_direct(&list).await;
+    assert_eq!(listed["characters"], json!(["mira"]), "{listed}");
+
+    let token = token("alice");
+    let read = |path: &str| {
+        let event = Event::get(path).token(&token);
+        event.query("character_id", "mira").http()
+    };
+    let character = function("read-character", "Card", &redis).await;
+    let character = character.start().await;
+    let answer = character.invoke(&read("/api/v1/chat/character")).await;
+    assert_eq!(answer.json()["greetings"], json!(["水刚烧开。"]));
+    let history = function("read-history", "History", &redis).await;
+    let history = history.start().await;
+    let messages = async || history.invoke(&read("/api/v1/chat/history")).await.json();
+    assert_eq!(messages().await["greeting"], "水刚烧开。");
+
+    let upstream = Upstream::start(Script::reply(&["好", "呀"])).await;
+    let chat = function("chat-stream", "Turns", &redis).await;
+    let chat = chat.envs(upstream.env()).start().await;
+    let body = json!({ "character_id": "mira", "message": "晚上好呀", "greeting": 0 });
+    let said = chat
+        .invoke(&Event::stream().token(&token).json(&body).http())
+        .await;
+    assert_eq!(said.last()["saved"], true);
+    let page = messages().await;
+    assert_eq!(page["messages"].as_array().map(Vec::len), Some(3), "{page}");
+
+    let deleted = shelf.invoke_direct(&of_mira("delete")).await;
+    assert_eq!(deleted["deleted"], true, "{deleted}");
+    let listed = shelf.invoke_direct(&list).await;
+    assert_eq!(listed["characters"], json!([]), "{listed}");
+    for function in [shelf, character, history, chat] {
+        assert_refused_nothing(function);
+    }
 }

@@ -2,8 +2,8 @@
 //! outage does not prevent a start.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
-use serde_json::Value;
-use testkit::binary::functions;
+use serde_json::{Value, json};
+use testkit::binary::{WITHOUT_ROUTE, functions, functions_with_routes};
 use testkit::events::{self, Event};
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
@@ -42,7 +42,7 @@ async fn assert_names(function: FunctionBuilder, variable: &str, value: &str) {
 
 #[tokio::test]
 async fn a_missing_setting_is_named() {
-    for name in &functions() {
+    for name in &functions_with_routes() {
         assert_names(Function::builder(name), "JWT_SECRET", "").await;
         // Set to nothing is not set: templates cannot leave a variable out.
         let empty = function(name).env("JWT_SECRET", "").env("JWT_JWKS_URL", "");
@@ -96,17 +96,23 @@ async fn a_bad_setting_is_named_and_its_value_is_not_repeated() {
         ("CORS_ALLOWED_ORIGINS", "https://app.example.com/"),
         ("CORS_ALLOWED_ORIGINS", "https://a.example,*"),
     ] {
+        let of_callers = ["JWT_", "AUTH_", "CORS_"];
+        let is_of_callers = of_callers.iter().any(|group| variable.starts_with(group));
         for name in &functions() {
             let function = match name.as_str() {
                 "chat-stream" => chat(),
+                WITHOUT_ROUTE if is_of_callers => continue,
                 _ => function(name),
             };
             assert_names(function.env(variable, value), variable, value).await;
         }
     }
+    for (variable, value) in [("CONTEXT_MAX_MESSAGES", "-1"), ("CONTEXT_MAX_TOKENS", "0")] {
+        for function in [chat(), Function::builder(WITHOUT_ROUTE)] {
+            assert_names(function.env(variable, value), variable, value).await;
+        }
+    }
     for (variable, value) in [
-        ("CONTEXT_MAX_MESSAGES", "-1"),
-        ("CONTEXT_MAX_TOKENS", "0"),
         ("LLM_PROVIDER", "oracle"),
         ("LLM_BASE_URL", "llm.invalid/v1"),
         ("LLM_BASE_URL", "https://llm.invalid/v1#fragment"),
@@ -188,11 +194,35 @@ async fn an_outage_is_no_reason_not_to_start() {
     }
 }
 
+#[tokio::test]
+async fn a_function_without_a_route_needs_no_setting_of_callers_or_of_an_upstream() {
+    let mut redis = Server::start().await;
+    let function = Function::builder(WITHOUT_ROUTE).env("REDIS_URL", redis.url());
+    let list = json!({ "action": "list" });
+    let nonsense = function
+        .env("JWT_JWKS_URL", "ftp://keys.invalid/")
+        .env("AUTH_TRUST_AUTHORIZER", "yes-please")
+        .env("CORS_ALLOWED_ORIGINS", "https://a.example,*")
+        .env("LLM_PROVIDER", "oracle");
+    let answer = nonsense.start().await.invoke_direct(&list).await;
+    assert_eq!(answer["characters"], json!([]), "{answer}");
+    redis.kill().await;
+    let function = Function::builder(WITHOUT_ROUTE).env("REDIS_URL", redis.url());
+    let answer = function.start().await.invoke_direct(&list).await;
+    assert_eq!(answer["code"], "memory_unavailable", "{answer}");
+}
+
 /// Returns a request for each function that needs no upstream, and the status of its answer if nothing is stored.
-fn without_upstream() -> [(&'static str, Value, u16); 3] {
+fn without_upstream() -> [(&'static str, Value, u16); 5] {
     let token = token("alice");
     let stop = Event::stop().token(&token).query("character_id", "luna");
+    let read = |path: &str| {
+        let event = Event::get(path).token(&token);
+        event.query("character_id", "nobody").http()
+    };
     [
+        ("read-character", read("/api/v1/chat/character"), 404),
+        ("read-history", read("/api/v1/chat/history"), 200),
         ("clear-history", events::clear(&token, "luna"), 200),
         ("session-meta", events::session(&token, "luna"), 404),
         ("stop-stream", stop.http(), 404),

@@ -13,9 +13,11 @@
 
 mod alone;
 mod binaries;
+mod card;
 mod cold;
 mod instructions;
 mod lists;
+mod machine;
 mod memory;
 mod peers;
 mod process;
@@ -43,11 +45,12 @@ const DELTAS: usize = 50;
 const PACE: Duration = Duration::from_millis(5);
 const AFTER_FIRST_WORDS: Duration = Duration::from_millis(3);
 
-const GROUPS: [&str; 12] = [
+const GROUPS: [&str; 13] = [
     "alone",
     "turn",
     "peak",
     "record",
+    "card",
     "memory",
     "lists",
     "cold",
@@ -117,6 +120,9 @@ async fn main() {
     if wanted("record") {
         record::record(&mut report, effort).await;
     }
+    if wanted("card") {
+        card::cards(&mut report, effort).await;
+    }
     if wanted("memory") {
         memory::operations(&mut report, effort).await;
     }
@@ -142,15 +148,16 @@ async fn main() {
     if wanted("peer") && !quick {
         peers::peers(&mut report, effort).await;
     }
-    let path = match std::env::var("BENCH_JSON") {
-        Ok(path) => path,
-        Err(_) if only.is_empty() && !quick => {
+    let path = std::env::var("BENCH_JSON");
+    let path = match path.ok().filter(|path| !path.is_empty()) {
+        Some(path) => path,
+        None if only.is_empty() && !quick => {
             concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench.json").into()
         }
         // A part or a trial run does not replace the figures of a whole run.
-        Err(_) => return,
+        None => return,
     };
-    std::fs::write(&path, report.json()).expect("the file can be written");
+    std::fs::write(&path, report.json(&machine::machine(quick))).expect("the file can be written");
     println!("\nAll figures: {path}");
 }
 
@@ -196,11 +203,23 @@ fn first_text(answer: &Answer) -> Duration {
     first.at - answer.handed_over
 }
 
-/// Replaces a session by one with this many messages. Two commands suffice: while the function waits, its caches get
-/// cold.
+/// The character of all turns that are measured, but for those of the group `card`: one system prompt, as other services
+/// have it.
+const PLAIN: &str = r#"{"name":"Luna","system_prompt":"你是 Luna，一位温柔细腻的陪伴者。你住在海边的小镇，喜欢夜晚、月亮和慢慢讲故事。你记得对方说过的话，会自然地提起；你先倾听，再回应，语气柔软而真诚，回答简短，像在身边聊天一样。","temperature":0.8,"max_tokens":800}"#;
+
+/// Replaces the session with luna by one with this many messages.
 async fn store(redis: &Server, user: &str, messages: usize) {
-    let key = format!("chat:{user}:luna:messages");
-    let meta = format!("chat:{user}:luna:meta");
+    redis
+        .command::<Option<String>>(&["SET", "character:luna", PLAIN, "NX"])
+        .await;
+    store_with(redis, user, "luna", messages).await;
+}
+
+/// Replaces a session by one with this many messages. Few commands suffice: while the function waits, its caches get
+/// cold.
+async fn store_with(redis: &Server, user: &str, character: &str, messages: usize) {
+    let key = format!("chat:{user}:{character}:messages");
+    let meta = format!("chat:{user}:{character}:meta");
     redis.command::<i64>(&["DEL", &key, &meta]).await;
     let elements = (0..messages).map(|number| {
         let (role, content) = if number % 2 == 0 {

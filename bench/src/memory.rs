@@ -152,6 +152,7 @@ impl Subject {
 /// Returns a turn of ordinary length that began when the history was read.
 pub(crate) fn turn(history: &History) -> NewTurn {
     NewTurn {
+        greeting: None,
         id: TurnId::new(),
         began: history.read_at,
         replaces: None,

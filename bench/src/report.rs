@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use plots::Machine;
 use serde_json::{Value, json};
 
 /// Measurements of one thing.
@@ -72,8 +73,10 @@ impl Report {
             .push(json!({ "group": group, "figure": figure, "unit": unit, "value": value }));
     }
 
-    pub(crate) fn json(&self) -> String {
-        serde_json::to_string_pretty(&self.rows).unwrap_or_default()
+    /// Returns the file that `make plots` reads.
+    pub(crate) fn json(&self, machine: &Machine) -> String {
+        let file = json!({ "machine": machine, "figures": self.rows });
+        format!("{file:#}\n")
     }
 }
 

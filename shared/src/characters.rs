@@ -1,18 +1,27 @@
-//! Characters: the personas that users talk to, each with a system prompt and model settings.
+//! Characters: the personas that users talk to, each a card or a system prompt, with model settings.
 //!
 //! A character is read from Redis and cached for a minute. While Redis is down, an older copy or a built-in sample is
 //! used, so an outage interrupts no conversation with a known character. In a cluster a character may be on another
 //! server than the session, so a turn waits only briefly for a newer copy than it has.
 
+pub mod card;
 mod form;
+pub mod lore;
+pub mod macros;
+mod sheet;
+mod shelf;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-pub use self::form::{Character, Malformed};
+pub use self::form::{Character, Malformed, Persona};
+pub use self::sheet::{Audience, Field, Sheet, USER};
+pub use self::shelf::{Listed, Shelf, StoredCharacter};
 use crate::clock::{age, lock};
 use crate::ids::CharacterId;
 use crate::keys;
@@ -25,6 +34,12 @@ const FRESH: Duration = Duration::from_secs(60);
 const NEWER_WITHIN: Duration = Duration::from_millis(10);
 /// Limit of cached characters. Beyond it the oldest copy is dropped.
 const MAX_COPIES: usize = 1_000;
+/// Limit of the stored bytes of all cached characters. A copy takes a few times as much. Beyond it the oldest copies are
+/// dropped, but the newest stays.
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Stored bytes up to which a character is read on the thread that serves. A larger one is read on another thread, because
+/// all turns of the process would wait.
+const READ_AT_ONCE: usize = 64 * 1024;
 
 const SAMPLES: [(&str, &str); 3] = [
     ("luna", include_str!("characters/luna.json")),
@@ -47,11 +62,33 @@ pub enum Error {
     /// The stored value is not a valid character. The source names a position or a field, never the prompt.
     #[error("the stored character cannot be read")]
     Malformed(#[source] Malformed),
+    /// The thread that read the character failed.
+    #[error("the character could not be read")]
+    Failed,
 }
 
 struct Kept {
     character: Arc<Character>,
     fetched_at: SystemTime,
+    source: Source,
+}
+
+/// What a copy was read from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Source {
+    /// SHA-256 of the stored bytes.
+    digest: [u8; 32],
+    bytes: usize,
+}
+
+impl Source {
+    fn of(json: &[u8]) -> Self {
+        let hash = digest::digest(&digest::SHA256, json);
+        Self {
+            digest: hash.as_ref().try_into().unwrap_or_default(),
+            bytes: json.len(),
+        }
+    }
 }
 
 /// Finds characters, in the cache and in Redis. Cheap to clone; clones share the cache.
@@ -66,8 +103,26 @@ pub struct Characters {
 #[derive(Default)]
 struct Cache {
     copies: HashMap<CharacterId, Kept>,
+    /// The stored bytes of all copies.
+    bytes: usize,
     /// The characters that are being read again.
     refreshing: HashSet<CharacterId>,
+}
+
+/// A character that is being read again. Dropped when that has ended, also by a panic.
+struct Refreshing(Characters, CharacterId);
+
+impl Drop for Refreshing {
+    fn drop(&mut self) {
+        lock(&self.0.cache).refreshing.remove(&self.1);
+    }
+}
+
+impl Cache {
+    fn remove(&mut self, id: &CharacterId) {
+        let removed = self.copies.remove(id);
+        self.bytes -= removed.map_or(0, |copy| copy.source.bytes);
+    }
 }
 
 impl Characters {
@@ -97,17 +152,27 @@ impl Characters {
         if is_fresh(fetched_at, now) || !lock(&self.cache).refreshing.insert(id.clone()) {
             return Ok(copy);
         }
-        let (characters, refreshed) = (self.clone(), id.clone());
+        let refreshing = Refreshing(self.clone(), id.clone());
         // It ends within the read budget. It is not a part of the invocation, which may end before it.
         let newer = tokio::spawn(async move {
-            let read = characters.read(&refreshed, &Invocation::detached()).await;
-            lock(&characters.cache).refreshing.remove(&refreshed);
-            read
+            let Refreshing(characters, id) = &refreshing;
+            characters.read(id, &Invocation::detached()).await
         });
         match timeout(NEWER_WITHIN, newer).await {
             Ok(Ok(newer)) => newer,
             Ok(Err(_)) | Err(_) => Ok(copy),
         }
+    }
+
+    /// Returns a character's first greeting; `None` if it has none, or the character is not available.
+    pub async fn greeting(
+        &self,
+        id: &CharacterId,
+        audience: &Audience<'_>,
+        invocation: &Invocation,
+    ) -> Option<String> {
+        let character = self.find(id, invocation).await.ok()?;
+        character.sheet()?.greeting(0, audience)
     }
 
     /// Reads a character from Redis and keeps it.
@@ -122,16 +187,19 @@ impl Characters {
             .read(invocation, Operation::Character, &call)
             .await;
         let found = match stored {
-            Ok(Some(json)) => Character::from_json(&json).map_err(Error::Malformed),
-            Ok(None) => sample(id).ok_or(Error::NotFound),
+            Ok(Some(json)) => self.parsed(id, json).await,
+            Ok(None) => match sample_text(id) {
+                Some(json) => self.parsed(id, json.as_bytes().to_vec()).await,
+                None => Err(Error::NotFound),
+            },
             Err(error) if error.is_wrong_type() => Err(Error::WrongType),
-            Err(error) => return self.without_redis(id, error),
+            Err(error) => return self.without_redis(id, error).await,
         };
         match found {
-            Ok(character) => Ok(self.keep(id, Arc::new(character), (self.clock)())),
+            Ok((character, source)) => Ok(self.keep(id, character, source, (self.clock)())),
             Err(error) => {
                 // The character was deleted or damaged, so the cached copy is outdated.
-                lock(&self.cache).copies.remove(id);
+                lock(&self.cache).remove(id);
                 Err(error)
             }
         }
@@ -139,7 +207,7 @@ impl Characters {
 
     /// Returns a copy of any age or a sample, while Redis is unavailable. The sample is kept as a copy that is not
     /// fresh, so that later turns wait for Redis only as long as for a newer copy.
-    fn without_redis(
+    async fn without_redis(
         &self,
         id: &CharacterId,
         error: store::Error,
@@ -147,8 +215,38 @@ impl Characters {
         if let Some((copy, _)) = self.copy(id) {
             return Ok(copy);
         }
-        let sample = sample(id).ok_or(Error::Unavailable(error))?;
-        Ok(self.keep(id, Arc::new(sample), SystemTime::UNIX_EPOCH))
+        let sample = sample_text(id).ok_or(Error::Unavailable(error))?;
+        let (sample, source) = self.parsed(id, sample.as_bytes().to_vec()).await?;
+        Ok(self.keep(id, sample, source, SystemTime::UNIX_EPOCH))
+    }
+
+    /// Returns the character in stored bytes: the copy if it was read from the same, because compiling a card takes longer
+    /// than comparing it.
+    async fn parsed(
+        &self,
+        id: &CharacterId,
+        json: Vec<u8>,
+    ) -> Result<(Arc<Character>, Source), Error> {
+        let source = Source::of(&json);
+        let copy = lock(&self.cache)
+            .copies
+            .get(id)
+            .filter(|copy| copy.source == source)
+            .map(|copy| Arc::clone(&copy.character));
+        if let Some(copy) = copy {
+            return Ok((copy, source));
+        }
+        let character = if json.len() <= READ_AT_ONCE {
+            Character::from_json(id, &json)
+        } else {
+            let id = id.clone();
+            let parsed = spawn_blocking(move || Character::from_json(&id, &json));
+            parsed.await.map_err(|error| {
+                tracing::error!(%error, "a character could not be read");
+                Error::Failed
+            })?
+        };
+        Ok((Arc::new(character.map_err(Error::Malformed)?), source))
     }
 
     /// Returns the cached copy and when it was fetched.
@@ -162,23 +260,27 @@ impl Characters {
         &self,
         id: &CharacterId,
         character: Arc<Character>,
+        source: Source,
         fetched_at: SystemTime,
     ) -> Arc<Character> {
-        let copies = &mut lock(&self.cache).copies;
-        if copies.len() >= MAX_COPIES
-            && !copies.contains_key(id)
-            && let Some(oldest) = copies
-                .iter()
-                .min_by_key(|(_, copy)| copy.fetched_at)
-                .map(|(id, _)| id.clone())
-        {
-            copies.remove(&oldest);
-        }
+        let cache = &mut *lock(&self.cache);
         let copy = Kept {
             character: Arc::clone(&character),
             fetched_at,
+            source,
         };
-        copies.insert(id.clone(), copy);
+        let replaced = cache.copies.insert(id.clone(), copy);
+        cache.bytes += source.bytes;
+        cache.bytes -= replaced.map_or(0, |copy| copy.source.bytes);
+        while cache.copies.len() > MAX_COPIES || (cache.bytes > MAX_BYTES && cache.copies.len() > 1)
+        {
+            let others = cache.copies.iter().filter(|(other, _)| *other != id);
+            let oldest = others.min_by_key(|(_, copy)| copy.fetched_at);
+            let Some(oldest) = oldest.map(|(other, _)| other.clone()) else {
+                break;
+            };
+            cache.remove(&oldest);
+        }
         character
     }
 }
@@ -188,12 +290,11 @@ fn is_fresh(fetched_at: SystemTime, now: SystemTime) -> bool {
     age(fetched_at, now).is_some_and(|age| age < FRESH)
 }
 
-fn sample(id: &CharacterId) -> Option<Character> {
-    let (_, json) = SAMPLES
-        .into_iter()
-        .find(|(sample, _)| *sample == id.as_str())?;
-    // A test parses every sample.
-    Character::from_json(json.as_bytes()).ok()
+/// Returns the JSON of the sample of this id.
+fn sample_text(id: &CharacterId) -> Option<&'static str> {
+    let mut samples = SAMPLES.into_iter();
+    let (_, json) = samples.find(|(sample, _)| *sample == id.as_str())?;
+    Some(json)
 }
 
 #[cfg(test)]
@@ -203,14 +304,18 @@ mod tests {
     #[test]
     fn every_sample_can_be_read() {
         for (id, json) in SAMPLES {
-            let character = Character::from_json(json.as_bytes()).expect(id);
-            assert!(!character.name.is_empty() && !character.system_prompt.is_empty());
-            assert_eq!(
-                sample(&CharacterId::parse(id).expect("valid")),
-                Some(character)
-            );
+            let id = CharacterId::parse(id).expect("valid");
+            let json = sample_text(&id).expect(json);
+            let sample = Character::from_json(&id, json.as_bytes()).expect(json);
+            let sheet = sample.sheet().expect("a card");
+            assert_eq!(sheet.warnings(), [], "{json}");
+            assert!(sample.temperature.is_some() && sample.max_tokens.is_some());
+            assert!(sheet.greetings() > 1 && sheet.lore().entries() > 0);
         }
-        assert_eq!(sample(&CharacterId::parse("nobody").expect("valid")), None);
+        assert_eq!(
+            sample_text(&CharacterId::parse("nobody").expect("valid")),
+            None
+        );
     }
 
     #[test]

@@ -10,9 +10,11 @@ mod count;
 mod follow;
 mod frame;
 mod opening;
+mod prompt;
 mod record;
 mod relay;
 mod turn;
+mod understood;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use self::follow::Reader;
 pub use self::follow::Resume;
 pub use self::frame::{FailureCode, Frame, MemoryStatus, Reply, Unsaved, Usage};
 pub(crate) use self::turn::FINISH_MARGIN;
+pub use self::understood::Understood;
 use crate::characters::{self, Characters};
 use crate::config::{ContextConfig, MemoryConfig};
 use crate::context::{TooLong, Window};
@@ -48,6 +51,10 @@ pub struct Ask {
     pub message: Option<String>,
     /// The stored message of the user whose place the turn takes, with all after it.
     pub replaces: Option<MessageId>,
+    /// The user's name, for `{{user}}` in cards; `None` for [`characters::USER`].
+    pub user_name: Option<String>,
+    /// The number of the character's greeting that the client showed, and that the message answers.
+    pub greeting: Option<usize>,
     /// Client metadata, stored verbatim with the message.
     pub metadata: Option<Box<RawValue>>,
     /// The key of the request: all requests of the user with the same key are one turn.
@@ -75,6 +82,9 @@ pub enum Refusal {
     /// The message to replace is not stored.
     #[error("the message to replace is not stored")]
     MessageNotFound,
+    /// The character has no greeting of the number that the request names. Holds how many it has.
+    #[error("the character has {0} greetings")]
+    GreetingNotFound(usize),
     /// The history could not be read, and the turn replaces a part of it.
     #[error(transparent)]
     HistoryUnavailable(memory::Error),
@@ -202,6 +212,8 @@ struct Inner {
     /// Allows one exact token count at a time.
     counting: Arc<Semaphore>,
     window: Window,
+    /// The system prompt of cards that have none.
+    default_system_prompt: String,
     /// What a user may use; `None` if nothing is limited.
     limits: Option<Limits>,
     /// Messages that a session keeps.
@@ -244,6 +256,7 @@ impl Chat {
                     max_messages: context.max_messages,
                     max_tokens: context.max_tokens,
                 },
+                default_system_prompt: context.default_system_prompt,
                 stored_messages: config.max_messages,
                 read_timeout: config.read_timeout,
                 write_timeout: config.write_timeout,

@@ -110,6 +110,20 @@ impl TurnId {
             Err(InvalidId)
         }
     }
+
+    /// Returns the id of the message of the user that the turn answers: the turn's, with the last bit flipped. So every
+    /// reader of the turn knows it before the message is stored. It is not the turn's own, because logs name turns, and
+    /// no message.
+    #[must_use]
+    pub fn message_id(self) -> String {
+        Self(Uuid::from_u128(self.0.as_u128() ^ 1)).to_string()
+    }
+
+    /// Returns the id of the turn's reply as a message: the turn's, with the last bit but one flipped.
+    #[must_use]
+    pub fn reply_id(self) -> String {
+        Self(Uuid::from_u128(self.0.as_u128() ^ 2)).to_string()
+    }
 }
 
 /// The longest idempotency key, in characters.
@@ -201,6 +215,16 @@ mod tests {
     #[test]
     fn a_turn_id_has_the_length_that_the_commit_script_relies_on() {
         assert_eq!(TurnId::new().to_string().len(), 36);
+    }
+
+    #[test]
+    fn the_ids_of_a_turn_and_of_its_messages_differ_in_a_bit() {
+        for (turn, message, reply) in [("90", "91", "92"), ("ff", "fe", "fd")] {
+            let id = |last| format!("01234567-89ab-7cde-8f01-23456789ab{last}");
+            let turn = TurnId::parse(&id(turn)).expect("a UUID");
+            assert_eq!(turn.message_id(), id(message));
+            assert_eq!(turn.reply_id(), id(reply));
+        }
     }
 
     #[test]

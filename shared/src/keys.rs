@@ -187,6 +187,10 @@ pub(crate) fn character(id: &CharacterId) -> String {
     format!("character:{}", utf8_percent_encode(id.as_str(), ENCODED))
 }
 
+/// Key of the sorted set of the ids of stored characters, all with the score 0. The ids in other keys of characters have
+/// no colon, because it is encoded.
+pub(crate) const CHARACTERS: &str = "character::ids";
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -9,7 +9,7 @@
 //! | [`chat`] | one turn, from message to done; the only room that sees both memory and llm |
 //! | [`data`] | everything that is kept about a user, for the user |
 //! | [`llm`] | a stream of deltas from an upstream |
-//! | [`characters`] | looking up and caching the characters that users talk to |
+//! | [`characters`] | looking up, caching and storing the characters that users talk to; cards, macros, lorebooks |
 //! | [`context`] | fitting messages into the context window |
 //! | [`tokens`] | counting tokens |
 //! | [`memory`] | short-term memory: sessions |

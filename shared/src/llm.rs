@@ -20,6 +20,8 @@ use crate::secrets::Secrets;
 pub struct Prompt {
     /// System prompt, history and new message, in this order.
     pub messages: Vec<PromptMessage>,
+    /// Number of messages behind the new message of the user.
+    pub behind_new: usize,
     /// Model to use; `None` for the configured one.
     pub model: Option<String>,
     /// Sampling temperature; `None` for the model's default.

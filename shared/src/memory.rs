@@ -32,6 +32,7 @@ use crate::ids::{CharacterId, MessageId, UserId};
 use crate::keys::SessionKeys;
 use crate::message::{Message, Role};
 use crate::record::{Beginning, LONGEST_TURN_SECONDS, UNREAD};
+use crate::session;
 pub use crate::store::Error;
 use crate::store::{Call, Store};
 use crate::telemetry::{Invocation, Operation};
@@ -102,6 +103,10 @@ pub struct History {
     pub skipped: usize,
     /// The number of elements in the stored list, including those that were not read.
     pub stored: usize,
+    /// The number of messages that were dropped from the session because it had too many.
+    pub trimmed: u64,
+    /// The number of the greeting that began the session; `None` if it began without one, or that is not known.
+    pub greeting: Option<usize>,
     /// When the history was read. This is when the turn that reads it began.
     pub read_at: Began,
 }
@@ -113,10 +118,19 @@ impl History {
         self.messages.len() + self.skipped
     }
 
+    /// Returns the number of messages of the session that are older than those that were read, stored or not.
+    #[must_use]
+    pub(crate) fn older(&self) -> u64 {
+        let unread = self.stored.saturating_sub(self.read());
+        let unread = u64::try_from(unread).unwrap_or(u64::MAX);
+        self.trimmed.saturating_add(unread)
+    }
+
     /// Removes a message of the user and all after it, and returns it; `None` if there is no such message.
     pub(crate) fn cut_at(&mut self, id: &MessageId) -> Option<Message> {
         let is_it = |message: &Message| message.role == Role::User && message.msg_id == id.as_str();
         let at = self.messages.iter().rposition(is_it)?;
+        self.stored = self.stored.saturating_sub(self.messages.len() - at);
         self.messages.drain(at..).next()
     }
 }
@@ -169,26 +183,33 @@ impl Memory {
 }
 
 /// The reply to [`load`]: the time in seconds and microseconds, the marks of the last clear and of the last erasure, the
-/// elements from the newest to the oldest, and the length of the list.
+/// elements from the newest to the oldest, the length of the list, and two fields of the session.
 type Loaded = (
     (u64, u64),
     Option<Vec<u8>>,
     Option<Vec<u8>>,
     Vec<Vec<u8>>,
     usize,
+    [Option<Vec<u8>>; 2],
 );
 
 /// Returns the history from the reply to [`load`], and records its length.
 fn history(
     invocation: &Invocation,
-    ((seconds, micros), cleared, erased, elements, stored): Loaded,
+    ((seconds, micros), cleared, erased, elements, stored, figures): Loaded,
 ) -> History {
     record_stored(invocation, u64::try_from(stored).unwrap_or(u64::MAX));
     let read = elements.len();
     let messages = parsed(&elements);
+    let [trimmed, greeting] = figures.map(|figure| {
+        let figure = session::figure(str::from_utf8(&figure?).ok()?)?;
+        u64::try_from(figure).ok()
+    });
     History {
         skipped: read - messages.len(),
         stored,
+        trimmed: trimmed.unwrap_or(0),
+        greeting: greeting.and_then(|number| usize::try_from(number).ok()),
         messages,
         read_at: Began {
             redis_micros: seconds.saturating_mul(1_000_000).saturating_add(micros),
@@ -209,13 +230,15 @@ fn parsed(elements: &[Vec<u8>]) -> Vec<Message> {
 }
 
 /// Returns the request for the newest `most` messages. It reads the marks first: a clear between the commands then
-/// leaves another mark than the turn has read, and the turn is not stored.
+/// leaves another mark than the turn has read, and the turn is not stored. HMGET, because a commit needs the right to it
+/// anyway.
 fn load(keys: &SessionKeys, most: usize) -> Call {
     Call::reads(&keys.messages)
         .and::<&str>("GET", &keys.cleared, &[])
         .and::<&str>("GET", &keys.erased, &[])
         .and("LRANGE", &keys.messages, &newest(most))
         .and::<&str>("LLEN", &keys.messages, &[])
+        .and("HMGET", &keys.meta, &["trimmed", "greeting"])
 }
 
 /// Returns the range of a list that holds its newest `most` elements.

@@ -76,6 +76,29 @@ impl Message {
         }
     }
 
+    /// Returns the character's greeting of this number, as the first message of a session. Its metadata is the number: 0 is
+    /// the card's first. The scripts know the form too.
+    #[must_use]
+    pub fn greeting(number: usize, content: String, timestamp: i64, token_count: i64) -> Self {
+        let metadata = RawValue::from_string(format!(r#"{{"greeting":{number}}}"#));
+        Self {
+            metadata: metadata.ok(),
+            ..Self::new(Role::Assistant, content, timestamp, token_count)
+        }
+    }
+
+    /// Returns whether the message is a greeting: the character's words before the first message of the user. It belongs
+    /// to the turn that follows it.
+    #[must_use]
+    pub fn is_greeting(&self) -> bool {
+        // Other writers may have a field of this name too.
+        let number = |raw: &RawValue| -> Option<u64> {
+            let rest = raw.get().strip_prefix(r#"{"greeting":"#)?;
+            rest.strip_suffix('}')?.parse().ok()
+        };
+        self.role == Role::Assistant && self.metadata.as_deref().and_then(number).is_some()
+    }
+
     /// Returns the message as the JSON element that the list stores.
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -189,6 +212,30 @@ mod tests {
         r#"{"msg_id":"3f8e1c9a-52b7-4d0e-9a63-0c6f3b7d21ab","role":"user","content":"你好，<|endoftext|> \"小雨\"\n","timestamp":1732430000,"token_count":12,"metadata":null}"#,
         r#"{"msg_id":"b0c4a9de-1f6e-4b8e-8a35-6f0f35a4d7c2","role":"assistant","content":"你好呀！","timestamp":1732430003,"token_count":5,"metadata":{"mood":"calm","score":0.75}}"#,
     ];
+
+    #[test]
+    fn a_greeting_is_known_by_its_metadata() {
+        let greeting = Message::greeting(2, "hello".into(), 5, 1);
+        assert!(greeting.is_greeting());
+        let read = Message::from_json(greeting.to_json().as_bytes()).expect("readable");
+        assert!(read.is_greeting());
+        assert_eq!(read.metadata.expect("metadata").get(), r#"{"greeting":2}"#);
+        let said = |role: &str, metadata: &str| {
+            let json = format!(r#"{{"role":"{role}","content":"x","metadata":{metadata}}}"#);
+            Message::from_json(json.as_bytes()).expect("readable")
+        };
+        assert!(!said("user", r#"{"greeting":0}"#).is_greeting());
+        for metadata in [
+            "null",
+            "{}",
+            r#"{"greeting":null}"#,
+            r#"{"greeting":"0"}"#,
+            r#"{"greeting": 0}"#,
+            r#"{"greeting":0,"mood":"calm"}"#,
+        ] {
+            assert!(!said("assistant", metadata).is_greeting(), "{metadata}");
+        }
+    }
 
     #[test]
     fn elements_of_the_python_service_are_read() {

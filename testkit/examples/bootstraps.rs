@@ -14,6 +14,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use serde_json::json;
 use testkit::cluster::Cluster;
 use testkit::events::{Event, chat, clear, session, set_state};
 use testkit::rights::access_string;
@@ -37,7 +38,9 @@ async fn main() {
     let template = std::fs::read_to_string(&template).expect("a template");
 
     let cluster = Cluster::start().await;
-    for user in ["Turns", "Stop", "Clear", "Session", "History", "Data"] {
+    for user in [
+        "Turns", "Stop", "Clear", "Session", "History", "Data", "Card", "Shelf",
+    ] {
         let rights = access_string(&template, user);
         let password = format!(">{PASSWORD}");
         let mut command = vec!["ACL", "SETUSER", user, &password];
@@ -73,7 +76,7 @@ async fn main() {
 
     let began = Instant::now();
     let again = || {
-        let body = serde_json::json!({ "character_id": "luna", "message": "你好" });
+        let body = json!({ "character_id": "luna", "message": "你好" });
         let event = Event::stream().token(&token).json(&body);
         event.header("idempotency-key", "once").http()
     };
@@ -169,6 +172,44 @@ async fn main() {
         "user-data exports and erases it, after {:?}",
         began.elapsed()
     );
+
+    let began = Instant::now();
+    let shelf = start("PutCharacterFunction", "Shelf").start().await;
+    let put = json!({ "action": "put", "character_id": "mira", "card": {
+        "spec": "chara_card_v2",
+        "spec_version": "2.0",
+        "data": { "name": "Mira", "first_mes": "The kettle is on." },
+    }});
+    let answer = shelf.invoke_direct(&put).await;
+    assert_eq!(answer["greetings"], 1, "{answer}");
+    let of_mira = |action: &str| json!({ "action": action, "character_id": "mira" });
+    let answer = shelf.invoke_direct(&of_mira("get")).await;
+    assert_eq!(answer["card"], put["card"], "{answer}");
+    let list = json!({ "action": "list" });
+    let answer = shelf.invoke_direct(&list).await;
+    assert_eq!(answer["characters"], json!(["mira"]), "{answer}");
+    println!("put-character stores a card, after {:?}", began.elapsed());
+
+    let began = Instant::now();
+    let characters = start("ReadCharacterFunction", "Card").start().await;
+    let of_mira_by = |path: &str| {
+        let event = Event::get(path).token(&token);
+        event.query("character_id", "mira").http()
+    };
+    let answer = characters
+        .invoke(&of_mira_by("/api/v1/chat/character"))
+        .await;
+    assert_eq!(answer.json()["name"], "Mira", "{}", answer.text());
+    let answer = histories.invoke(&of_mira_by("/api/v1/chat/history")).await;
+    assert_eq!(
+        answer.json()["greeting"],
+        "The kettle is on.",
+        "{}",
+        answer.text()
+    );
+    let answer = shelf.invoke_direct(&of_mira("delete")).await;
+    assert_eq!(answer["deleted"], true, "{answer}");
+    println!("read-character shows it, after {:?}", began.elapsed());
 }
 
 /// The function, by an emulator where this machine's processor is another.

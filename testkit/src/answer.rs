@@ -22,11 +22,11 @@ pub struct Chunk {
 /// One server-sent event.
 #[derive(Debug, Clone)]
 pub struct SseEvent {
-    /// The id of the event, from its `id:` line.
+    /// The id of the event, from its `id:` line; empty for a part of a UI message stream, which has only data.
     pub id: String,
-    /// The name of the event, from its `event:` line.
+    /// The name of the event, from its `event:` line; empty for a part of a UI message stream.
     pub event: String,
-    /// The data of the event, parsed from its `data:` line.
+    /// The data of the event, parsed from its `data:` line. That of the last line of a UI message stream is `"[DONE]"`.
     pub data: Value,
     /// When the last byte of the event arrived.
     pub at: Instant,
@@ -244,24 +244,31 @@ impl EventParser {
             if block.starts_with(':') {
                 continue;
             }
-            let (id, event, data) = block
-                .strip_prefix("id: ")
-                .and_then(|rest| rest.split_once("\nevent: "))
-                .and_then(|(id, rest)| {
-                    let (event, data) = rest.trim_end_matches('\n').split_once("\ndata: ")?;
-                    Some((id, event, data))
-                })
+            let (id, event, data) = fields(block.trim_end_matches('\n'))
                 .unwrap_or_else(|| panic!("not an event: {block:?}"));
             events.push(SseEvent {
                 id: id.to_owned(),
                 event: event.to_owned(),
-                data: serde_json::from_str(data)
-                    .unwrap_or_else(|error| panic!("{error} in {data:?}")),
+                data: match data {
+                    "[DONE]" => data.into(),
+                    data => serde_json::from_str(data)
+                        .unwrap_or_else(|error| panic!("{error} in {data:?}")),
+                },
                 at: chunk.at,
             });
         }
         events
     }
+}
+
+/// Returns the id, the name and the data of an event. A part of a UI message stream has only data.
+fn fields(block: &str) -> Option<(&str, &str, &str)> {
+    if let Some(data) = block.strip_prefix("data: ") {
+        return Some(("", "", data));
+    }
+    let (id, rest) = block.strip_prefix("id: ")?.split_once("\nevent: ")?;
+    let (event, data) = rest.split_once("\ndata: ")?;
+    Some((id, event, data))
 }
 
 /// The head of an answer, in the prelude of a stream or in the JSON of a buffered answer.

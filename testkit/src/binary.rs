@@ -8,6 +8,10 @@ use std::sync::OnceLock;
 /// Names a folder of binaries to test instead of building them, for example release binaries.
 const OVERRIDE: &str = "COMPANION_CHAT_BIN_DIR";
 
+/// The name of the function that no request reaches. It is invoked by callers with the right to do so, and its events and
+/// answers are JSON of their own form.
+pub const WITHOUT_ROUTE: &str = "put-character";
+
 /// Returns the path of a function's binary and builds it first, unless `COMPANION_CHAT_BIN_DIR` names a folder of
 /// binaries.
 ///
@@ -62,6 +66,18 @@ pub fn functions() -> Vec<String> {
     let names = folders.map(|folder| name(folder).into_string().expect("a name in ASCII"));
     let mut names: Vec<_> = names.collect();
     names.sort();
+    names
+}
+
+/// Returns the names of the functions that the gateway forwards requests to, in alphabetical order. [`WITHOUT_ROUTE`] is
+/// none of them.
+///
+/// # Panics
+/// If the folder of functions cannot be read.
+#[must_use]
+pub fn functions_with_routes() -> Vec<String> {
+    let mut names = functions();
+    names.retain(|name| name != WITHOUT_ROUTE);
     names
 }
 

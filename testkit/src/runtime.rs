@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use self::api::{Api, Invocation};
+use self::api::{Api, Invocation, Part};
 pub use self::builder::FunctionBuilder;
 pub use self::streaming::Streaming;
 use crate::answer::Answer;
@@ -96,16 +96,8 @@ impl Function {
     /// # Panics
     /// If nothing arrives in time.
     pub async fn invoke_streaming(&self, event: &Value) -> Streaming {
-        let (parts, received) = mpsc::channel(1_024);
-        let id = uuid::Uuid::now_v7().to_string();
         let handed_over = Arc::new(Mutex::new(None));
-        let invocation = Invocation {
-            id: id.clone(),
-            event: event.to_string().into(),
-            parts,
-            handed_over: Arc::clone(&handed_over),
-        };
-        self.api.hand_over(event, invocation);
+        let (id, received) = self.hand_over(event, event.to_string(), &handed_over);
         let mut streaming = Streaming::new(id, received);
         let begun = tokio::time::timeout(ANSWER_WITHIN, streaming.begin());
         assert!(begun.await.is_ok(), "no answer in time:\n{}", self.output());
@@ -113,6 +105,50 @@ impl Function {
             streaming.handed_over_at(at);
         }
         streaming
+    }
+
+    /// Sends an event to a function without a route and returns its answer, which has neither a status nor headers.
+    ///
+    /// # Panics
+    /// If there is no answer within two minutes, or it is not JSON.
+    pub async fn invoke_direct(&self, event: &Value) -> Value {
+        let answer = self.invoke_text(&event.to_string()).await;
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error} in {answer:?}"))
+    }
+
+    /// Sends an event to a function without a route and returns its answer, both to the letter.
+    ///
+    /// # Panics
+    /// If the event is not JSON, or there is no answer within two minutes.
+    pub async fn invoke_text(&self, event: &str) -> String {
+        let parsed = serde_json::from_str(event).expect("JSON");
+        let (_, mut received) = self.hand_over(&parsed, event.to_owned(), &Arc::default());
+        match tokio::time::timeout(ANSWER_WITHIN, received.recv()).await {
+            Ok(Some(Part::Whole { json, .. })) => {
+                String::from_utf8(json.to_vec()).expect("the answer is UTF-8")
+            }
+            Ok(Some(Part::Error(error))) => panic!("{error}:\n{}", self.output()),
+            _ => panic!("no whole answer in time:\n{}", self.output()),
+        }
+    }
+
+    /// Queues an event, which is the parsed `text`. Returns the request id and the parts of the answer.
+    fn hand_over(
+        &self,
+        event: &Value,
+        text: String,
+        handed_over: &Arc<Mutex<Option<Instant>>>,
+    ) -> (String, mpsc::Receiver<Part>) {
+        let (parts, received) = mpsc::channel(1_024);
+        let id = uuid::Uuid::now_v7().to_string();
+        let invocation = Invocation {
+            id: id.clone(),
+            event: text.into(),
+            parts,
+            handed_over: Arc::clone(handed_over),
+        };
+        self.api.hand_over(event, invocation);
+        (id, received)
     }
 
     /// Waits until the function has answered every event and polls for the next one.

@@ -63,6 +63,7 @@ impl Unspeakable {
                 characters.map(|id| percent_decode_str(id).decode_utf8_lossy().into_owned()),
             );
         }
+        self.value(&event["card"]);
         let Some(body) = event["body"].as_str() else {
             return;
         };

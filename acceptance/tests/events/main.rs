@@ -1,6 +1,7 @@
 //! The sample events: each is sent to the real binary that it is for, and the whole response is compared.
 //!
-//! `events/` contains one whole event for each route and gateway. `events/refusals.json` is a table of patches (RFC
+//! `events/` contains one whole event for each route and gateway, and for each action of the function without a route.
+//! `events/refusals.json` is a table of patches (RFC
 //! 7396) that turn a sample into an event that is refused, each with the refusal. To try one by hand, use
 //! `scripts/event.py`.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use testkit::binary;
 
-use self::samples::{Refusal, files, function_of, read, refusals, routes, samples};
+use self::samples::{Refusal, direct, files, function_of, read, refusals, routes, samples};
 use self::service::Service;
 
 /// The user of the samples, in tokens and in the claims of authorizers.
@@ -35,8 +36,8 @@ enum Checks {
 
 #[test]
 fn every_function_has_samples_for_each_gateway_and_every_refusal_patches_one() {
-    let routes = routes();
-    let sampled: BTreeSet<&str> = routes.iter().map(|route| function_of(route)).collect();
+    let names = BTreeSet::from_iter(routes().into_iter().chain(direct()));
+    let sampled: BTreeSet<&str> = names.iter().map(|name| function_of(name)).collect();
     assert_eq!(Vec::from_iter(sampled), binary::functions());
     let mut expected = BTreeSet::from_iter(samples());
     for refusal in refusals() {
@@ -77,9 +78,9 @@ fn no_event_holds_a_token() {
     events.extend(refusals().iter().map(Refusal::event));
     for event in events {
         let event: Value = serde_json::from_str(&event).expect("JSON");
-        let headers = event["headers"].as_object().expect("headers");
+        let headers = event["headers"].as_object().into_iter().flatten();
         let authorization = headers
-            .iter()
+            .into_iter()
             .find(|(name, _)| name.eq_ignore_ascii_case("authorization"))
             .map(|(_, value)| value.as_str().expect("text"));
         let harmless = [

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 use testkit::answer::Answer;
 
 use crate::TURN;
+use crate::samples::read;
 
 /// Asserts that this is the answer to the route's sample, which is the same behind each gateway.
 pub(super) fn assert_promised(route: &str, answer: &str) {
     insta::allow_duplicates! {
         match route {
-            "chat-stream.post" | "chat-stream.post.with-key" | "chat-stream.post.replaces" => insta::assert_snapshot!(answer, @r#"
+            "chat-stream.post" | "chat-stream.post.greeting" | "chat-stream.post.with-key" | "chat-stream.post.replaces" => insta::assert_snapshot!(answer, @r#"
             200
             cache-control: no-cache, no-transform
             content-type: text/event-stream; charset=utf-8
@@ -32,6 +34,31 @@ pub(super) fn assert_promised(route: &str, answer: &str) {
             id: done
             event: message
             data: {"content":"","done":true,"turn_id":"<turn>","msg_id":"<message>","user_msg_id":"<user message>","finish_reason":"stop","saved":true,"usage":{"prompt_tokens":310,"completion_tokens":2}}
+            "#),
+            "chat-stream.post.ai-sdk" => insta::assert_snapshot!(answer, @r#"
+            200
+            cache-control: no-cache, no-transform
+            content-type: text/event-stream; charset=utf-8
+            x-accel-buffering: no
+            x-vercel-ai-ui-message-stream: v1
+
+            data: {"type":"start","messageId":"<message>"}
+
+            data: {"type":"data-start","data":{"turn_id":"<turn>","memory":"empty","history_messages":0,"resumable":true,"msg_id":"<message>","user_msg_id":"<user message>"},"transient":true}
+
+            data: {"type":"text-start","id":"text"}
+
+            data: {"type":"text-delta","id":"text","delta":"在看呀，"}
+
+            data: {"type":"text-delta","id":"text","delta":"和你一起。"}
+
+            data: {"type":"text-end","id":"text"}
+
+            data: {"type":"data-done","data":{"turn_id":"<turn>","msg_id":"<message>","user_msg_id":"<user message>","finish_reason":"stop","saved":true,"usage":{"prompt_tokens":310,"completion_tokens":2}}}
+
+            data: {"type":"finish","finishReason":"stop"}
+
+            data: [DONE]
             "#),
             // The sample has seen the first 12 bytes of the text.
             "chat-stream.get" => insta::assert_snapshot!(answer, @r#"
@@ -115,9 +142,28 @@ pub(super) fn assert_promised(route: &str, answer: &str) {
 
             {"message":"数据已删除","erased":{"sessions":1,"messages":2,"turns":1}}
             "#),
+            "read-character" => insta::assert_snapshot!(answer, @r#"
+            200
+            cache-control: no-store
+            content-type: application/json
+
+            {"character_id":"mira","name":"Mira","greetings":["水刚烧开。小雨，房间太静了吗？","小雨，外面下雨了，进来坐。"],"creator":"companion-chat","creator_notes":"示例卡片。","character_version":"1.0","tags":["夜晚"]}
+            "#),
+            "put-character.put" => insta::assert_snapshot!(answer, @r#"{"character_id":"mira","name":"Mira","spec":"chara_card_v3","fields":["system_prompt","description","personality","scenario","mes_example","post_history_instructions","first_mes","alternate_greetings","character_book"],"lore_entries":1,"greetings":2,"fixed_tokens":103,"warnings":[]}"#),
+            // The card is returned as it was sent.
+            "put-character.get" => insta::assert_snapshot!(answer.replace(&card(), "<card>"), @r#"{"character_id":"mira","is_sample":false,"card":<card>}"#),
+            "put-character.delete" => insta::assert_snapshot!(answer, @r#"{"character_id":"mira","deleted":true}"#),
+            "put-character.list" => insta::assert_snapshot!(answer, @r#"{"characters":["mira"],"next":null}"#),
             other => panic!("no answer is promised for {other}"),
         }
     }
+}
+
+/// Returns the card of the sample that stores one, to the letter.
+fn card() -> String {
+    let event = read("put-character.put.json");
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(&event).expect("JSON");
+    fields["card"].get().to_owned()
 }
 
 pub(super) fn headers(answer: &Answer) -> BTreeMap<String, String> {
@@ -137,10 +183,17 @@ pub(super) fn printed(answer: &Answer) -> String {
         .header("content-type")
         .is_some_and(|kind| kind.starts_with("text/event-stream"));
     if is_turn {
-        let turn = uuid(&answer.last()["turn_id"]);
-        body = body.replace(&turn, "<turn>");
+        let events = answer.events().into_iter();
+        // A UI message stream has it in a part.
+        let mut said = events.map(|event| match event.data["data"] {
+            Value::Null => event.data,
+            ref said => said.clone(),
+        });
+        let done = said.rfind(|said| said["user_msg_id"].is_string());
+        let done = done.expect("the end of a turn");
+        body = body.replace(&uuid(&done["turn_id"]), "<turn>");
         for (field, name) in [("msg_id", "<message>"), ("user_msg_id", "<user message>")] {
-            body = body.replace(&uuid(&answer.last()[field]), name);
+            body = body.replace(&uuid(&done[field]), name);
         }
     } else {
         body = body.replace(TURN, "<turn>");

@@ -26,6 +26,15 @@ pub(super) fn record(name: &str, sample: &str, event: &str, answer: &Answer) -> 
     })
 }
 
+/// Returns the record of the answer of the function without a route.
+pub(super) fn record_direct(name: &str, sample: &str, answer: &str) -> Value {
+    json!({
+        "event": name,
+        "function": function_of(sample),
+        "body": answer,
+    })
+}
+
 /// Replaces `events-answers.jsonl` in the target folder: one record a line.
 pub(super) fn write(records: &[Value]) {
     let lines: String = records.iter().map(|record| format!("{record}\n")).collect();

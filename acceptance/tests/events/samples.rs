@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 use testkit::answer::Problem;
+use testkit::binary::WITHOUT_ROUTE;
 
 use crate::{Checks, GATEWAYS};
 
@@ -97,12 +98,30 @@ pub(super) fn routes() -> BTreeSet<String> {
             .find_map(|gateway| name.strip_suffix(&format!(".{gateway}")))
             .map(str::to_owned)
     };
-    files().iter().filter_map(route).collect()
+    let routes = files().iter().filter_map(route).collect::<BTreeSet<_>>();
+    assert!(!routes.iter().any(|route| is_direct(route)), "{routes:?}");
+    routes
+}
+
+/// Returns the names of the samples of the function without a route. Each is named after its action.
+pub(super) fn direct() -> BTreeSet<String> {
+    let name = |file: &String| {
+        let name = file.strip_suffix(".json")?;
+        is_direct(name).then(|| name.to_owned())
+    };
+    files().iter().filter_map(name).collect()
+}
+
+/// Returns whether a sample is for the function without a route.
+pub(super) fn is_direct(sample: &str) -> bool {
+    function_of(sample) == WITHOUT_ROUTE
 }
 
 pub(super) fn samples() -> Vec<String> {
     let of_route = |route: String| GATEWAYS.map(|gateway| format!("{route}.{gateway}.json"));
-    routes().into_iter().flat_map(of_route).collect()
+    let of_routes = routes().into_iter().flat_map(of_route);
+    let direct = direct().into_iter().map(|name| format!("{name}.json"));
+    of_routes.chain(direct).collect()
 }
 
 pub(super) fn refusals() -> Vec<Refusal> {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-use testkit::answer::Answer;
+use serde_json::{Value, json};
+use testkit::answer::{Answer, Problem};
 use testkit::binary;
 use testkit::redis::Server;
 use testkit::runtime::Function;
@@ -11,8 +11,8 @@ use testkit::tokens::{Token, secret, token};
 use testkit::upstream::{Script, Upstream};
 
 use crate::promised::{assert_promised, headers, printed};
-use crate::record::record;
-use crate::samples::{Given, Refusal, function_of, read, refusals, routes};
+use crate::record::{record, record_direct};
+use crate::samples::{Given, Refusal, direct, function_of, is_direct, read, refusals, routes};
 use crate::{CALLER, Checks, GATEWAYS, KEY, TURN};
 
 /// The limit of `chat-stream`, which only one refusal reaches.
@@ -73,12 +73,51 @@ impl Service {
                 records.push(record(&name, &sample, &read(&sample), &answer));
             }
         }
+        for name in direct() {
+            let sample = format!("{name}.json");
+            let answer = self.answer_directly(&name, &sample).await;
+            assert_promised(&name, &answer);
+            records.push(record_direct(&name, &sample, &answer));
+        }
         for refusal in refusals() {
-            let answer = self.refuse(&refusal).await;
-            let event = refusal.event();
-            records.push(record(&refusal.name, &refusal.base, &event, &answer));
+            let (name, base) = (&refusal.name, &refusal.base);
+            let record = if is_direct(base) {
+                record_direct(name, base, &self.refuse_directly(&refusal).await)
+            } else {
+                record(name, base, &refusal.event(), &self.refuse(&refusal).await)
+            };
+            records.push(record);
         }
         records
+    }
+
+    /// Returns the answer to a sample for the function without a route. The character of the samples is stored, unless
+    /// the sample does that itself.
+    async fn answer_directly(&self, name: &str, sample: &str) -> String {
+        const PUT: &str = "put-character.put";
+        let _: () = self.redis.command(&["FLUSHALL"]).await;
+        let function = &self.functions[function_of(sample)];
+        if name != PUT {
+            function.invoke_text(&read(&format!("{PUT}.json"))).await;
+        }
+        function.invoke_text(&read(sample)).await
+    }
+
+    /// Returns the refusal of the function without a route: a problem document alone.
+    async fn refuse_directly(&self, refusal: &Refusal) -> String {
+        self.prepare(refusal).await;
+        let function = self.function_for(refusal);
+        let answer = function.invoke_text(&refusal.event()).await;
+        let document: Value = serde_json::from_str(&answer).expect("JSON");
+        let Problem {
+            status,
+            code,
+            detail,
+        } = refusal.problem(self.checks);
+        let expected = json!([status, code, detail]);
+        let found = json!([document["status"], document["code"], document["detail"]]);
+        assert_eq!(found, expected, "{}", refusal.name);
+        answer
     }
 
     /// Returns the answer to a sample. What the request is about is stored: a session, a turn that has ended, or a turn
@@ -86,7 +125,10 @@ impl Service {
     async fn answer(&self, route: &str, sample: &str) -> Answer {
         let _: () = self.redis.command(&["FLUSHALL"]).await;
         match route {
-            "chat-stream.post" | "chat-stream.post.with-key" => {}
+            "chat-stream.post"
+            | "chat-stream.post.with-key"
+            | "chat-stream.post.greeting"
+            | "chat-stream.post.ai-sdk" => {}
             "user-data.get" | "user-data.delete" => {
                 self.store_session().await;
                 self.store_turn().await;
@@ -98,13 +140,18 @@ impl Service {
                 let run = ["HSET", &record, "lease", "4102444800000", "mark", ""];
                 let _: i64 = self.redis.command(&run).await;
             }
+            "read-character" => {
+                let put = read("put-character.put.json");
+                self.functions["put-character"].invoke_text(&put).await;
+            }
             _ => self.store_session().await,
         }
         let function = &self.functions[function_of(sample)];
         self.invoke(function, read(sample)).await
     }
 
-    async fn refuse(&self, refusal: &Refusal) -> Answer {
+    /// Stores what a refusal depends on.
+    async fn prepare(&self, refusal: &Refusal) {
         let _: () = self.redis.command(&["FLUSHALL"]).await;
         match refusal.given {
             Given::NothingStored | Given::NoRedis => {}
@@ -126,11 +173,19 @@ impl Service {
                 let _: () = self.redis.command(&set).await;
             }
         }
+    }
+
+    fn function_for(&self, refusal: &Refusal) -> &Function {
         let functions = match refusal.given {
             Given::NoRedis => &self.without_redis,
             _ => &self.functions,
         };
-        let function = &functions[function_of(&refusal.base)];
+        &functions[function_of(&refusal.base)]
+    }
+
+    async fn refuse(&self, refusal: &Refusal) -> Answer {
+        self.prepare(refusal).await;
+        let function = self.function_for(refusal);
         let answer = self.invoke(function, refusal.event()).await;
         let problem = refusal.problem(self.checks);
         assert_eq!(answer.problem(), problem, "{}", refusal.name);

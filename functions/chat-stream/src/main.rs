@@ -13,9 +13,9 @@ use shared::http::{self, Base};
 use shared::{characters::Characters, limits::Limits, llm::Llm};
 
 fn main() -> ExitCode {
-    http::run(env!("CARGO_PKG_NAME"), chat, async |base, chat| {
+    http::run(env!("CARGO_PKG_NAME"), chat, async |server, chat| {
         let ended =
-            http::serve_streaming(base, |_| "GET, POST", chat.clone(), handler::stream).await;
+            http::serve_streaming(server, |_| "GET, POST", chat.clone(), handler::stream).await;
         chat.settle().await;
         ended
     })

@@ -36,6 +36,9 @@ impl House {
 
     async fn with(env: &[(&str, &str)], scripts: Vec<Script>) -> Self {
         let redis = Server::start().await;
+        // A plain character: its prompt has as much of the history as fits.
+        let plain = r#"{"name":"Luna","system_prompt":"p"}"#;
+        let _: String = redis.command(&["SET", "character:luna", plain]).await;
         let upstream = Upstream::start_sequence(scripts).await;
         let mut chat = Function::builder("chat-stream")
             .env("REDIS_URL", redis.url())

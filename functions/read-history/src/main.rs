@@ -3,8 +3,15 @@
 mod handler;
 
 use std::process::ExitCode;
+use std::time::SystemTime;
+
+use shared::characters::Characters;
+use shared::http::{self, Base};
 
 fn main() -> ExitCode {
-    let memory = |base: &shared::http::Base| Ok(base.memory.clone());
-    shared::http::run_buffered(env!("CARGO_PKG_NAME"), |_| "GET", memory, handler::history)
+    let rooms = |base: &Base| {
+        let characters = Characters::new(base.store.clone(), SystemTime::now);
+        Ok((base.memory.clone(), characters))
+    };
+    http::run_buffered(env!("CARGO_PKG_NAME"), |_| "GET", rooms, handler::history)
 }

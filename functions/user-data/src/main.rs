@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         let (memory, turns) = (base.memory.clone(), base.turns.clone());
         Ok(Data::new(memory, turns, base.store.clone(), base.layout))
     };
-    http::run(env!("CARGO_PKG_NAME"), data, async |base, data| {
-        http::serve_streaming(base, |_| "GET, DELETE", data, handler::data).await
+    http::run(env!("CARGO_PKG_NAME"), data, async |server, data| {
+        http::serve_streaming(server, |_| "GET, DELETE", data, handler::data).await
     })
 }

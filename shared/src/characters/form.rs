@@ -1,21 +1,25 @@
 //! Parses stored characters. An error names the field that is missing or out of range.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::card::{Card, Unreadable, Warning};
+use super::sheet::Sheet;
+use crate::ids::CharacterId;
+
 /// Temperatures that upstreams accept.
 const TEMPERATURES: RangeInclusive<f64> = 0.0..=2.0;
 
 /// A persona that users talk to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Character {
-    /// The character's name, as the user sees it.
-    pub name: String,
-    /// The text that describes the character and begins every prompt.
-    pub system_prompt: String,
+    /// Its texts.
+    pub persona: Persona,
     /// Sampling temperature from 0 to 2; `None` for the upstream's default.
     pub temperature: Option<f64>,
     /// Nucleus sampling, above 0 and up to 1; `None` for the upstream's default.
@@ -26,8 +30,22 @@ pub struct Character {
     pub model: Option<String>,
 }
 
+/// The texts of a persona.
+#[derive(Debug)]
+pub enum Persona {
+    /// One text, sent to the letter.
+    Plain {
+        /// The character's name, as the user sees it.
+        name: String,
+        /// The text that describes the character and begins every prompt.
+        system_prompt: String,
+    },
+    /// A character card.
+    Card(Box<Sheet>),
+}
+
 /// Why stored bytes are not a valid character. Names a position or a field, never the stored content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The bytes are not a JSON object, or a field appears twice.
     #[error("it is not a JSON object with each field once (line {line}, column {column})")]
@@ -45,10 +63,13 @@ pub enum Malformed {
         /// The values that the field accepts.
         expected: &'static str,
     },
+    /// The bytes are a character card that cannot be read.
+    #[error(transparent)]
+    Card(#[from] Unreadable),
 }
 
 /// The fields as raw JSON, so that an error can name the field.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Form<'a> {
     #[serde(borrow)]
     name: Option<&'a RawValue>,
@@ -64,12 +85,74 @@ struct Form<'a> {
     model: Option<&'a RawValue>,
 }
 
+/// The model settings of a character.
+#[derive(Default)]
+struct Settings {
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    max_tokens: Option<u32>,
+    model: Option<String>,
+}
+
 impl Character {
-    /// Returns the character in stored bytes. Unknown fields are ignored; a setting that is null counts as not set.
+    /// Returns the character in stored bytes: a card, or a plain character, whose unknown fields are ignored and whose
+    /// settings that are null count as not set. `id` names a card without a name.
     ///
     /// # Errors
-    /// The bytes are not a JSON object, a field is missing, or a value is out of range.
-    pub fn from_json(json: &[u8]) -> Result<Self, Malformed> {
+    /// The bytes are not a JSON object or a card that cannot be read. Of a plain character, a field is missing or a value
+    /// is out of range.
+    pub fn from_json(id: &CharacterId, json: &[u8]) -> Result<Self, Malformed> {
+        let fields: Result<HashMap<Cow<'_, str>, &RawValue>, _> = serde_json::from_slice(json);
+        let is_card = |fields: &HashMap<_, &_>| Card::is_card(|name| fields.get(name).copied());
+        match fields {
+            Ok(fields) if !is_card(&fields) => Self::plain(json),
+            Ok(_) => Ok(Self::of_card(
+                id,
+                Card::from_json(&String::from_utf8_lossy(json))?,
+            )),
+            // Other programs write cards that are not valid JSON.
+            Err(_) => match Card::from_json(&String::from_utf8_lossy(json)) {
+                Ok(card) => Ok(Self::of_card(id, card)),
+                Err(_) => Self::plain(json),
+            },
+        }
+    }
+
+    /// Returns the character of a card. Settings that are not valid are left out, with a warning. `id` names a card
+    /// without a name.
+    #[must_use]
+    pub fn of_card(id: &CharacterId, mut card: Card) -> Self {
+        let mut settings = Settings::default();
+        if let Some(raw) = card.settings.take() {
+            let form = serde_json::from_str::<Form<'_>>(raw.get());
+            let mut refused = Vec::new();
+            match form {
+                Ok(form) if raw.get().starts_with('{') => {
+                    settings = Settings::valid(&form, &mut refused)
+                }
+                Ok(_) | Err(_) => refused.push(("", "is not an object with each field once")),
+            }
+            let warnings = refused
+                .into_iter()
+                .map(|(field, expected)| Warning::Setting { field, expected });
+            card.warnings.extend(warnings);
+        }
+        let Settings {
+            temperature,
+            top_p,
+            max_tokens,
+            model,
+        } = settings;
+        Self {
+            persona: Persona::Card(Box::new(Sheet::new(id, card))),
+            temperature,
+            top_p,
+            max_tokens,
+            model,
+        }
+    }
+
+    fn plain(json: &[u8]) -> Result<Self, Malformed> {
         let form: Form<'_> = serde_json::from_slice(json).map_err(|error| Malformed::Json {
             line: error.line(),
             column: error.column(),
@@ -78,38 +161,86 @@ impl Character {
         if !json.trim_ascii_start().starts_with(b"{") {
             return Err(Malformed::Json { line: 1, column: 1 });
         }
-        Ok(Self {
+        let persona = Persona::Plain {
             name: required("name", form.name)?,
             system_prompt: required("system_prompt", form.system_prompt)?,
-            temperature: setting(
-                "temperature",
-                "must be a number from 0 to 2",
-                form.temperature,
-                |value| {
-                    value
-                        .as_f64()
-                        .filter(|number| TEMPERATURES.contains(number))
-                },
-            )?,
-            top_p: setting(
-                "top_p",
-                "must be a number above 0 and up to 1",
-                form.top_p,
-                |value| {
-                    value
-                        .as_f64()
-                        .filter(|number| *number > 0.0 && *number <= 1.0)
-                },
-            )?,
-            max_tokens: setting(
-                "max_tokens",
-                "must be a whole number from 1 to 4294967295",
-                form.max_tokens,
-                whole,
-            )?,
-            model: setting("model", "must be text", form.model, text)?,
+        };
+        Ok(Self {
+            persona,
+            temperature: temperature(&form)?,
+            top_p: top_p(&form)?,
+            max_tokens: max_tokens(&form)?,
+            model: model(&form)?,
         })
     }
+
+    /// Returns the character's name, as the user sees it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match &self.persona {
+            Persona::Plain { name, .. } => name,
+            Persona::Card(sheet) => sheet.name(),
+        }
+    }
+
+    /// Returns the sheet of a character that is a card.
+    #[must_use]
+    pub fn sheet(&self) -> Option<&Sheet> {
+        match &self.persona {
+            Persona::Plain { .. } => None,
+            Persona::Card(sheet) => Some(sheet),
+        }
+    }
+}
+
+impl Settings {
+    /// Returns the valid ones, and adds the others to `refused`, with what is expected of them.
+    fn valid(form: &Form<'_>, refused: &mut Vec<(&'static str, &'static str)>) -> Self {
+        fn or_refused<T>(
+            setting: Result<Option<T>, Malformed>,
+            refused: &mut Vec<(&'static str, &'static str)>,
+        ) -> Option<T> {
+            setting.unwrap_or_else(|problem| {
+                if let Malformed::Field { field, expected } = problem {
+                    refused.push((field, expected));
+                }
+                None
+            })
+        }
+        Self {
+            temperature: or_refused(temperature(form), refused),
+            top_p: or_refused(top_p(form), refused),
+            max_tokens: or_refused(max_tokens(form), refused),
+            model: or_refused(model(form), refused),
+        }
+    }
+}
+
+fn temperature(form: &Form<'_>) -> Result<Option<f64>, Malformed> {
+    let expected = "must be a number from 0 to 2";
+    setting("temperature", expected, form.temperature, |value| {
+        value
+            .as_f64()
+            .filter(|number| TEMPERATURES.contains(number))
+    })
+}
+
+fn top_p(form: &Form<'_>) -> Result<Option<f64>, Malformed> {
+    let expected = "must be a number above 0 and up to 1";
+    setting("top_p", expected, form.top_p, |value| {
+        value
+            .as_f64()
+            .filter(|number| *number > 0.0 && *number <= 1.0)
+    })
+}
+
+fn max_tokens(form: &Form<'_>) -> Result<Option<u32>, Malformed> {
+    let expected = "must be a whole number from 1 to 4294967295";
+    setting("max_tokens", expected, form.max_tokens, whole)
+}
+
+fn model(form: &Form<'_>) -> Result<Option<String>, Malformed> {
+    setting("model", "must be text", form.model, text)
 }
 
 fn required(field: &'static str, raw: Option<&RawValue>) -> Result<String, Malformed> {
@@ -157,9 +288,13 @@ fn whole(value: &Value) -> Option<u32> {
 mod tests {
     use super::*;
 
+    fn of(json: &[u8]) -> Result<Character, Malformed> {
+        Character::from_json(&CharacterId::parse("mira").expect("an id"), json)
+    }
+
     fn with(fields: &str) -> Result<Character, Malformed> {
         let json = format!(r#"{{"name":"n","system_prompt":"p"{fields}}}"#);
-        Character::from_json(json.as_bytes())
+        of(json.as_bytes())
     }
 
     #[test]
@@ -236,7 +371,7 @@ mod tests {
             ),
             (r#"{"name":5,"system_prompt":"p"}"#, "name must be text"),
         ] {
-            let error = Character::from_json(json.as_bytes()).expect_err(json);
+            let error = of(json.as_bytes()).expect_err(json);
             assert_eq!(error.to_string(), expected);
         }
         for json in [
@@ -247,7 +382,7 @@ mod tests {
             r#"["n","p",1,1,1,"m"]"#,
             r#"{"name":"a","name":"b"}"#,
         ] {
-            let error = Character::from_json(json.as_bytes()).expect_err(json);
+            let error = of(json.as_bytes()).expect_err(json);
             assert!(matches!(error, Malformed::Json { .. }), "{json}: {error}");
         }
     }

@@ -8,15 +8,19 @@ use tracing::Instrument;
 
 use super::follow::Repeated;
 use super::opening::{Claiming, Opening, remembered};
+use super::prompt::{self, Moment};
 use super::relay::Relay;
 use super::turn::Task;
 use super::{Ask, Chat, FailureCode, MemoryStatus, Refusal, Source, Turn};
-use crate::characters::Character;
-use crate::context::{self, Context};
+use crate::characters::lore::Greeting;
+use crate::characters::{Audience, Character};
+use crate::clock::unix_seconds;
+use crate::context::{self, Context, Past};
 use crate::llm::Prompt;
 use crate::memory::{self, Began, History};
-use crate::message::PromptMessage;
+use crate::message::{Message, PromptMessage};
 use crate::telemetry::{Invocation, TurnFigures};
+use crate::tokens::estimate;
 use crate::turns::{Claim, Record};
 
 /// Most attempts to claim a turn whose key belongs to dead turns, or to one whose record is gone.
@@ -29,6 +33,8 @@ struct Fitted {
     unavailable: Option<&'static str>,
     began: Began,
     prompt: Prompt,
+    /// The greeting that the turn answers, to be stored before it.
+    greeting: Option<Message>,
     history_messages: usize,
 }
 
@@ -63,8 +69,15 @@ impl Chat {
             };
             // What refused that turn may refuse this one.
             let character = opening.character?;
-            let (prompt, window) = (&character.system_prompt, self.inner.window);
-            context::fit(prompt, Vec::new(), ask.text(), window)?;
+            let moment = Moment {
+                history: &[],
+                older: 0,
+                greeting: None,
+                greeted_with: Greeting::Unknown,
+                default_prompt: &self.inner.default_system_prompt,
+            };
+            let frame = prompt::frame(&character, &ask, &moment);
+            context::fit(frame, Past::default(), ask.text(), self.inner.window)?;
         }
         Err(Refusal::TurnNotFound)
     }
@@ -106,6 +119,7 @@ impl Chat {
             unavailable,
             began,
             prompt,
+            greeting,
             history_messages,
         } = fitted;
         if let Some(record) = &mut record {
@@ -137,6 +151,7 @@ impl Chat {
             began,
             began_at_unix,
             prompt,
+            greeting,
             ask,
             invocation,
             relay,
@@ -174,9 +189,38 @@ impl Chat {
                 ask.metadata = ask.metadata.take().or(replaced.metadata);
             }
         }
+        // While the history is not known, the client says what it showed.
+        let is_first = history.as_ref().map_or(true, |history| history.stored == 0);
+        let greeting = match is_first {
+            true => greeting(character, ask, began_at_unix)?,
+            false => None,
+        };
         let message = ask.text();
         let unavailable = history.as_ref().err().map(memory::Error::reason);
-        let fit = |history| context::fit(&character.system_prompt, history, message, inner.window);
+        let known = |history: &Result<History, memory::Error>| match history {
+            Ok(history) => {
+                let without = Greeting::Without;
+                (
+                    history.older(),
+                    history.greeting.map_or(without, Greeting::Number),
+                )
+            }
+            Err(_) => (0, Greeting::Unknown),
+        };
+        let fit = |messages: Vec<Message>, (older, begun_with): (u64, Greeting)| {
+            let moment = Moment {
+                history: &messages,
+                older,
+                greeting: greeting.as_ref().map(|greeting| greeting.content.as_str()),
+                greeted_with: match ask.greeting.filter(|_| is_first) {
+                    Some(number) => Greeting::Number(number),
+                    None => begun_with,
+                },
+                default_prompt: &inner.default_system_prompt,
+            };
+            let frame = prompt::frame(character, ask, &moment);
+            context::fit(frame, Past { messages, older }, message, inner.window)
+        };
         let rest = match (&history, &ask.replaces) {
             (Ok(history), None) => history
                 .stored
@@ -184,28 +228,33 @@ impl Chat {
                 .saturating_sub(history.read()),
             _ => 0,
         };
+        let is_known = known(&history);
         let (mut memory, mut began, messages) = remembered(history, began_at_unix);
-        let mut context = fit(messages)?;
+        let mut context = fit(messages, is_known)?;
         if context.has_room && rest > 0 {
             // Much of what was read is not of whole turns. Older turns are read as well, if that can be done in time.
             let (user, stored) = (&ask.user, inner.stored_messages);
             let all = inner.memory.load(invocation, user, &ask.character, stored);
             if let Ok(Ok(history)) = timeout_at(read_until, all).await {
+                let history = Ok(history);
+                let is_known = known(&history);
                 let messages;
-                (memory, began, messages) = remembered(Ok(history), began_at_unix);
-                context = fit(messages)?;
+                (memory, began, messages) = remembered(history, began_at_unix);
+                context = fit(messages, is_known)?;
             }
         }
         let Context {
             messages,
             history_messages,
+            behind_new,
             ..
         } = context;
         Ok(Fitted {
             memory,
             unavailable,
             began,
-            prompt: prompt(character, messages),
+            prompt: asked(character, messages, behind_new),
+            greeting,
             history_messages,
         })
     }
@@ -225,9 +274,33 @@ async fn release(invocation: &Invocation, record: Option<Record>, claim: Claimin
     }));
 }
 
-fn prompt(character: &Character, messages: Vec<PromptMessage>) -> Prompt {
+/// Returns the greeting that a turn answers, to be stored before it.
+fn greeting(
+    character: &Character,
+    ask: &Ask,
+    began_at: SystemTime,
+) -> Result<Option<Message>, Refusal> {
+    let Some(number) = ask.greeting else {
+        return Ok(None);
+    };
+    let audience = Audience::new(&ask.user, &ask.character, ask.user_name.as_deref());
+    let sheet = character.sheet();
+    let text = sheet.and_then(|sheet| sheet.greeting(number, &audience));
+    let count = || sheet.map_or(0, |sheet| sheet.greetings_to_show());
+    let text = text.ok_or_else(|| Refusal::GreetingNotFound(count()))?;
+    let tokens = i64::try_from(estimate(&text).max(1)).unwrap_or(i64::MAX);
+    Ok(Some(Message::greeting(
+        number,
+        text,
+        unix_seconds(began_at),
+        tokens,
+    )))
+}
+
+fn asked(character: &Character, messages: Vec<PromptMessage>, behind_new: usize) -> Prompt {
     Prompt {
         messages,
+        behind_new,
         model: character.model.clone(),
         temperature: character.temperature,
         top_p: character.top_p,

@@ -65,9 +65,18 @@ impl Ask {
         let mut content = Context::new(&SHA256);
         let metadata = self.metadata.as_ref().map_or("", |metadata| metadata.get());
         let replaces = self.replaces.as_ref().map_or("", MessageId::as_str);
-        for part in [self.character.as_str(), self.text(), metadata, replaces] {
+        let mut add = |part: &str| {
             content.update(&part.len().to_be_bytes());
             content.update(part.as_bytes());
+        };
+        for part in [self.character.as_str(), self.text(), metadata, replaces] {
+            add(part);
+        }
+        if let Some(name) = &self.user_name {
+            add(&format!("user_name {name}"));
+        }
+        if let Some(number) = self.greeting {
+            add(&format!("greeting {number}"));
         }
         let hash = content.finish();
         let half = hash.as_ref().first_chunk().copied().unwrap_or_default();

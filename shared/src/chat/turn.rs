@@ -43,6 +43,8 @@ pub(super) struct Task {
     pub(super) began: Began,
     pub(super) began_at_unix: SystemTime,
     pub(super) prompt: Prompt,
+    /// The greeting that the turn answers, to be stored before it.
+    pub(super) greeting: Option<Message>,
     pub(super) ask: Ask,
     /// Declared before `relay` so that a panic drops it first: dropping the relay ends the response.
     pub(super) invocation: Invocation,
@@ -214,6 +216,7 @@ impl Task {
                 id: self.id,
                 began: self.began,
                 replaces: self.ask.replaces.take(),
+                greeting: self.greeting.take(),
                 user,
                 assistant,
             };
@@ -240,6 +243,7 @@ impl Task {
             unix_seconds(self.began_at_unix),
             signed(counts.user),
         );
+        user.msg_id = self.id.message_id();
         user.metadata = self.ask.metadata.take();
         let mut assistant = Message::new(
             Role::Assistant,
@@ -247,6 +251,7 @@ impl Task {
             unix_seconds(SystemTime::now()),
             signed(counts.assistant),
         );
+        assistant.msg_id = self.id.reply_id();
         assistant.metadata = mark.and_then(|word| {
             serde_json::value::to_raw_value(&serde_json::json!({ "finish_reason": word })).ok()
         });

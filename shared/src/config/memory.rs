@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::read::{count, milliseconds, number, small};
+use super::read::{count, milliseconds, number, small, text};
 use super::{ConfigError, Lookup, Section};
 
 /// Limits of a stored session, and of the time that an operation on the memory may take.
@@ -45,21 +45,30 @@ impl Section for MemoryConfig {
     }
 }
 
-/// Limits of the context window: how much is sent upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is sent upstream: how much, and what begins the prompt of a character that says nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContextConfig {
     /// Number of stored messages sent along with a new one. Read from `CONTEXT_MAX_MESSAGES`; defaults to 50.
     pub max_messages: usize,
     /// Number of tokens sent in all: system prompt, history, new message and the overhead of each message. Read from
     /// `CONTEXT_MAX_TOKENS`; defaults to 20,000.
     pub max_tokens: u64,
+    /// System prompt of the cards that have none of their own, and what `{{original}}` stands for in the others. Macros
+    /// are replaced. Read from `DEFAULT_SYSTEM_PROMPT`.
+    pub default_system_prompt: String,
 }
+
+/// The system prompt of cards that have none, unless the operator sets another.
+const DEFAULT_SYSTEM_PROMPT: &str = "You are {{char}}, talking with {{user}} in a private chat. Stay in character, and \
+    reply in the language in which {{user}} writes.";
 
 impl Section for ContextConfig {
     fn from_lookup(lookup: Lookup<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
             max_messages: count(lookup, "CONTEXT_MAX_MESSAGES", 50, 0, 10_000)?,
             max_tokens: number(lookup, "CONTEXT_MAX_TOKENS", 20_000, 1, 10_000_000)?,
+            default_system_prompt: text(lookup, "DEFAULT_SYSTEM_PROMPT")
+                .unwrap_or_else(|| DEFAULT_SYSTEM_PROMPT.to_owned()),
         })
     }
 }

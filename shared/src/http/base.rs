@@ -1,4 +1,5 @@
-//! The parts that all functions share, built from the environment: telemetry, secrets, authentication, memory, CORS.
+//! The parts that functions share, built from the environment: telemetry, secrets and memory, and for HTTP authentication
+//! and CORS.
 
 use std::error::Error;
 
@@ -29,8 +30,27 @@ pub struct Base {
     /// Cancelled when the process is asked to end. What runs then settles at once.
     pub ending: CancellationToken,
     pub(super) telemetry: Telemetry,
+}
+
+/// What serves HTTP: the parts that all functions share, and those that tell callers apart.
+pub struct Server {
+    pub(super) base: Base,
     pub(super) authenticator: Authenticator,
     pub(super) cors: CorsConfig,
+}
+
+impl Server {
+    /// Adds the parts for HTTP, configured from the environment.
+    ///
+    /// # Errors
+    /// A setting is missing or invalid. Only the first one is reported.
+    pub(super) fn from_env(base: Base) -> Result<Self, Box<dyn Error>> {
+        Ok(Self {
+            authenticator: Authenticator::new(&AuthConfig::from_env()?, &base.secrets)?,
+            cors: CorsConfig::from_env()?,
+            base,
+        })
+    }
 }
 
 impl Base {
@@ -48,7 +68,6 @@ impl Base {
         let store = Store::new(&redis, &memory_config, &secrets)?;
         Ok(Self {
             telemetry,
-            authenticator: Authenticator::new(&AuthConfig::from_env()?, &secrets)?,
             memory: Memory::new(store.clone(), redis.key_layout, &memory_config),
             turns: Turns::new(store.clone(), redis.key_layout, &memory_config),
             layout: redis.key_layout,
@@ -56,7 +75,6 @@ impl Base {
             ending: CancellationToken::new(),
             store,
             secrets,
-            cors: CorsConfig::from_env()?,
         })
     }
 }

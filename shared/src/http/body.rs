@@ -16,6 +16,7 @@ use crate::session::State;
 
 const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_MESSAGE_CHARACTERS: usize = 2_000;
+const MAX_NAME_CHARACTERS: usize = 64;
 /// Limit of the raw JSON text of `metadata`, in bytes.
 const MAX_METADATA_BYTES: usize = 2 * 1024;
 /// Limit of nested objects and lists in `metadata`; a common limit of JSON parsers.
@@ -31,6 +32,10 @@ pub struct ChatBody {
     pub message: Option<String>,
     /// The stored message whose place the turn takes, with all after it.
     pub replaces: Option<MessageId>,
+    /// The user's name, for `{{user}}` in cards: 1 to 64 characters, at least one of them visible.
+    pub user_name: Option<String>,
+    /// The number of the greeting that the message answers; 0 is the first.
+    pub greeting: Option<usize>,
     /// A JSON object of at most 2 KiB, stored verbatim with the message.
     pub metadata: Option<Box<RawValue>>,
 }
@@ -44,6 +49,10 @@ struct ChatForm<'a> {
     message: Option<&'a RawValue>,
     #[serde(borrow)]
     replaces: Option<&'a RawValue>,
+    #[serde(borrow)]
+    user_name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    greeting: Option<&'a RawValue>,
     #[serde(borrow)]
     metadata: Option<&'a RawValue>,
 }
@@ -65,11 +74,16 @@ impl ChatBody {
             (None, Some(_)) => None,
             (message, _) => Some(new_message(message)?),
         };
+        let name = |name| user_name(text("user_name", Some(name))?);
+        let user_name = form.user_name.map(name).transpose()?;
+        let greeting = form.greeting.map(greeting).transpose()?;
         let metadata = form.metadata.map(metadata).transpose()?;
         Ok(Self {
             character,
             message,
             replaces,
+            user_name,
+            greeting,
             metadata,
         })
     }
@@ -84,6 +98,32 @@ fn new_message(value: Option<&RawValue>) -> Result<String, Problem> {
         return Err(invalid("message", "must be at most 2000 characters"));
     }
     Ok(message)
+}
+
+/// Checks a user's name, from a body or a query.
+pub(super) fn user_name(name: String) -> Result<String, Problem> {
+    let is_allowed = !is_blank(&name) && name.chars().count() <= MAX_NAME_CHARACTERS;
+    if !is_allowed || name.contains(char::is_control) {
+        return Err(invalid(
+            "user_name",
+            "must be 1 to 64 characters, not only white space, and without control characters",
+        ));
+    }
+    Ok(name)
+}
+
+fn greeting(value: &RawValue) -> Result<usize, Problem> {
+    // JSON has one kind of numbers, so `1.0` is a whole one.
+    let number: Option<f64> = serde_json::from_str(value.get()).ok();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a whole number; one above the range of the type becomes its largest, which no greeting has"
+    )]
+    number
+        .filter(|number| number.fract() == 0.0 && *number >= 0.0)
+        .map(|number| number as usize)
+        .ok_or_else(|| invalid("greeting", "must be a whole number from 0"))
 }
 
 /// The body of a request that sets a session's state.
@@ -202,5 +242,43 @@ fn is_readable(value: &RawValue, depth: usize) -> bool {
         serde_json::from_str::<String>(json).is_ok()
     } else {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_greeting_is_whole_however_it_is_written() {
+        let read = |json: &str| greeting(&RawValue::from_string(json.to_owned()).expect("JSON"));
+        for (json, expected) in [("0", 0), ("-0", 0), ("2", 2), ("2.0", 2), ("1e1", 10)] {
+            assert_eq!(read(json), Ok(expected), "{json}");
+        }
+        // The largest is more than any character has.
+        assert_eq!(read("1e300"), Ok(usize::MAX));
+        let expected = invalid("greeting", "must be a whole number from 0");
+        for json in ["-1", "0.5", "\"0\"", "true", "[0]", "1e999"] {
+            assert_eq!(read(json), Err(expected.clone()), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_a_user_is_visible_and_has_no_control_characters() {
+        let longest = "雨".repeat(MAX_NAME_CHARACTERS);
+        for name in ["小雨", "O'Neill {{char}}", longest.as_str()] {
+            assert_eq!(user_name(name.to_owned()), Ok(name.to_owned()));
+        }
+        let too_long = format!("{longest}雨");
+        for name in [
+            "",
+            " \u{3000}",
+            "\u{200b}",
+            "a\nb",
+            "a\u{85}",
+            too_long.as_str(),
+        ] {
+            assert!(user_name(name.to_owned()).is_err(), "{name:?}");
+        }
     }
 }

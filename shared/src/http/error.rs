@@ -200,6 +200,29 @@ impl Problem {
         Self::of_memory(&error, DATA_UNAVAILABLE)
     }
 
+    /// Returns the problem for stored characters that could not be reached.
+    #[must_use]
+    pub fn characters_unavailable(error: memory::Error) -> Self {
+        Self::of_memory(
+            &error,
+            "the stored characters cannot be reached at the moment",
+        )
+    }
+
+    /// Returns the problem for a file that holds no character.
+    #[must_use]
+    pub fn unreadable_card(error: &dyn std::error::Error) -> Self {
+        Self::InvalidRequest(format!("card: {error}"))
+    }
+
+    /// Returns the problem for a part of a turn in a protocol whose streams cannot begin in the middle.
+    #[must_use]
+    pub fn always_from_start() -> Self {
+        Self::InvalidRequest(
+            "Last-Event-ID or after: is not for this protocol, which always begins with the first event".to_owned(),
+        )
+    }
+
     /// Returns the problem for a turn that could not be looked up.
     #[must_use]
     pub fn turn_unavailable(error: memory::Error) -> Self {
@@ -221,26 +244,41 @@ impl From<auth::Error> for Problem {
     }
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Character(characters::Error::NotFound) => Self::CharacterNotFound,
-            Refusal::Character(characters::Error::Unavailable(_)) => {
+impl From<characters::Error> for Problem {
+    fn from(error: characters::Error) -> Self {
+        match error {
+            characters::Error::NotFound => Self::CharacterNotFound,
+            characters::Error::Unavailable(_) => {
                 Self::MemoryUnavailable("the character cannot be looked up at the moment")
             }
-            Refusal::Character(error @ characters::Error::WrongType) => {
+            error @ characters::Error::WrongType => {
                 tracing::error!(key = "character:<id>", %error, "a character's key cannot be read");
                 Self::Internal
             }
-            Refusal::Character(characters::Error::Malformed(error)) => {
+            characters::Error::Failed => Self::Internal,
+            characters::Error::Malformed(error) => {
                 tracing::error!(key = "character:<id>", %error, "a stored character cannot be read");
                 Self::Internal
             }
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Character(error) => error.into(),
             Refusal::TooLong(error @ TooLong::Character { .. }) => {
                 tracing::error!(%error, setting = "CONTEXT_MAX_TOKENS", "a character is too large");
                 Self::CharacterTooLarge
             }
             Refusal::MessageNotFound => Self::MessageNotFound,
+            Refusal::GreetingNotFound(0) => {
+                Self::InvalidRequest("greeting: the character has no greetings".to_owned())
+            }
+            Refusal::GreetingNotFound(_) => Self::InvalidRequest(
+                "greeting: must be the number of one of the character's greetings".to_owned(),
+            ),
             Refusal::HistoryUnavailable(error) => Self::history_unavailable(error),
             Refusal::LimitReached(seconds) => Self::TooManyRequests(seconds),
             Refusal::KeyReused => Self::KeyReused,

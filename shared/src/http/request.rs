@@ -7,9 +7,10 @@ use http::{HeaderValue, Method};
 use lambda_runtime::Context;
 use tokio::time::Instant;
 
-use super::Problem;
+use super::body::user_name;
 use super::event::Event;
 use super::serve::Allow;
+use super::{Problem, Protocol};
 use crate::auth::{Authenticator, Credentials};
 use crate::ids::{CharacterId, IdempotencyKey, MessageId, TurnId, UserId};
 use crate::telemetry::{Invocation, Telemetry};
@@ -101,6 +102,15 @@ impl UserRequest {
         self.optional(name)?.map(parse).transpose()
     }
 
+    /// Returns the `user_name` of the query, or `None` if it is missing.
+    ///
+    /// # Errors
+    /// [`Problem::InvalidRequest`] if the parameter appears more than once or is not a valid name.
+    pub fn user_name(&self) -> Result<Option<String>, Problem> {
+        let name = self.optional("user_name")?;
+        name.map(|name| user_name(name.to_owned())).transpose()
+    }
+
     /// Returns the `limit` of the query: how many to return at most, from 1 to 100.
     ///
     /// # Errors
@@ -136,6 +146,21 @@ impl UserRequest {
             TurnId::parse(id).map_err(|_| invalid("turn_id", "must be a UUID in lower case"))
         };
         self.optional("turn_id")?.map(parse).transpose()
+    }
+
+    /// Returns the form in which the client wants the turn.
+    ///
+    /// # Errors
+    /// [`Problem::InvalidRequest`] if the parameter `protocol` of the query appears more than once or is unknown.
+    pub fn protocol(&self) -> Result<Protocol, Problem> {
+        match self.optional("protocol")? {
+            None => Ok(Protocol::Events),
+            Some("ui-message-stream") => Ok(Protocol::UiMessageStream),
+            Some(_) => Err(invalid(
+                "protocol",
+                "must be ui-message-stream, or left out",
+            )),
+        }
     }
 
     /// Returns what the client has seen of a turn: from the header `Last-Event-ID`, else from the parameter `after` of

@@ -22,6 +22,7 @@ use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::MapResultLayer;
 use lambda_runtime::{Error, LambdaEvent, MetadataPrelude, Runtime, StreamResponse, service_fn};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::runtime::Builder;
 
 use super::cors::Grant;
@@ -29,9 +30,9 @@ use super::event::{Event, Gateway};
 use super::nodelay::NoDelay;
 use super::request::UserRequest;
 use super::sse::{self, StreamingAnswer, StreamingBody};
-use super::{Answer, Base, Problem, poll};
+use super::{Answer, Base, CharacterCommand, Problem, Server, direct, poll};
 use crate::chat::FINISH_MARGIN;
-use crate::telemetry;
+use crate::telemetry::{self, Invocation};
 
 /// Returns the methods of a path in the format of the `Allow` header. Gets the last segment of the path.
 pub type Allow = fn(&str) -> &'static str;
@@ -50,8 +51,25 @@ where
     S: Clone + Send + Sync + 'static,
     F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
-    run(function, build, async |base, service| {
-        serve_buffered(base, allow, service, route).await
+    run(function, build, async |server, service| {
+        serve_buffered(server, allow, service, route).await
+    })
+}
+
+/// Runs a function without a route from start to end, and returns the exit code of the process. Its events come from
+/// callers with the right to invoke it, so it needs no settings for tokens.
+pub fn run_direct<S, F>(
+    function: &'static str,
+    build: impl FnOnce(&Base) -> Result<S, Box<dyn StdError>>,
+    route: fn(S, Invocation, CharacterCommand) -> F,
+) -> ExitCode
+where
+    S: Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Answer, Problem>> + Send + 'static,
+{
+    let build = |base: Base| build(&base).map(|built| (base, built));
+    start(function, build, async |(base, service)| {
+        serve_direct(base, service, route).await
     })
 }
 
@@ -64,10 +82,28 @@ where
 pub fn run<S>(
     function: &'static str,
     build: impl FnOnce(&Base) -> Result<S, Box<dyn StdError>>,
-    serve: impl AsyncFnOnce(Base, S) -> Result<(), Error>,
+    serve: impl AsyncFnOnce(Server, S) -> Result<(), Error>,
 ) -> ExitCode {
-    let started = Base::from_env(function).and_then(|base| build(&base).map(|built| (base, built)));
-    let (base, built) = match started {
+    let build = |base: Base| {
+        let server = Server::from_env(base)?;
+        let built = build(&server.base)?;
+        Ok((server, built))
+    };
+    start(function, build, async |(server, built)| {
+        serve(server, built).await
+    })
+}
+
+fn start<T>(
+    function: &'static str,
+    build: impl FnOnce(Base) -> Result<T, Box<dyn StdError>>,
+    serve: impl AsyncFnOnce(T) -> Result<(), Error>,
+) -> ExitCode {
+    let started = Base::from_env(function).and_then(|base| {
+        let ending = base.ending.clone();
+        Ok((ending, build(base)?))
+    });
+    let (ending, built) = match started {
         Ok(started) => started,
         Err(error) => return telemetry::start_failed(&*error),
     };
@@ -80,8 +116,8 @@ pub fn run<S>(
         Err(error) => return telemetry::start_failed(&error),
     };
     let ended = runtime.block_on(async {
-        poll::end_on_sigterm(base.ending.clone());
-        serve(base, built).await
+        poll::end_on_sigterm(ending);
+        serve(built).await
     });
     // Blocking computations and name look-ups may still run on their own threads; the process does not wait for them.
     runtime.shutdown_background();
@@ -97,7 +133,7 @@ pub fn run<S>(
 /// # Errors
 /// The Runtime API can no longer be polled.
 async fn serve_buffered<S, F>(
-    base: Base,
+    server: Server,
     allow: Allow,
     service: S,
     route: fn(S, UserRequest) -> F,
@@ -106,14 +142,14 @@ where
     S: Clone + Send + Sync + 'static,
     F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
-    let (ending, margin) = (base.ending.clone(), ending_margin(&base));
-    let base = Arc::new(base);
+    let (ending, margin) = (server.base.ending.clone(), ending_margin(&server.base));
+    let server = Arc::new(server);
     let service = service_fn(move |event: LambdaEvent<Event>| {
-        let (base, service) = (Arc::clone(&base), service.clone());
+        let (server, service) = (Arc::clone(&server), service.clone());
         let route = move |request| route(service, request);
         let gateway = event.payload.gateway;
         async move {
-            answer(&base, allow, event, route, |refusal| refusal)
+            answer(&server, allow, event, route, |refusal| refusal)
                 .await
                 .map(|answer| buffered(answer, gateway))
         }
@@ -132,7 +168,7 @@ where
 /// # Errors
 /// The Runtime API can no longer be polled.
 pub async fn serve_streaming<S, F>(
-    base: Base,
+    server: Server,
     allow: Allow,
     service: S,
     route: fn(S, UserRequest) -> F,
@@ -141,17 +177,48 @@ where
     S: Clone + Send + Sync + 'static,
     F: Future<Output = Result<StreamingAnswer, Problem>> + Send + 'static,
 {
-    let (ending, margin) = (base.ending.clone(), ending_margin(&base));
-    let base = Arc::new(base);
+    let (ending, margin) = (server.base.ending.clone(), ending_margin(&server.base));
+    let server = Arc::new(server);
     let no_delay = Arc::new(NoDelay::default());
     let service = service_fn(move |event: LambdaEvent<Event>| {
-        let (base, service) = (Arc::clone(&base), service.clone());
+        let (server, service) = (Arc::clone(&server), service.clone());
         let no_delay = Arc::clone(&no_delay);
         let route = move |request| route(service, request);
         async move {
-            answer(&base, allow, event, route, sse::whole)
+            answer(&server, allow, event, route, sse::whole)
                 .await
                 .map(|response| streamed(response, no_delay))
+        }
+    });
+    let new = || {
+        Runtime::new(service.clone())
+            .layer(MapResultLayer::new(survive_failed_response))
+            .layer(TracingLayer::new())
+    };
+    poll::poll(new, &ending, margin).await
+}
+
+/// Serves events without a route until the process is asked to end.
+///
+/// # Errors
+/// The Runtime API can no longer be polled.
+async fn serve_direct<S, F>(
+    base: Base,
+    service: S,
+    route: fn(S, Invocation, CharacterCommand) -> F,
+) -> Result<(), Error>
+where
+    S: Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Answer, Problem>> + Send + 'static,
+{
+    let (ending, margin) = (base.ending.clone(), ending_margin(&base));
+    let base = Arc::new(base);
+    let service = service_fn(move |event: LambdaEvent<Box<RawValue>>| {
+        let (base, service) = (Arc::clone(&base), service.clone());
+        async move {
+            let invocation = direct::begin(&base.telemetry, &event.context);
+            let route = |command| route(service, invocation.clone(), command);
+            Ok::<_, Infallible>(direct::answer(&event.payload, &invocation, route).await)
         }
     });
     let new = || {
@@ -171,7 +238,7 @@ fn ending_margin(base: &Base) -> Duration {
 /// Returns the response to one request, even if its route fails or panics. The runtime would turn an error or a panic
 /// into a 502 without a body.
 async fn answer<T, F>(
-    base: &Base,
+    server: &Server,
     allow: Allow,
     event: LambdaEvent<Event>,
     route: impl FnOnce(UserRequest) -> F,
@@ -181,9 +248,9 @@ where
     F: Future<Output = Result<Response<T>, Problem>>,
 {
     let LambdaEvent { payload, context } = event;
-    let grant = Grant::of(&base.cors, &payload.headers);
-    let invocation = super::request::begin(&base.telemetry, &payload, &context);
-    let authenticator = &base.authenticator;
+    let grant = Grant::of(&server.cors, &payload.headers);
+    let invocation = super::request::begin(&server.base.telemetry, &payload, &context);
+    let authenticator = &server.authenticator;
     let accepted = UserRequest::accept(payload, &context, allow, authenticator, invocation.clone());
     let outcome = async { route(accepted.await?).await };
     // A panic cannot leave partial changes here: a route shares no state with this function.

@@ -1,4 +1,4 @@
-//! Server-sent events: encodes a turn's frames, and sends heartbeats.
+//! Server-sent events: encodes a turn's frames in the form that the client asked for, and sends heartbeats.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -18,8 +18,9 @@ use serde::Serialize;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::{Instant, timeout};
 
-use super::Answer;
-use crate::chat::{Frame, Turn, Unsaved};
+use super::turn_json::{Ended, Failed, Start};
+use super::{Answer, ui_stream};
+use crate::chat::{Frame, Turn};
 use crate::ids::TurnId;
 
 /// Time without a frame after which a comment is sent, because gateways close streams that seem idle.
@@ -31,6 +32,15 @@ const PING: &[u8] = b": ping\n\n";
 pub type StreamingBody = UnsyncBoxBody<Bytes, Infallible>;
 /// A response that may stream.
 pub type StreamingAnswer = Response<StreamingBody>;
+
+/// The form in which a turn is streamed: the `protocol` of the query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// The events of this service; the form without a `protocol`.
+    Events,
+    /// `ui-message-stream`: the UI message stream of the AI SDK, version 1.
+    UiMessageStream,
+}
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -46,10 +56,17 @@ const COALESCE_ROUNDS: usize = 2;
 
 /// Returns the response that streams a turn.
 #[must_use]
-pub fn stream(turn: Turn) -> StreamingAnswer {
+pub fn stream(turn: Turn, protocol: Protocol) -> StreamingAnswer {
+    let encoder = match protocol {
+        Protocol::Events => Encoder::Events {
+            turn: turn.id(),
+            text_bytes: turn.seen(),
+        },
+        Protocol::UiMessageStream => Encoder::Ui(ui_stream::Encoder::new(turn.id())),
+    };
     let following = Following {
-        text_bytes: turn.seen(),
         turn,
+        encoder,
         sent: None,
         alone: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
     };
@@ -69,16 +86,18 @@ pub fn stream(turn: Turn) -> StreamingAnswer {
         HeaderValue::from_static("no-cache, no-transform"),
     );
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    if protocol == Protocol::UiMessageStream {
+        headers.insert(ui_stream::HEADER, ui_stream::VERSION);
+    }
     response
 }
 
 /// The state of a response body that streams a turn.
 struct Following {
     turn: Turn,
+    encoder: Encoder,
     /// When the last chunk was sent; `None` before the first delta.
     sent: Option<Instant>,
-    /// Bytes of the reply's text up to the last frame that was encoded.
-    text_bytes: usize,
     /// Whether this thread serves a single response. With several, yielding may take arbitrarily long.
     alone: bool,
 }
@@ -91,9 +110,11 @@ impl Following {
         let Ok(frame) = timeout(HEARTBEAT_INTERVAL, self.turn.next()).await else {
             return Some(Bytes::from_static(PING));
         };
-        let frame = frame?;
+        let Some(frame) = frame else {
+            return self.encoder.cut();
+        };
         let mut bytes = Vec::with_capacity(FRAME_CAPACITY_BYTES);
-        self.encode(&frame, &mut bytes);
+        self.encoder.encode(&frame, &mut bytes);
         let in_burst = self.sent.is_some_and(|sent| sent.elapsed() < BURST_GAP);
         if in_burst && self.alone {
             let mut rounds = 0;
@@ -104,7 +125,7 @@ impl Following {
                 run_ready_tasks().await;
                 rounds += 1;
                 if let Some(frame) = self.turn.try_next() {
-                    self.encode(&frame, &mut bytes);
+                    self.encoder.encode(&frame, &mut bytes);
                     rounds = 0;
                 }
             }
@@ -114,13 +135,40 @@ impl Following {
         }
         Some(bytes.into())
     }
+}
 
-    /// Appends the event of `frame` to `into`.
+/// Encodes the frames of one turn, in order.
+enum Encoder {
+    /// Into the events of this service.
+    Events {
+        turn: TurnId,
+        /// Bytes of the reply's text up to the last frame that was encoded.
+        text_bytes: usize,
+    },
+    /// Into the AI SDK's parts.
+    Ui(ui_stream::Encoder),
+}
+
+impl Encoder {
+    /// Appends the encoded `frame` to `into`.
     fn encode(&mut self, frame: &Frame, into: &mut Vec<u8>) {
-        if let Frame::Delta(content) = frame {
-            self.text_bytes += content.len();
+        match self {
+            Self::Events { turn, text_bytes } => {
+                if let Frame::Delta(content) = frame {
+                    *text_bytes += content.len();
+                }
+                encode(*turn, frame, *text_bytes, into);
+            }
+            Self::Ui(encoder) => encoder.encode(frame, into),
         }
-        encode(self.turn.id(), frame, self.text_bytes, into);
+    }
+
+    /// Returns what a stream ends with that has no further frames, if anything.
+    fn cut(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Events { .. } => None,
+            Self::Ui(encoder) => encoder.cut(),
+        }
     }
 }
 
@@ -152,14 +200,6 @@ pub fn whole(answer: Answer) -> StreamingAnswer {
 }
 
 #[derive(Serialize)]
-struct Start<'a> {
-    turn_id: &'a str,
-    memory: &'static str,
-    history_messages: usize,
-    resumable: bool,
-}
-
-#[derive(Serialize)]
 struct Delta<'a> {
     content: &'a str,
     done: bool,
@@ -169,28 +209,8 @@ struct Delta<'a> {
 struct Done<'a> {
     content: &'static str,
     done: bool,
-    turn_id: &'a str,
-    msg_id: &'a str,
-    user_msg_id: &'a str,
-    finish_reason: &'static str,
-    saved: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unsaved: Option<&'static str>,
-    usage: Usage,
-}
-
-#[derive(Serialize)]
-struct Usage {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-}
-
-#[derive(Serialize)]
-struct Failed<'a> {
-    error: &'static str,
-    code: &'static str,
-    turn_id: &'a str,
-    saved: bool,
+    #[serde(flatten)]
+    ended: Ended<'a>,
 }
 
 /// Appends the event of `frame` to `into`. `text_bytes` is the length of the reply's text up to this frame.
@@ -205,12 +225,7 @@ fn encode(turn: TurnId, frame: &Frame, text_bytes: usize, into: &mut Vec<u8>) {
             into,
             "start",
             id,
-            &Start {
-                turn_id: &turn.to_string(),
-                memory: memory.as_str(),
-                history_messages: *history_messages,
-                resumable: *resumable,
-            },
+            &Start::new(&turn.to_string(), *memory, *history_messages, *resumable),
         ),
         Frame::Delta(content) => event(
             into,
@@ -228,28 +243,14 @@ fn encode(turn: TurnId, frame: &Frame, text_bytes: usize, into: &mut Vec<u8>) {
             &Done {
                 content: "",
                 done: true,
-                turn_id: &turn.to_string(),
-                msg_id: &reply.msg_id,
-                user_msg_id: &reply.user_msg_id,
-                finish_reason: reply.finish_reason.as_str(),
-                saved: unsaved.is_none(),
-                unsaved: unsaved.map(Unsaved::as_str),
-                usage: Usage {
-                    prompt_tokens: reply.usage.prompt_tokens,
-                    completion_tokens: reply.usage.completion_tokens,
-                },
+                ended: Ended::new(&turn.to_string(), reply, *unsaved),
             },
         ),
         Frame::Failed { code, saved } => event(
             into,
             "error",
             Id(None),
-            &Failed {
-                error: "服务暂时不可用，请稍后重试",
-                code: code.as_str(),
-                turn_id: &turn.to_string(),
-                saved: *saved,
-            },
+            &Failed::new(&turn.to_string(), *code, *saved),
         ),
     }
 }
@@ -272,7 +273,7 @@ fn event(into: &mut Vec<u8>, name: &str, id: Id, data: &impl Serialize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::{self, FailureCode, MemoryStatus};
+    use crate::chat::{self, FailureCode, MemoryStatus, Unsaved};
     use crate::llm::FinishReason;
 
     fn text(frame: &Frame) -> String {

@@ -89,6 +89,7 @@ mod tests {
             .collect::<Vec<_>>();
         Prompt {
             messages,
+            behind_new: 0,
             model: None,
             temperature: None,
             top_p: None,

@@ -82,7 +82,7 @@ impl Question<'_> {
             if self.halvings == MAX_HALVINGS {
                 return false;
             }
-            let Some(fewer) = without_older_half(&self.messages) else {
+            let Some(fewer) = without_older_half(&self.messages, self.prompt.behind_new) else {
                 return false;
             };
             self.messages = Cow::Owned(fewer);

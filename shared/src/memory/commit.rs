@@ -16,6 +16,8 @@ pub struct NewTurn {
     pub began: Began,
     /// The stored message of the user whose place the turn takes, with all after it.
     pub replaces: Option<MessageId>,
+    /// The greeting that the turn answers. It is stored before the turn if the session is empty.
+    pub greeting: Option<Message>,
     /// The user's message.
     pub user: Message,
     /// The character's reply.
@@ -84,6 +86,14 @@ impl Memory {
             .map(|message| message.token_count.max(0))
             .fold(0, i64::saturating_add);
         let messages = messages.map(Message::to_json);
+        let greeting = turn
+            .greeting
+            .as_ref()
+            .map_or(String::new(), Message::to_json);
+        let greeting_tokens = turn
+            .greeting
+            .as_ref()
+            .map_or(0, |greeting| greeting.token_count.max(0));
         let commit = |until: u64| {
             let call = Call::script(
                 &scripts::COMMIT,
@@ -104,7 +114,9 @@ impl Memory {
             .arg(turn.began.cleared())
             .arg(turn.began.erased())
             .arg(character.as_str())
-            .arg(turn.replaces.as_ref().map_or("", MessageId::as_str));
+            .arg(turn.replaces.as_ref().map_or("", MessageId::as_str))
+            .arg(&greeting)
+            .arg(greeting_tokens);
             let call = match closing {
                 Some(closing) => closing.add_to(call),
                 None => call,

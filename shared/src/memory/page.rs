@@ -19,8 +19,9 @@ const MAX_BYTES: usize = 2 * 1024 * 1024;
 /// least one. `is_all` says whether the conversation has no older message. Returns `None` if the messages do not reach back
 /// to the beginning of such a page.
 ///
-/// A turn begins with a message of the user. What other writers stored may begin otherwise: that is the oldest turn. And it
-/// may have no id: a page goes on to a turn whose first message has one, because the next page is asked for by it.
+/// A turn begins with a message of the user, or with the greeting before it. What other writers stored may begin otherwise:
+/// that is the oldest turn. And it may have no id: a page goes on to a turn whose first message has one, because the next
+/// page is asked for by it.
 pub(super) fn newest(mut messages: Vec<Message>, most: usize, is_all: bool) -> Option<Page> {
     let (mut first, mut count, mut bytes) = (None, 0, 0);
     for (at, message) in messages.iter().enumerate().rev() {
@@ -30,7 +31,13 @@ pub(super) fn newest(mut messages: Vec<Message>, most: usize, is_all: bool) -> O
             break;
         }
         let is_oldest = at == 0 && is_all;
-        if is_oldest || (message.role == Role::User && !message.msg_id.is_empty()) {
+        let before = at.checked_sub(1).and_then(|before| messages.get(before));
+        let is_greeted = before.is_some_and(Message::is_greeting);
+        let begins = match message.role {
+            Role::User => !is_greeted,
+            Role::Assistant | Role::System => message.is_greeting(),
+        };
+        if is_oldest || (begins && !message.msg_id.is_empty()) {
             first = Some(at);
         }
     }
@@ -63,17 +70,17 @@ mod tests {
 
     use super::*;
 
-    /// One message for each letter: `u`ser or `a`ssistant. The ids are their places.
+    /// One message for each letter: `u`ser, `a`ssistant or `g`reeting. The ids are their places.
     fn messages(roles: &str) -> Vec<Message> {
         roles
             .chars()
             .enumerate()
             .map(|(at, role)| {
-                let role = match role {
-                    'u' => Role::User,
-                    _ => Role::Assistant,
+                let mut message = match role {
+                    'u' => Message::new(Role::User, "x".into(), 0, 1),
+                    'g' => Message::greeting(0, "x".into(), 0, 1),
+                    _ => Message::new(Role::Assistant, "x".into(), 0, 1),
                 };
-                let mut message = Message::new(role, "x".into(), 0, 1);
                 message.msg_id = at.to_string();
                 message
             })
@@ -92,6 +99,11 @@ mod tests {
             ("aua", 3, true, 3, false),
             ("aua", 2, true, 2, true),
             ("uu", 1, true, 1, true),
+            ("gua", 1, true, 3, false),
+            ("guaua", 2, true, 2, true),
+            ("guaua", 4, true, 2, true),
+            ("guaua", 5, true, 5, false),
+            ("g", 1, true, 1, false),
             ("ua", 50, false, 2, true),
             ("aua", 50, false, 2, true),
         ] {
@@ -128,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pages_together_are_the_conversation(roles in "[ua]{0,30}", most in 1_usize..12) {
+        fn pages_together_are_the_conversation(roles in "g?[ua]{0,30}", most in 1_usize..12) {
             let all = messages(&roles);
             let mut read: Vec<Message> = Vec::new();
             loop {
@@ -140,6 +152,8 @@ mod tests {
                 let page = newest(older, most, true).expect("all are read");
                 let begins = page.messages.first().map(|message| message.role);
                 prop_assert!(begins == Some(Role::User) || !page.has_more);
+                // Where a page of one turn follows, it begins with the greeting.
+                prop_assert!(page.has_more || roles.is_empty() || page.messages.first().map(|message| message.msg_id.as_str()) == Some("0"));
                 read.splice(0..0, page.messages);
                 if !page.has_more {
                     break;

@@ -68,7 +68,7 @@ impl Call {
     /// They are not a transaction: a server without free memory rejects every transaction, and reads must still
     /// succeed.
     pub(crate) fn reads(key: &str) -> Self {
-        let mut pipeline = Pipeline::with_capacity(4);
+        let mut pipeline = Pipeline::with_capacity(6);
         pipeline.cmd("TIME");
         Self {
             key: key.to_owned(),

@@ -115,10 +115,12 @@ pub enum Operation {
     Erase,
     /// Counts what a user has used of a limit.
     Limit,
+    /// Stores, deletes or lists characters.
+    Shelf,
 }
 
 impl Operation {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Load,
         Self::Commit,
         Self::Clear,
@@ -135,6 +137,7 @@ impl Operation {
         Self::Export,
         Self::Erase,
         Self::Limit,
+        Self::Shelf,
     ];
 
     pub(super) fn as_str(self) -> &'static str {
@@ -155,6 +158,7 @@ impl Operation {
             Self::Export => "export",
             Self::Erase => "erase",
             Self::Limit => "limit",
+            Self::Shelf => "shelf",
         }
     }
 }

@@ -153,7 +153,7 @@ async fn a_character_on_a_hanging_shard_delays_a_turn_only_briefly() {
     let luna = CharacterId::parse("luna").expect("valid");
     let name = async || {
         let found = characters.find(&luna, &Invocation::detached()).await;
-        found.expect("a character").name.clone()
+        found.expect("a character").name().to_owned()
     };
     assert_eq!(name().await, "first");
 

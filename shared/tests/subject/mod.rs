@@ -151,6 +151,7 @@ impl Subject {
 
 fn turn(history: History, said: &str) -> NewTurn {
     NewTurn {
+        greeting: None,
         id: TurnId::new(),
         began: history.read_at,
         replaces: None,

@@ -18,9 +18,15 @@ use crate::unspeakable::Unspeakable;
 
 /// A part of a function's answer. Parts arrive in order, and the channel closes after the last.
 pub(super) enum Part {
+    /// The head of a streamed answer.
     Head {
         head: Box<Head>,
-        streamed: bool,
+        /// The port of the function's end of the connection.
+        peer_port: u16,
+    },
+    /// An answer that is not streamed.
+    Whole {
+        json: Bytes,
         /// The port of the function's end of the connection.
         peer_port: u16,
     },
@@ -223,15 +229,8 @@ impl Api {
             let Ok(body) = body.collect().await else {
                 return running.truncated().await;
             };
-            let head = serde_json::from_slice(&body.to_bytes()).expect("a buffered answer is JSON");
-            let _ = running
-                .parts
-                .send(Part::Head {
-                    head: Box::new(head),
-                    streamed,
-                    peer_port,
-                })
-                .await;
+            let json = body.to_bytes();
+            let _ = running.parts.send(Part::Whole { json, peer_port }).await;
             return answer(StatusCode::ACCEPTED);
         }
         let mut prelude = Some(BytesMut::new());
@@ -265,7 +264,6 @@ impl Api {
                         .parts
                         .send(Part::Head {
                             head: Box::new(head),
-                            streamed,
                             peer_port,
                         })
                         .await;

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::ANSWER_WITHIN;
 use super::api::Part;
-use crate::answer::{Answer, Chunk, EventParser, SseEvent};
+use crate::answer::{Answer, Chunk, EventParser, Head, SseEvent};
 
 /// An answer that is arriving. Dropping it breaks the function's connection to the platform.
 pub struct Streaming {
@@ -102,21 +102,17 @@ impl Streaming {
 
     async fn receive(&mut self) {
         match self.received.recv().await {
-            Some(Part::Head {
-                head,
-                streamed,
-                peer_port,
-            }) => {
-                self.peer_port = peer_port;
-                self.answer.status = head.status_code;
-                self.answer.headers = head.headers();
-                self.answer.streamed = streamed;
-                if !streamed {
-                    self.answer.chunks.push(Chunk {
-                        bytes: head.body(),
-                        at: Instant::now(),
-                    });
-                }
+            Some(Part::Head { head, peer_port }) => {
+                self.answer.streamed = true;
+                self.head(&head, peer_port);
+            }
+            Some(Part::Whole { json, peer_port }) => {
+                let head: Head = serde_json::from_slice(&json).expect("the answer to a request");
+                self.head(&head, peer_port);
+                self.answer.chunks.push(Chunk {
+                    bytes: head.body(),
+                    at: Instant::now(),
+                });
             }
             Some(Part::Chunk(chunk)) => {
                 let is_stream = self
@@ -136,5 +132,10 @@ impl Streaming {
                 self.ended = true;
             }
         }
+    }
+    fn head(&mut self, head: &Head, peer_port: u16) {
+        self.peer_port = peer_port;
+        self.answer.status = head.status_code;
+        self.answer.headers = head.headers();
     }
 }

@@ -186,6 +186,7 @@ async fn write_session(memory: &Memory, session: u64, shape: Shape) {
     for (question, reply) in conversation(session, shape.messages, shape.bytes) {
         let now = SystemTime::now();
         let turn = NewTurn {
+            greeting: None,
             id: TurnId::new(),
             began: Began::on_local_clock(now),
             replaces: None,

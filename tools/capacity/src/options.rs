@@ -53,7 +53,7 @@ pub(crate) struct Options {
     pub(crate) turn_ttl_seconds: u64,
 
     /// Seconds from the request to the last delta of a reply.
-    #[arg(long, default_value_t = 8.0, value_parser = decimal(0.1..=900.0))]
+    #[arg(long, default_value_t = cost::REPLY_SECONDS, value_parser = decimal(0.1..=900.0))]
     pub(crate) reply_seconds: f64,
 
     /// Memory of the function chat-stream, in MB as Lambda counts them (1,024 are a GB).
@@ -65,11 +65,11 @@ pub(crate) struct Options {
     pub(crate) cpu_ms: f64,
 
     /// Price of a GB-second.
-    #[arg(long, default_value_t = 0.000_013_333_4, value_parser = decimal(0.0..=1.0))]
+    #[arg(long, default_value_t = cost::DOLLARS_PER_GB_SECOND, value_parser = decimal(0.0..=1.0))]
     pub(crate) dollars_per_gb_second: f64,
 
     /// Price of a million requests.
-    #[arg(long, default_value_t = 0.20, value_parser = decimal(0.0..=1_000.0))]
+    #[arg(long, default_value_t = cost::DOLLARS_PER_MILLION_REQUESTS, value_parser = decimal(0.0..=1_000.0))]
     pub(crate) dollars_per_million_requests: f64,
 
     /// File to which all figures are written as JSON.

@@ -108,7 +108,7 @@ impl LambdaPlan {
     pub(crate) fn new(options: &Options) -> Self {
         let turns_per_day = options.turns_per_day();
         let turns_a_month = turns_per_day * DAYS_A_MONTH;
-        let gb_seconds_a_turn = options.lambda_mb as f64 / 1_024.0 * options.reply_seconds;
+        let gb_seconds_a_turn = cost::gb_seconds_a_turn(options.lambda_mb, options.reply_seconds);
         let share = (options.lambda_mb as f64 / ONE_CPU_MB).min(1.0);
         Self {
             turns_per_day,
@@ -116,8 +116,15 @@ impl LambdaPlan {
             cpu_ms_at_share: options.cpu_ms / share,
             busy_concurrency: (turns_a_busy_second(options) * options.reply_seconds).ceil(),
             turns_a_month,
-            duration_dollars: turns_a_month * gb_seconds_a_turn * options.dollars_per_gb_second,
-            request_dollars: turns_a_month / 1e6 * options.dollars_per_million_requests,
+            duration_dollars: cost::duration_dollars(
+                turns_a_month,
+                gb_seconds_a_turn,
+                options.dollars_per_gb_second,
+            ),
+            request_dollars: cost::request_dollars(
+                turns_a_month,
+                options.dollars_per_million_requests,
+            ),
         }
     }
 }

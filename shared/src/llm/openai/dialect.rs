@@ -16,15 +16,29 @@ use crate::message::{PromptMessage, Role};
 /// The maximum number of models whose dialect is remembered. Characters name only a few.
 const MAX_MODELS: NonZero<usize> = NonZero::new(256).expect("not zero");
 
+/// What introduces a greeting among the instructions, for models that want the user first.
+const GREETED: &str = "You have opened the conversation with these words:";
+
 /// The form of request that a model accepts. The default suits most models.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Dialect {
     without_stream_options: bool,
     without_temperature: bool,
     without_top_p: bool,
-    /// Whether the model rejects the `system` role, so that the instructions go into the user's next message.
-    folds_system: bool,
+    roles: Roles,
     limit: Limit,
+}
+
+/// The roles that a model takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Roles {
+    /// Any, in any order.
+    #[default]
+    Any,
+    /// Instructions only at the beginning, and then the user first: see [`user_first`].
+    UserFirst,
+    /// None but the user's and its own: see [`fold_system`].
+    WithoutSystem,
 }
 
 /// The name of the field that limits the length of a reply.
@@ -61,10 +75,10 @@ struct StreamOptions {
 impl Dialect {
     /// Returns the JSON body of a request.
     pub(super) fn body(self, model: &str, messages: &[PromptMessage], prompt: &Prompt) -> Vec<u8> {
-        let messages = if self.folds_system {
-            Cow::Owned(fold_system(messages))
-        } else {
-            Cow::Borrowed(messages)
+        let messages = match self.roles {
+            Roles::Any => Cow::Borrowed(messages),
+            Roles::UserFirst => Cow::Owned(alternating(user_first(messages))),
+            Roles::WithoutSystem => Cow::Owned(alternating(fold_system(&user_first(messages)))),
         };
         let limit = |name| prompt.max_tokens.filter(|_| self.limit == name);
         let request = CompletionRequest {
@@ -92,7 +106,22 @@ impl Dialect {
             Objection::TopP => next.without_top_p = prompt.top_p.is_some(),
             Objection::SystemRole => {
                 let is_system = |message: &PromptMessage| message.role == Role::System;
-                next.folds_system = prompt.messages.iter().any(is_system);
+                if prompt.messages.iter().any(is_system) {
+                    next.roles = Roles::WithoutSystem;
+                }
+            }
+            Objection::Order => {
+                next.roles = match self.roles {
+                    Roles::Any if alternating(user_first(&prompt.messages)) != prompt.messages => {
+                        Roles::UserFirst
+                    }
+                    Roles::Any | Roles::UserFirst => Roles::WithoutSystem,
+                    Roles::WithoutSystem => self.roles,
+                };
+                // What is left out was not in the request.
+                if alternating(fold_system(&prompt.messages)) == prompt.messages {
+                    next.roles = self.roles;
+                }
             }
             Objection::MaxTokensName if prompt.max_tokens.is_some() => {
                 next.limit = match self.limit {
@@ -105,6 +134,41 @@ impl Dialect {
         }
         (next != self).then_some(next)
     }
+}
+
+/// Returns the messages with what the character said before the user's first message at the end of the instructions, and
+/// with each later instruction in the user's next message, or in the last one.
+fn user_first(messages: &[PromptMessage]) -> Vec<PromptMessage> {
+    let first = messages
+        .iter()
+        .position(|message| message.role == Role::User);
+    let (before, after) = messages.split_at(first.unwrap_or(messages.len()));
+    let texts = before.iter().map(|message| match message.role {
+        Role::System | Role::User => message.content.clone(),
+        Role::Assistant => format!("{GREETED}\n{}", message.content),
+    });
+    let instructions: Vec<String> = texts.collect();
+    let instructions = instructions.join("\n\n");
+    let instructions = (!before.is_empty()).then(|| PromptMessage::new(Role::System, instructions));
+    instructions.into_iter().chain(fold_system(after)).collect()
+}
+
+/// Returns the messages with neighbours of one role as one message, as models require whose roles must alternate.
+fn alternating(messages: Vec<PromptMessage>) -> Vec<PromptMessage> {
+    let mut alternating: Vec<PromptMessage> = Vec::with_capacity(messages.len());
+    for message in messages {
+        match alternating
+            .last_mut()
+            .filter(|last| last.role == message.role)
+        {
+            Some(last) => {
+                last.content.push_str("\n\n");
+                last.content.push_str(&message.content);
+            }
+            None => alternating.push(message),
+        }
+    }
+    alternating
 }
 
 /// Returns the messages with each instruction moved to the front of the user's next message.
@@ -147,10 +211,12 @@ fn fold_system(messages: &[PromptMessage]) -> Vec<PromptMessage> {
 }
 
 /// Returns the messages without the older half of the history, in whole turns, or `None` if there is no history. Keeps
-/// all instructions, wherever they stand.
-pub(super) fn without_older_half(messages: &[PromptMessage]) -> Option<Vec<PromptMessage>> {
-    let said_by = |role| move |message: &PromptMessage| message.role == role;
-    let new = messages.iter().rposition(said_by(Role::User))?;
+/// all instructions, wherever they stand, and the new message, which `behind_new` messages follow.
+pub(super) fn without_older_half(
+    messages: &[PromptMessage],
+    behind_new: usize,
+) -> Option<Vec<PromptMessage>> {
+    let new = messages.len().checked_sub(behind_new + 1)?;
     let turns: Vec<usize> = messages
         .iter()
         .enumerate()
@@ -223,13 +289,16 @@ mod tests {
 
     #[test]
     fn the_older_half_is_left_out_in_whole_turns() {
-        let halved =
-            |text: &str| without_older_half(&messages(text)).map(|kept| contents(&kept).join(" "));
+        let halved = |text: &str| {
+            without_older_half(&messages(text), 0).map(|kept| contents(&kept).join(" "))
+        };
         assert_eq!(halved("suauauauau").as_deref(), Some("s0 u5 a6 u7 a8 u9"));
         assert_eq!(halved("suauauau").as_deref(), Some("s0 u5 a6 u7"));
         assert_eq!(halved("suau").as_deref(), Some("s0 u3"));
         assert_eq!(halved("sau").as_deref(), Some("s0 u2"), "a greeting");
-        assert_eq!(halved("suasuaus").as_deref(), Some("s0 s3 u4 a5 u6 s7"));
+        let all = messages("suasuausu");
+        let kept = without_older_half(&all, 2).expect("a history");
+        assert_eq!(contents(&kept).join(" "), "s0 s3 u4 a5 u6 s7 u8");
         assert_eq!(halved("su"), None);
         assert_eq!(halved("s"), None);
     }
@@ -244,9 +313,52 @@ mod tests {
     }
 
     #[test]
+    fn a_greeting_goes_into_the_instructions_of_a_model_that_wants_the_user_first() {
+        let user_first = |text: &str| contents(&user_first(&messages(text))).join(" | ");
+        assert_eq!(
+            user_first("sauasus"),
+            format!("s0\n\n{GREETED}\na1 | u2 | a3 | s4\n\nu5\n\ns6")
+        );
+        assert_eq!(user_first("suau"), "s0 | u1 | a2 | u3");
+        assert_eq!(user_first("au"), format!("{GREETED}\na0 | u1"));
+        assert_eq!(user_first("u"), "u0");
+    }
+
+    #[test]
+    fn lore_with_a_role_joins_its_neighbour_where_roles_must_alternate() {
+        let joined = alternating(user_first(&messages("suauus")));
+        assert_eq!(
+            contents(&joined).join(" | "),
+            "s0 | u1 | a2 | u3\n\nu4\n\ns5"
+        );
+    }
+
+    #[test]
+    fn a_model_that_objects_to_the_order_is_asked_in_ever_plainer_ones() {
+        let prompt = |text: &str| Prompt {
+            messages: messages(text),
+            behind_new: 0,
+            model: None,
+            temperature: None,
+            top_p: None,
+            max_tokens: None,
+        };
+        let next = |dialect: Dialect, text: &str| dialect.without(Objection::Order, &prompt(text));
+        let greeted = next(Dialect::default(), "sau").expect("another");
+        assert_eq!(greeted.roles, Roles::UserFirst);
+        let plain = next(greeted, "sau").expect("another");
+        assert_eq!(plain.roles, Roles::WithoutSystem);
+        assert_eq!(next(plain, "sau"), None);
+        let usual = next(Dialect::default(), "su").expect("another");
+        assert_eq!(usual.roles, Roles::WithoutSystem);
+        assert_eq!(next(Dialect::default(), "uau"), None);
+    }
+
+    #[test]
     fn nothing_is_left_out_that_was_not_sent_and_nothing_twice() {
         let prompt = Prompt {
             messages: messages("u"),
+            behind_new: 0,
             model: None,
             temperature: None,
             top_p: None,
@@ -257,6 +369,7 @@ mod tests {
             Objection::Temperature,
             Objection::TopP,
             Objection::SystemRole,
+            Objection::Order,
             Objection::TooLong,
         ] {
             assert_eq!(usual.without(objection, &prompt), None, "{objection:?}");
@@ -284,7 +397,7 @@ mod tests {
             let all = messages(&history);
             let mut kept = all.clone();
             let mut halvings = 0;
-            while let Some(fewer) = without_older_half(&kept) {
+            while let Some(fewer) = without_older_half(&kept, 0) {
                 prop_assert!(fewer.len() < kept.len());
                 prop_assert_eq!(fewer.last(), all.last());
                 prop_assert_eq!(all.first().map(|first| first.role) == Some(Role::System), fewer[0].role == Role::System);

@@ -21,6 +21,8 @@ pub(super) enum Objection {
     Temperature,
     TopP,
     SystemRole,
+    /// The model rejects the order of the roles.
+    Order,
     TooLong,
 }
 
@@ -30,6 +32,24 @@ pub(super) struct Said {
     /// Name of the field that the upstream rejects, if it names one.
     param: Option<String>,
 }
+
+/// Phrases that report that roles are in an order that a model does not take.
+const ORDER: [&str; 14] = [
+    "roles must alternate",
+    "roles should alternate",
+    "roles should be alternating",
+    "requests alternate",
+    "first message must",
+    "first message should",
+    "last message must",
+    "last message should",
+    "must start with a user",
+    "should start with a user",
+    "must begin with a user",
+    "start with user",
+    "must be at the beginning",
+    "only the first message can",
+];
 
 /// Phrases that report that a prompt is too long.
 const TOO_LONG: [&str; 36] = [
@@ -118,7 +138,7 @@ impl Said {
             .filter_map(|name| Some((self.text.find(name)?, *name)))
             .min()
             .and_then(|(_, name)| self.named(name))
-            .or_else(|| self.objects_to_system())
+            .or_else(|| self.objects_to_roles())
     }
 
     fn named(&self, name: &str) -> Option<Objection> {
@@ -147,11 +167,14 @@ impl Said {
                     Some(Objection::MaxTokensName)
                 }
             }
-            _ => self.objects_to_system(),
+            _ => self.objects_to_roles(),
         }
     }
 
-    fn objects_to_system(&self) -> Option<Objection> {
+    fn objects_to_roles(&self) -> Option<Objection> {
+        if self.says_any(&ORDER) {
+            return Some(Objection::Order);
+        }
         let names_role = self.says("system")
             && self.says_any(&[
                 "role",
@@ -159,8 +182,7 @@ impl Said {
                 "system prompt",
                 "system instruction",
             ]);
-        let says_so =
-            names_role || self.says_any(&["developer instruction", "roles must alternate"]);
+        let says_so = names_role || self.says("developer instruction");
         says_so.then_some(Objection::SystemRole)
     }
 
@@ -259,7 +281,7 @@ impl Objection {
             Self::MaxTokensName | Self::MaxTokens => Hint::MaxTokens,
             Self::Temperature => Hint::Temperature,
             Self::TopP => Hint::TopP,
-            Self::SystemRole => Hint::SystemRole,
+            Self::SystemRole | Self::Order => Hint::SystemRole,
             Self::TooLong => Hint::TooLong(limit),
         }
     }
@@ -316,7 +338,9 @@ mod tests {
 
     #[test]
     fn the_parameter_that_is_refused_is_found() {
-        use Objection::{MaxTokens, MaxTokensName, StreamOptions, SystemRole, Temperature, TopP};
+        use Objection::{
+            MaxTokens, MaxTokensName, Order, StreamOptions, SystemRole, Temperature, TopP,
+        };
         for (text, expected) in [
             (
                 "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
@@ -359,7 +383,21 @@ mod tests {
             ),
             (
                 "Conversation roles must alternate user/assistant/user/assistant/...",
-                SystemRole,
+                Order,
+            ),
+            ("messages: first message must use the \"user\" role", Order),
+            (
+                "A conversation must start with a user message. Try again with a conversation that starts with a user message.",
+                Order,
+            ),
+            (
+                "After the (optional) system message(s), user or tool message(s) roles should be alternating with assistant message(s)",
+                Order,
+            ),
+            ("System message must be at the beginning.", Order),
+            (
+                "Expected last role User or Tool (or Assistant with prefix True) for serving but got system: last message must be user",
+                Order,
             ),
         ] {
             assert_eq!(objection(400, &message(text)), Some(expected), "{text}");

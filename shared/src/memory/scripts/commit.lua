@@ -1,15 +1,15 @@
 -- Stores messages at the head of a session's list, trims the list to whole turns, and updates the session's figures and
 -- its place among the user's sessions: all or nothing, and once per turn id. A turn may take the place of a stored message
--- of the user and all after it.
+-- of the user and all after it. The first turn of a session may bring the greeting that it answers.
 --
 -- KEYS  messages, meta, cleared, sessions, erased; then, if the turn has a record, its record and text; then the
 --       idempotency key if it has one
 -- ARGV  turn id (36 bytes), beginning of the turn in Unix microseconds on Redis's clock, most messages to keep, time
 --       to live in seconds, tokens to add, deadline of this request in Unix microseconds on Redis's clock, the marks of
 --       the last clear and of the last erasure that the turn has read (each '' for none, '?' if it could not be read),
---       character id, id of the message to replace or ''; then, if the turn has a record: what the first event said,
---       what the last event says besides the outcome, the whole text, seconds to remember the turn, value of the key;
---       then the messages as JSON, oldest first
+--       character id, id of the message to replace or '', the greeting that the turn answers as JSON or '', its tokens;
+--       then, if the turn has a record: what the first event said, what the last event says besides the outcome, the
+--       whole text, seconds to remember the turn, value of the key; then the messages as JSON, oldest first
 -- Returns 'saved', 'duplicate', 'fenced', 'conflict' if another turn has the key or the message to replace is gone, 'lost'
 -- if a reader has closed the record because the lease of the owner had run out, or 'late:' and the time in Unix
 -- microseconds if the deadline has passed. 'saved' may be followed by notices, each after a colon: 'no_messages' or
@@ -24,11 +24,11 @@ local ENTRY_BYTES = 48        -- id, ':', Unix seconds (10 digits until 2286), '
 local MAX_ENTRIES = 128       -- turn ids kept, to detect a repeated commit
 local ENTRY_TTL_SECONDS = 600
 local FENCE_MICROSECONDS = 3600 * 1000000
-local FIRST = KEYS[6] and 16 or 11 -- the first message in ARGV
+local FIRST = KEYS[6] and 18 or 13 -- the first message in ARGV
 
 local messages, meta, cleared, sessions, erased = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, began, most, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local character, replaced = ARGV[9], ARGV[10]
+local character, replaced, greeting = ARGV[9], ARGV[10], ARGV[11]
 
 local now_micros, now = clock()
 local refused = late(ARGV[6], now_micros)
@@ -42,13 +42,13 @@ local outcome = record and record_outcome(record)
 local function close(with, own_key)
   if record then
     close_record(record, text, own_key, with, {
-      start = ARGV[11], last = ARGV[12], text = ARGV[13], remember = ARGV[14], value = ARGV[15]})
+      start = ARGV[13], last = ARGV[14], text = ARGV[15], remember = ARGV[16], value = ARGV[17]})
   end
 end
 if outcome == 'saved' then
   -- An earlier attempt has stored the turn, and readers are told so, even if a clear has deleted it since. Something is
   -- written, so that a wait for replicas covers the turn.
-  redis.call('EXPIRE', record, ARGV[14])
+  redis.call('EXPIRE', record, ARGV[16])
   return 'duplicate'
 elseif outcome then
   return outcome == 'cleared' and 'fenced' or outcome
@@ -70,7 +70,7 @@ if key then
 end
 
 local figures = redis.call('HMGET', meta, 'message_count', 'total_tokens', 'session_start', 'recent_turns', 'mark',
-  'stored')
+  'stored', 'trimmed')
 local mark = redis.call('GET', cleared)
 -- Redis may evict the mark before it expires. A session that was stored after the clear has a copy of it.
 local known = string.sub(mark or figures[5] or '', 1, MARK_LENGTH)
@@ -144,19 +144,29 @@ local function figure(stored)
   end
   return 0
 end
-local added = #ARGV - FIRST + 1
+local added, tokens = #ARGV - FIRST + 1, tonumber(ARGV[5])
+local is_greeted = greeting ~= '' and length == removed and most > added
+if is_greeted then
+  added, tokens = added + 1, tokens + tonumber(ARGV[12])
+end
 local message_count = string.format('%.0f', figure(figures[1]) + added)
-local total_tokens = string.format('%.0f', figure(figures[2]) + tonumber(ARGV[5]))
+local total_tokens = string.format('%.0f', figure(figures[2]) + tokens)
 
 touch_session(sessions, character, ttl, now_micros, newest_session, index_expires_in)
 if removed > 0 then
   redis.call('LTRIM', messages, removed, -1)
 end
+if is_greeted then
+  redis.call('LPUSH', messages, greeting)
+end
 length = redis.call('LPUSH', messages, unpack(ARGV, FIRST))
 
-if length > most then
-  redis.call('LTRIM', messages, 0, most - 1)
-  length = most
+if length > most and length > added then
+  -- With the greeting goes the turn that it belongs to.
+  local first_turn = is_greeting(redis.call('LINDEX', messages, -1)) and 3 or 1
+  local before = length
+  length = math.max(math.min(most, length - first_turn), added)
+  redis.call('LTRIM', messages, 0, length - 1)
   -- The oldest message that remains must begin a turn.
   while length > added do
     if role_of(redis.call('LINDEX', messages, -1)) == 'user' then
@@ -165,6 +175,10 @@ if length > most then
     redis.call('RPOP', messages)
     length = length - 1
   end
+  redis.call('HSET', meta, 'trimmed', string.format('%.0f', figure(figures[7]) + before - length))
+end
+if is_greeted then
+  redis.call('HSET', meta, 'greeting', string.match(greeting, '(%d+)}}$'))
 end
 
 redis.call('HSET', meta,

@@ -25,6 +25,12 @@ local function role_of(element)
   return type(role) == 'string' and string.lower(role) or nil
 end
 
+-- Returns whether an element is a greeting: the character's words before the first message of the user. Only this service
+-- writes one, and the metadata is the last field. A greeting belongs to the turn that follows it.
+local function is_greeting(element)
+  return element and string.match(element, '"metadata":{"greeting":%d+}}$') and role_of(element) == 'assistant'
+end
+
 -- Returns the id of an element, or nil.
 local function id_of(element)
   local id = string.match(element, OWN)

@@ -1,5 +1,5 @@
 -- Removes a message and all after it, and leaves a mark as a clear does: once per rewind. Whole turns go, because half of
--- one is never kept: with a reply goes the message that it answers.
+-- one is never kept: with a reply goes the message that it answers, and with the first message of the user the greeting.
 --
 -- KEYS  messages, meta, cleared, sessions
 -- ARGV  time to live of the mark in seconds, deadline of this request in Unix microseconds on Redis's clock, id of the
@@ -17,6 +17,9 @@ if not removed then
   return 'unknown'
 end
 while removed < #elements and role_of(elements[removed]) ~= 'user' do
+  removed = removed + 1
+end
+if is_greeting(elements[removed + 1]) then
   removed = removed + 1
 end
 
