@@ -13,7 +13,8 @@ class Function:
 
     # Name of its folder, its binary, its log group and its new-version alarm.
     name: str
-    # Methods and paths that the gateway forwards to it.
+    # Methods and paths that the gateway forwards to it. A function without any is invoked with IAM rights, and needs no
+    # tokens.
     routes: tuple[tuple[str, str], ...]
     # Parameters that bound, in milliseconds, what one invocation waits for; secrets and published keys come on top.
     waits_for: tuple[str, ...]
@@ -89,9 +90,10 @@ FUNCTIONS = (
     Function(
         name="read-history",
         routes=(("get", "/api/v1/chat/history"),),
-        waits_for=("MemoryReadTimeoutMs",),
+        # The messages, and the character's greeting if there are none.
+        waits_for=("MemoryReadTimeoutMs", "MemoryReadTimeoutMs"),
         cache_user="history",
-        cache_rights="on ~chat:* -@all +ping +cluster|slots +eval +evalsha +time +lrange",
+        cache_rights="on ~chat:* ~character:* -@all +ping +cluster|slots +eval +evalsha +time +lrange +get",
     ),
     Function(
         name="user-data",
@@ -102,6 +104,24 @@ FUNCTIONS = (
         cache_rights="on ~chat:* ~user:* -@all +ping +cluster|slots "
         "+eval +evalsha +time +get +set +unlink +exists +llen +lrange +hmget +getrange +ttl +zrem +zrevrange +zcard",
         streams=True,
+    ),
+    Function(
+        name="read-character",
+        routes=(("get", "/api/v1/chat/character"),),
+        waits_for=("MemoryReadTimeoutMs",),
+        cache_user="card",
+        # Its only script is the breaker's probe.
+        cache_rights="on ~character:* -@all +ping +cluster|slots +eval +get",
+    ),
+    Function(
+        name="put-character",
+        routes=(),
+        # The character and the list of ids are written one after the other.
+        waits_for=("MemoryWriteTimeoutMs", "MemoryWriteTimeoutMs"),
+        cache_user="shelf",
+        cache_rights="on ~character:* -@all +ping +cluster|slots "
+        "+eval +evalsha +time +get +set +del +zadd +zrem +zrangebylex",
+        memory_megabytes=256,
     ),
 )
 # Each route once: the method, the path and the function behind it.

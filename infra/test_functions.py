@@ -62,6 +62,11 @@ def secrets(*names: str) -> set[Right]:
     return allow("secretsmanager:GetSecretValue", [SECRET + name for name in names])
 
 
+def of_tokens(function: Function) -> set[Right]:
+    """Returns the right to the secret with which a function checks the tokens of its callers, if it has a route."""
+    return secrets("jwt-AbCdEf") if function.routes else set()
+
+
 def own_secrets(function: Function) -> set[Right]:
     assert set(function.own_secrets) <= {"LlmApiKeySecretArn"}, "a secret that the minimal deployment does not have"
     return secrets(*("model-AbCdEf" for _ in function.own_secrets))
@@ -168,12 +173,21 @@ class Deployment(unittest.TestCase):
             return sum(float(SOURCE["Parameters"][name]["MaxValue"]) for name in names) / 1000
 
         stack = Effective()
+        for function in FUNCTIONS:
+            timeout = stack.properties(function.resource)["Timeout"]
+            self.assertGreater(timeout, SECRETS_AND_KEYS_SECONDS + longest_seconds(*function.waits_for))
         for method, path, function in ROUTES:
             route = stack.properties("Api")["Body"]["paths"][path][method]["x-amazon-apigateway-integration"]
-            timeout = stack.properties(function.resource)["Timeout"]
-            self.assertGreater(route["timeoutInMillis"] / 1000, timeout)
-            self.assertGreater(timeout, SECRETS_AND_KEYS_SECONDS + longest_seconds(*function.waits_for))
+            self.assertGreater(route["timeoutInMillis"] / 1000, stack.properties(function.resource)["Timeout"])
         self.assertGreater(longest_seconds("LlmFirstTokenTimeoutMs"), longest_seconds("LlmConnectTimeoutMs"))
+
+    def test_a_function_without_a_route_is_named_for_those_who_may_invoke_it(self) -> None:
+        stack = Effective()
+        (function,) = (function for function in FUNCTIONS if not function.routes)
+        # The alias, because the name alone stands for what was deployed last, whether it was rolled back or not.
+        output = stack.resolve(stack.transformed["Outputs"][function.resource])
+        self.assertEqual(output["Value"], f"${{{function.resource}}}:live")
+        self.assertNotIn("Condition", output)
 
     def test_a_vpc_adds_a_security_group_without_inbound_traffic(self) -> None:
         stack = Effective({**VPC, "SecurityGroupIds": "sg-1,sg-2"})
@@ -193,7 +207,7 @@ class Permissions(unittest.TestCase):
     def test_a_function_reads_the_shared_secrets_and_its_own(self) -> None:
         stack = Effective({"RedisPasswordSecretArn": SECRET + "redis-AbCdEf#password"})
         for function in FUNCTIONS:
-            shared = secrets("redis-AbCdEf", "jwt-AbCdEf")
+            shared = secrets("redis-AbCdEf") | of_tokens(function)
             self.assertEqual(rights(stack, function), basics(function) | shared | own_secrets(function))
             variables = stack.environment(function.resource)
             model_key = SECRET + "model-AbCdEf#api_key" if "LlmApiKeySecretArn" in function.own_secrets else None
@@ -212,14 +226,13 @@ class Permissions(unittest.TestCase):
             "kms:Decrypt", key, {"StringEquals": {"kms:ViaService": "secretsmanager.eu-west-1.amazonaws.com"}}
         )
         without_shared = {"JwtSecretSecretArn": "", "JwtJwksUrl": "https://keys.example.com"}
-        for given, shared in (
-            ({}, secrets("jwt-AbCdEf")),
-            (without_shared, set()),
-            ({**without_shared, "LlmProvider": "echo"}, set()),
-        ):
+        password = {"RedisPasswordSecretArn": SECRET + "redis-AbCdEf"}
+        for given in ({}, password, without_shared, {**without_shared, "LlmProvider": "echo"}):
             stack = Effective({"SecretsKmsKeyArn": key, **given})
             for function in FUNCTIONS:
-                expected = shared | (set() if "LlmProvider" in given else own_secrets(function))
+                expected = set() if "JwtJwksUrl" in given else of_tokens(function)
+                expected |= secrets("redis-AbCdEf") if given == password else set()
+                expected |= set() if "LlmProvider" in given else own_secrets(function)
                 expected |= decrypt if expected else set()
                 self.assertEqual(rights(stack, function), basics(function) | expected, (given, function.name))
 
@@ -233,7 +246,7 @@ class Permissions(unittest.TestCase):
         network = allow(NETWORK_INTERFACES, "*") | allow(NETWORK_INTERFACES, "*", code, effect="Deny")
         for function in FUNCTIONS:
             user = f"${{Cache{function.cache_user.capitalize()}User.Arn}}"
-            expected = basics(function) | network | secrets("jwt-AbCdEf") | own_secrets(function)
+            expected = basics(function) | network | of_tokens(function) | own_secrets(function)
             self.assertEqual(rights(stack, function), expected | allow("elasticache:Connect", ["${Cache.ARN}", user]))
             variables = stack.environment(function.resource)
             self.assertEqual(variables["REDIS_USERNAME"], f"memory-{function.cache_user}")
@@ -287,41 +300,46 @@ class Permissions(unittest.TestCase):
             prefix = "arn:aws:elasticache:eu-west-1:111122223333:"
             connect = allow("elasticache:Connect", [f"{prefix}{kind}:c", f"{prefix}user:u"])
             for function in FUNCTIONS:
-                expected = basics(function) | secrets("jwt-AbCdEf") | own_secrets(function) | connect
+                expected = basics(function) | of_tokens(function) | own_secrets(function) | connect
                 self.assertEqual(rights(stack, function), expected)
 
     def test_no_other_role_or_policy_exists(self) -> None:
-        stack = Effective({**VPC, "CreateCache": "true"})
         aws = "arn:aws:iam::aws:policy/service-role/"
-        expected = {
-            **{
-                function.stem + "Role": ("lambda", ["${FunctionBasics}", "${SharedAccess}"], True)
+        for given, shared in (
+            ({**VPC, "CreateCache": "true"}, []),
+            ({"RedisPasswordSecretArn": SECRET + "redis-AbCdEf"}, ["SharedAccess"]),
+        ):
+            stack = Effective(given)
+            managed_of = {
+                function.stem + "Role": ["FunctionBasics", *shared, *(["CallerAccess"] if function.routes else [])]
                 for function in FUNCTIONS
-            },
-            "GatewayLogRole": ("apigateway", [aws + "AmazonAPIGatewayPushToCloudWatchLogs"], False),
-            "CodeDeployServiceRole": ("codedeploy", [aws + "AWSCodeDeployRoleForLambda"], False),
-        }
-        roles = stack.of_type("AWS::IAM::Role")
-        self.assertEqual(set(roles), set(expected))
-        for name, (service, managed, has_own) in expected.items():
-            (trust,) = roles[name]["AssumeRolePolicyDocument"]["Statement"]
-            self.assertEqual(many(trust["Principal"]["Service"]), [service + ".amazonaws.com"])
+            }
+            expected = {
+                **{role: ("lambda", [f"${{{name}}}" for name in names], True) for role, names in managed_of.items()},
+                "GatewayLogRole": ("apigateway", [aws + "AmazonAPIGatewayPushToCloudWatchLogs"], False),
+                "CodeDeployServiceRole": ("codedeploy", [aws + "AWSCodeDeployRoleForLambda"], False),
+            }
+            roles = stack.of_type("AWS::IAM::Role")
+            self.assertEqual(set(roles), set(expected))
+            for name, (service, managed, has_own) in expected.items():
+                (trust,) = roles[name]["AssumeRolePolicyDocument"]["Statement"]
+                self.assertEqual(many(trust["Principal"]["Service"]), [service + ".amazonaws.com"])
+                self.assertEqual(
+                    (trust["Effect"], list(trust["Principal"]), many(trust["Action"])),
+                    ("Allow", ["Service"], ["sts:AssumeRole"]),
+                )
+                self.assertEqual(roles[name]["ManagedPolicyArns"], managed)
+                self.assertEqual("Policies" in roles[name], has_own, name)
+            # Rights come from nowhere else: there are no stand-alone policies and no policies on resources.
+            kinds = {resource["Type"] for resource in stack.resources.values()}
             self.assertEqual(
-                (trust["Effect"], list(trust["Principal"]), many(trust["Action"])),
-                ("Allow", ["Service"], ["sts:AssumeRole"]),
+                {kind for kind in kinds if kind.startswith("AWS::IAM::")}, {"AWS::IAM::Role", "AWS::IAM::ManagedPolicy"}
             )
-            self.assertEqual(roles[name]["ManagedPolicyArns"], managed)
-            self.assertEqual("Policies" in roles[name], has_own, name)
-        # Rights come from nowhere else: there are no stand-alone policies and no policies on resources.
-        kinds = {resource["Type"] for resource in stack.resources.values()}
-        self.assertEqual(
-            {kind for kind in kinds if kind.startswith("AWS::IAM::")}, {"AWS::IAM::Role", "AWS::IAM::ManagedPolicy"}
-        )
-        self.assertEqual(set(stack.of_type("AWS::IAM::ManagedPolicy")), {"FunctionBasics", "SharedAccess"})
-        self.assertEqual(
-            {kind for kind in kinds if kind.endswith(("Policy", "Permission"))},
-            {"AWS::IAM::ManagedPolicy", "AWS::Lambda::Permission"},
-        )
+            self.assertEqual(set(stack.of_type("AWS::IAM::ManagedPolicy")), {"FunctionBasics", "CallerAccess", *shared})
+            self.assertEqual(
+                {kind for kind in kinds if kind.endswith(("Policy", "Permission"))},
+                {"AWS::IAM::ManagedPolicy", "AWS::Lambda::Permission"},
+            )
 
     def test_no_policy_is_empty(self) -> None:
         # IAM refuses a policy without statements, and a list of resources without entries.
@@ -330,6 +348,7 @@ class Permissions(unittest.TestCase):
             for more in (
                 {},
                 {"RedisAuth": "iam", "RedisUsername": "u", "RedisIamCacheName": "c"},
+                {"RedisPasswordSecretArn": SECRET + "redis-AbCdEf"},
                 {**VPC, "CreateCache": "true"},
             ):
                 stack = Effective({**given, **more})

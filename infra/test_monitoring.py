@@ -31,6 +31,7 @@ VALUES = {
         "export",
         "erase",
         "limit",
+        "shelf",
     },
     "status": {"success", "failure", "timeout"},
     "result": {"saved", "duplicate", "fenced", "conflict", "lost", "failed"},

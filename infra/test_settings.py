@@ -43,7 +43,7 @@ def number_settings() -> set[str]:
 
 class Settings(unittest.TestCase):
     def test_parameters_set_exactly_the_settings_that_the_code_reads(self) -> None:
-        groups = "REDIS|MEMORY|TURN|CONTEXT|LIMIT|LLM|JWT|AUTH|CORS|LOG|METRICS"
+        groups = "REDIS|MEMORY|TURN|CONTEXT|DEFAULT|LIMIT|LLM|JWT|AUTH|CORS|LOG|METRICS"
         # Two of these words are also commands of Redis or arguments of them.
         read = set(re.findall(rf'"((?:{groups})(?:_[A-Z]+)*)"', CODE)) - {"AUTH", "LIMIT"}
         self.assertEqual(settings(), read - set(WITHOUT_PARAMETER) - {"AUTH_TRUST_AUTHORIZER"})
@@ -67,6 +67,7 @@ class Settings(unittest.TestCase):
             "RedisTlsCaFile": "/opt/ca.pem",
             "LlmBaseUrl": "https://other.example.com/v2",
             "LlmModel": "model",
+            "DefaultSystemPrompt": 'Du bist {{char}}.\n"Bleib in der Rolle."',
             "JwtSecretSecretArn": SECRET + "tokens-AbCdEf",
             "JwtJwksUrl": "https://keys.example.com",
             "JwtIssuer": "issuer",
@@ -94,12 +95,17 @@ class Settings(unittest.TestCase):
                         reached.add(name)
         self.assertEqual(reached, settings())
 
-    def test_settings_of_turns_reach_the_function_that_runs_turns_alone(self) -> None:
+    def test_a_setting_reaches_the_functions_that_read_it_alone(self) -> None:
         stack = Effective()
+        everyone = {"REDIS", "MEMORY", "TURN", "LOG", "METRICS"}
+        callers = {"JWT", "AUTH", "CORS"}
+        prompts = {"CONTEXT", "DEFAULT"}
         for function in FUNCTIONS:
+            expected = everyone | (callers if function.routes else set())
+            expected |= prompts if function.name in ("chat-stream", "put-character") else set()
+            expected |= {"LLM", "LIMIT"} if function.name == "chat-stream" else set()
             sections = {name.split("_")[0] for name in stack.environment(function.resource)}
-            own = sections & {"LLM", "CONTEXT", "LIMIT"}
-            self.assertEqual(own, {"LLM", "CONTEXT", "LIMIT"} if function.name == "chat-stream" else set())
+            self.assertEqual(sections, expected, function.name)
 
     def test_defaults_of_numbers_equal_those_of_the_code(self) -> None:
         defaults = dict(re.findall(r'\(\s*lookup,\s*"([A-Z_]+)",\s*([0-9_]+)\s*[,)]', CODE))
@@ -220,6 +226,7 @@ class Settings(unittest.TestCase):
             ),
             ("MemoryTtlSeconds", ["1", "315360000"], ["0", "315360001"]),
             ("TurnTtlSeconds", ["0", "604800"], ["-1", "604801"]),
+            ("DefaultSystemPrompt", ["", "You are {{char}}.\n\nReply in 中文.", "中" * 1000], ["a" * 1001]),
             ("LimitTurnsPerMinute", ["0", "100000"], ["-1", "100001"]),
             ("LimitTokensPerDay", ["0", "1000000000000"], ["-1", "1000000000001"]),
             ("RedisBreakerCooldownMs", ["1", "900000"], ["0", "900001"]),
