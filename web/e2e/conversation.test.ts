@@ -1,0 +1,331 @@
+// What a user does when nothing is wrong.
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { until } from "./process.ts";
+import { Stage } from "./stage.ts";
+
+let stage: Stage;
+beforeAll(async () => {
+  stage = await Stage.start();
+});
+beforeEach(() => stage.reset());
+// Nothing was asked of others, nothing broke the policy, and no token was in an address that a server sees.
+afterEach(() => expect(stage.complaints).toEqual([]));
+afterAll(() => stage.stop());
+
+test("a first conversation: the greeting, a reply that streams, and a character that remembers", async () => {
+  const visit = await stage.open();
+  await visit.page.waitForSelector(".greeting");
+  expect(new URL(visit.page.url()).hash, "the token has left the address").toBe("#/luna");
+  const greeting = await visit.page.locator(".greeting .body").textContent();
+  expect(greeting).toContain("末班船");
+
+  const next = stage.upstream.hold();
+  await visit.send("I like rain.");
+  const reply = await next();
+  expect(
+    reply.messages.map((message) => message.content),
+    "the model sees what the user saw",
+  ).toContain(greeting);
+  reply.say("So do");
+  await visit.seesSoFar("So do");
+  expect(await visit.page.locator(".body.live").count(), "there is a caret").toBe(1);
+  reply.say(" I.");
+  reply.end();
+  await visit.sees("So do I.");
+  expect(await visit.texts()).toEqual([greeting, "I like rain.", "So do I."]);
+  expect(await visit.page.locator('[role="status"]').textContent(), "a screen reader hears it whole").toBe(
+    "Luna: So do I.",
+  );
+  await until(
+    "the list shows it",
+    async () => (await visit.page.locator(".entry-last").first().textContent()) === "So do I.",
+  );
+
+  const second = visit.send("What do I like?");
+  const remembers = await next();
+  await second;
+  expect(remembers.messages.map((message) => message.content)).toContain("I like rain.");
+  remembers.say("Rain.");
+  remembers.end();
+  await visit.sees("Rain.");
+
+  await visit.page.reload();
+  await visit.sees("Rain.");
+  expect(await visit.texts()).toEqual([greeting, "I like rain.", "So do I.", "What do I like?", "Rain."]);
+});
+
+test("the greeting that the user chose begins the conversation", async () => {
+  const visit = await stage.open();
+  await visit.page.locator(".other").click();
+  const greeting = await visit.page.locator(".greeting .body").textContent();
+  expect(greeting).toContain("起雾了");
+  await visit.send("Fog!");
+  await visit.sees("你说：Fog!");
+  await visit.page.reload();
+  await visit.sees("你说：Fog!");
+  expect(await visit.texts()).toEqual([greeting, "Fog!", "你说：Fog!"]);
+});
+
+test("a double click on send is one turn", async () => {
+  const visit = await stage.open();
+  const next = stage.upstream.hold();
+  await visit.box.fill("Once.");
+  await visit.button("Send").dblclick();
+  const reply = await next();
+  await visit.page.waitForTimeout(300);
+  reply.say("Once.");
+  reply.end();
+  await visit.sees("Once.");
+  expect((await visit.texts()).filter((text) => text === "Once.")).toHaveLength(2);
+  expect(stage.functions.asked.filter((route) => route === "POST /api/v1/chat/stream")).toHaveLength(1);
+  expect(stage.functions.asked, "the second click stopped nothing").not.toContain("DELETE /api/v1/chat/stream");
+});
+
+test("stop keeps what was said", async () => {
+  const visit = await stage.open();
+  const next = stage.upstream.hold();
+  await visit.send("Count.");
+  const reply = await next();
+  reply.say("One, two,");
+  await visit.seesSoFar("One, two,");
+  await visit.button("Stop").click();
+  await visit.sees("One, two,");
+  await visit.told("You stopped it here");
+  await visit.page.reload();
+  await visit.told("You stopped it here");
+  expect(await visit.reply()).toBe("One, two,");
+});
+
+test("stopping before the first word gives the message back", async () => {
+  const visit = await stage.open();
+  const next = stage.upstream.hold();
+  await visit.send("Never mind.");
+  await next();
+  await visit.button("Stop").click();
+  await visit.told("No reply came");
+  await visit.button("Dismiss").click();
+  expect(await visit.box.inputValue()).toBe("Never mind.");
+  await visit.page.waitForSelector(".greeting");
+});
+
+test("regenerate puts another reply in the place of the last", async () => {
+  const visit = await stage.open();
+  await visit.send("Say something.");
+  await visit.sees("你说：Say something.");
+  stage.upstream.script((reply) => {
+    reply.say("Something else.");
+    reply.end();
+  });
+  await visit.button("Another reply").click();
+  await visit.sees("Something else.");
+  expect((await visit.texts()).slice(1)).toEqual(["Say something.", "Something else."]);
+  await visit.page.reload();
+  await visit.sees("Something else.");
+  expect((await visit.texts()).slice(1)).toEqual(["Say something.", "Something else."]);
+});
+
+test("an edit replaces the message and all that follows", async () => {
+  const visit = await stage.open();
+  for (const text of ["One.", "Two.", "Three."]) {
+    await visit.send(text);
+    await visit.sees(`你说：${text}`);
+  }
+  const second = visit.page.locator(".message.user", { hasText: "Two." });
+  await second.hover();
+  await second.getByRole("button", { name: "Edit" }).click();
+  const editor = visit.page.getByLabel("Edit your message");
+  await editor.fill("Two and a half.");
+  await editor.press("Enter");
+  await visit.sees("你说：Two and a half.");
+  const expected = ["One.", "你说：One.", "Two and a half.", "你说：Two and a half."];
+  expect((await visit.texts()).slice(1)).toEqual(expected);
+  await visit.page.reload();
+  await visit.sees("你说：Two and a half.");
+  expect((await visit.texts()).slice(1)).toEqual(expected);
+});
+
+test("delete from here asks first, and then the rest is gone", async () => {
+  const visit = await stage.open();
+  for (const text of ["One.", "Two."]) {
+    await visit.send(text);
+    await visit.sees(`你说：${text}`);
+  }
+  const second = visit.page.locator(".message.user", { hasText: "Two." });
+  await second.hover();
+  await second.getByRole("button", { name: "Delete from here" }).click();
+  await visit.page.getByRole("dialog").waitFor();
+  await visit.page.keyboard.press("Escape");
+  expect(await visit.texts()).toHaveLength(5);
+  await second.hover();
+  await second.getByRole("button", { name: "Delete from here" }).click();
+  await visit.button("Delete").click();
+  await visit.sees("你说：One.");
+  await visit.page.reload();
+  await visit.sees("你说：One.");
+  expect((await visit.texts()).slice(1)).toEqual(["One.", "你说：One."]);
+});
+
+test("clear asks first, and then the character greets anew", async () => {
+  const visit = await stage.open();
+  await visit.send("Forget this.");
+  await visit.sees("你说：Forget this.");
+  await visit.button("Clear the conversation").click();
+  await visit.button("Clear").click();
+  await visit.page.waitForSelector(".greeting");
+  await visit.page.reload();
+  await visit.page.waitForSelector(".greeting");
+  expect(await visit.texts()).toEqual([]);
+});
+
+test("older messages come in while the user scrolls up, and nothing jumps", async () => {
+  const visit = await stage.open();
+  for (let number = 1; number <= 45; number += 1) {
+    await visit.send(`Number ${number}.`);
+    await visit.sees(`你说：Number ${number}.`);
+  }
+  await visit.page.reload();
+  await visit.sees("你说：Number 45.");
+  const first = await visit.page.locator(".message.user .body").first().textContent();
+  expect(first, "only the newest page is there").not.toBe("Number 1.");
+
+  const scroller = visit.page.locator(".scroller");
+  const box = await scroller.boundingBox();
+  await visit.page.mouse.move((box?.x ?? 0) + 300, (box?.y ?? 0) + 300);
+  // Where a message is that is in view, before and after the page above it comes.
+  await scroller.evaluate((view) => (view.scrollTop = 900));
+  await visit.page.waitForTimeout(100);
+  const marked = await visit.page.evaluate(() => {
+    const found = [...document.querySelectorAll(".message .body")].find((one) => one.getBoundingClientRect().top > 200);
+    found?.setAttribute("id", "marked");
+    return found?.getBoundingClientRect().top ?? 0;
+  });
+  const before = await visit.page.locator(".message").count();
+  await visit.page.mouse.wheel(0, -150);
+  await visit.page.waitForFunction((count) => document.querySelectorAll(".message").length > count, before);
+  await visit.page.waitForTimeout(200);
+  const after = await visit.page.locator("#marked").evaluate((one) => one.getBoundingClientRect().top);
+  expect(Math.abs(after - marked - 150), `moved from ${marked} to ${after}`).toBeLessThan(3);
+
+  for (let turn = 0; turn < 30 && !(await visit.page.getByText("Number 1.", { exact: true }).count()); turn += 1) {
+    await visit.page.mouse.wheel(0, -2000);
+    await visit.page.waitForTimeout(100);
+  }
+  const texts = await visit.texts();
+  const asked = texts.filter((text) => text.startsWith("Number"));
+  expect(asked).toEqual(Array.from({ length: 45 }, (_, index) => `Number ${index + 1}.`));
+}, 120_000);
+
+test("what a model says is text, never markup", async () => {
+  const visit = await stage.open();
+  const evil =
+    '<img src=x onerror="document.title=1"><script>document.title=2</script><b>bold</b> **bold** [a](javascript:1)';
+  stage.upstream.script((reply) => {
+    reply.say(evil);
+    reply.end();
+  });
+  await visit.send("<i>me too</i>");
+  await visit.sees(evil);
+  expect(await visit.page.title()).toBe("Luna · companion-chat");
+  expect(await visit.page.locator(".messages :is(img, script, b, i, a)").count()).toBe(0);
+});
+
+test("Chinese browsers read Chinese", async () => {
+  const visit = await stage.open({ locale: "zh-CN" });
+  await visit.page.waitForSelector(".greeting");
+  expect(await visit.page.locator("html").getAttribute("lang")).toBe("zh-CN");
+  await visit.box.fill("你好");
+  await visit.button("发送").click();
+  await visit.sees("你说：你好");
+  await visit.button("换一个回复").waitFor();
+});
+
+test("while a Chinese word is composed, Enter chooses it and sends nothing", async () => {
+  const visit = await stage.open();
+  const client = await visit.context.newCDPSession(visit.page);
+  await visit.box.focus();
+  await client.send("Input.imeSetComposition", { text: "nihao", selectionStart: 5, selectionEnd: 5 });
+  await visit.box.dispatchEvent("keydown", { key: "Enter", isComposing: true, keyCode: 229 });
+  await client.send("Input.insertText", { text: "你好" });
+  expect(stage.functions.asked).not.toContain("POST /api/v1/chat/stream");
+  await visit.box.press("Enter");
+  await visit.sees("你说：你好");
+});
+
+test("by keyboard alone: choose a character, talk, stop, edit, clear", async () => {
+  const visit = await stage.open();
+  const { keyboard } = visit.page;
+  const focused = (): Promise<string> =>
+    visit.page.evaluate(() => {
+      const one = document.activeElement;
+      return one?.getAttribute("aria-label") ?? one?.textContent ?? "";
+    });
+  const tabTo = async (name: RegExp, key = "Tab"): Promise<void> => {
+    for (let count = 0; count < 40; count += 1) {
+      if (name.test(await focused())) return;
+      await keyboard.press(key);
+    }
+    throw new Error(`no way to ${name} by ${key}`);
+  };
+  await visit.page.waitForSelector(".greeting");
+  await tabTo(/^KKai/, "Shift+Tab");
+  await keyboard.press("Enter");
+  await visit.page.getByRole("heading", { name: "Kai", level: 1 }).waitFor();
+  await tabTo(/Message Kai/);
+  const next = stage.upstream.hold();
+  await keyboard.type("Hello");
+  await keyboard.press("Enter");
+  const reply = await next();
+  reply.say("Hi");
+  await visit.seesSoFar("Hi");
+  await keyboard.press("Escape");
+  await visit.told("You stopped it here");
+  stage.upstream.repeat();
+
+  await tabTo(/^Edit$/, "Shift+Tab");
+  await keyboard.press("Enter");
+  await keyboard.type(" again");
+  await keyboard.press("Enter");
+  await visit.sees("你说：Hello again");
+
+  await tabTo(/Clear the conversation/, "Shift+Tab");
+  await keyboard.press("Enter");
+  await tabTo(/^Clear$/);
+  await keyboard.press("Enter");
+  await visit.page.waitForSelector(".greeting");
+});
+
+test("the page opens the conversation that the user was in last", async () => {
+  const visit = await stage.open();
+  await visit.page.locator(".entry", { hasText: "Kai" }).click();
+  await visit.page.getByRole("heading", { name: "Kai", level: 1 }).waitFor();
+  await visit.send("Hi.");
+  await visit.sees("你说：Hi.");
+  const tab = await stage.tab(visit);
+  await tab.sees("你说：Hi.");
+  await tab.page.getByRole("heading", { name: "Kai", level: 1 }).waitFor();
+});
+
+test("on a phone the list and a conversation take turns, and back goes back", async () => {
+  const visit = await stage.open({ viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
+  await visit.page.locator(".entry", { hasText: "Mei" }).tap();
+  await visit.page.waitForSelector(".greeting");
+  expect(await visit.page.locator(".shelf").isVisible()).toBe(false);
+  await visit.box.fill("Hi");
+  await visit.button("Send").tap();
+  await visit.sees("你说：Hi");
+  const width = await visit.page.evaluate(() => document.documentElement.scrollWidth);
+  expect(width, "nothing is wider than the screen").toBeLessThanOrEqual(390);
+  await visit.box.fill("More");
+  await visit.button("Send").tap();
+  await visit.sees("你说：More");
+  await visit.page.locator(".message.reply").nth(2).waitFor();
+  // The first turn hides its buttons until it is touched.
+  const first = visit.page.locator(".message.user").first();
+  expect(await first.locator(".actions").evaluate((one) => getComputedStyle(one).pointerEvents)).toBe("none");
+  await first.locator(".body").tap();
+  await first.getByRole("button", { name: "Edit" }).tap();
+  await visit.page.getByLabel("Edit your message").waitFor();
+  await visit.button("Cancel").tap();
+  await visit.page.goBack();
+  await visit.page.locator(".shelf").waitFor();
+});

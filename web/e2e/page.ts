@@ -1,0 +1,60 @@
+// Serves web/dist as `make run` does, with the policy in a header too.
+import { readFile } from "node:fs/promises";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { extname, join, normalize } from "node:path";
+
+const DIST = join(import.meta.dirname, "../dist");
+const TYPES: Record<string, string> = {
+  ".html": "text/html; charset=utf-8",
+  ".js": "text/javascript",
+  ".css": "text/css",
+  ".svg": "image/svg+xml",
+  ".json": "application/json",
+};
+
+export class PageServer {
+  /** Which functions the page is told to ask. */
+  api = "";
+  characters = ["luna", "kai", "mei"];
+
+  private constructor(private readonly server: Server) {}
+
+  static async start(): Promise<PageServer> {
+    const server = createServer();
+    await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+    const page = new PageServer(server);
+    server.on("request", async (request, response) => {
+      const path = new URL(request.url ?? "/", "http://page").pathname;
+      const name = path === "/" ? "/index.html" : path;
+      const policy = `connect-src 'self' ${page.api}`;
+      try {
+        if (name === "/config.json") {
+          const config = JSON.stringify({ api: page.api, characters: page.characters });
+          response.writeHead(200, { "content-type": "application/json" }).end(config);
+          return;
+        }
+        let content: Buffer | string = await readFile(join(DIST, normalize(name)));
+        if (name === "/index.html") content = content.toString().replace("connect-src 'self'", policy);
+        response.writeHead(200, {
+          "content-type": TYPES[extname(name)] ?? "application/octet-stream",
+          "content-security-policy": `default-src 'none'; script-src 'self'; style-src 'self'; ${policy}; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`,
+          "cache-control": "no-store",
+        });
+        response.end(content);
+      } catch {
+        response.writeHead(404).end();
+      }
+    });
+    return page;
+  }
+
+  get origin(): string {
+    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
+  }
+
+  stop(): void {
+    this.server.closeAllConnections();
+    this.server.close();
+  }
+}

@@ -1,0 +1,47 @@
+// Processes that end with the test.
+import { type ChildProcess, spawn } from "node:child_process";
+import { createServer } from "node:net";
+
+/** A process of a server, and all that it printed. */
+export class Process {
+  output = "";
+  readonly #child: ChildProcess;
+  readonly #ended: Promise<void>;
+
+  constructor(command: string, parameters: string[], env: Record<string, string>) {
+    this.#child = spawn(command, parameters, {
+      env: { PATH: process.env["PATH"] ?? "", ...env },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    this.#ended = new Promise((resolve, reject) => {
+      this.#child.once("exit", () => resolve());
+      this.#child.once("error", reject);
+    });
+    this.#child.stdout?.on("data", (chunk) => (this.output += chunk));
+    this.#child.stderr?.on("data", (chunk) => (this.output += chunk));
+  }
+
+  async kill(): Promise<void> {
+    this.#child.kill("SIGKILL");
+    await this.#ended;
+  }
+}
+
+/** Returns a port that nothing listens on. */
+export function freePort(): Promise<number> {
+  return new Promise((resolve) => {
+    const probe = createServer().listen(0, "127.0.0.1", () => {
+      const address = probe.address();
+      probe.close(() => resolve(typeof address === "object" && address ? address.port : 0));
+    });
+  });
+}
+
+/** Waits until something is true. */
+export async function until(what: string, isTrue: () => unknown, withinMs = 15_000): Promise<void> {
+  const deadline = Date.now() + withinMs;
+  while (!(await isTrue())) {
+    if (Date.now() > deadline) throw new Error(`not in time: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}

@@ -1,0 +1,41 @@
+// A real redis-server that a test can kill and start again on the same port.
+import { connect } from "node:net";
+import { freePort, Process, until } from "./process.ts";
+
+export class Redis {
+  readonly url: string;
+  #process: Process | null = null;
+
+  private constructor(private readonly port: number) {
+    this.url = `redis://127.0.0.1:${port}/0`;
+  }
+
+  static async start(): Promise<Redis> {
+    const redis = new Redis(await freePort());
+    await redis.start();
+    return redis;
+  }
+
+  async start(): Promise<void> {
+    const parameters = ["--bind", "127.0.0.1", "--port", String(this.port), "--save", "", "--appendonly", "no"];
+    this.#process = new Process("redis-server", parameters, {});
+    await until("Redis answers", () => answers(this.port));
+  }
+
+  /** Ends it at once, and with it all that was stored. */
+  async kill(): Promise<void> {
+    await this.#process?.kill();
+    this.#process = null;
+  }
+}
+
+function answers(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1", () => socket.write("PING\r\n"));
+    socket.once("data", (data) => {
+      resolve(data.toString().startsWith("+PONG"));
+      socket.destroy();
+    });
+    socket.once("error", () => resolve(false));
+  });
+}

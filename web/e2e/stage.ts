@@ -1,0 +1,177 @@
+// Everything that a test of the page needs: a browser, the page, real functions, a real Redis, and a model on strings.
+import { createHmac, randomUUID } from "node:crypto";
+import { existsSync } from "node:fs";
+import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+import { Functions } from "./functions.ts";
+import { PageServer } from "./page.ts";
+import { Redis } from "./redis.ts";
+import { Upstream } from "./upstream.ts";
+
+const SECRET = "a secret of the browser tests, which guards nothing";
+const CHROMIUM =
+  process.env["CHROMIUM"] ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser"].find(existsSync) ?? "chromium";
+const FLAGS = [
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
+export class Stage {
+  readonly #contexts: BrowserContext[] = [];
+  /** What a page should never do: what it asked of others, and what it complained of. */
+  readonly complaints: string[] = [];
+
+  private constructor(
+    readonly redis: Redis,
+    readonly upstream: Upstream,
+    readonly functions: Functions,
+    readonly server: PageServer,
+    readonly browser: Browser,
+  ) {}
+
+  static async start(env: Record<string, string> = {}): Promise<Stage> {
+    const [redis, upstream, server] = await Promise.all([Redis.start(), Upstream.start(), PageServer.start()]);
+    const settings = {
+      REDIS_URL: redis.url,
+      JWT_SECRET: SECRET,
+      LLM_PROVIDER: "openai",
+      LLM_BASE_URL: upstream.url,
+      LLM_API_KEY: "none",
+      LLM_MODEL: "m",
+      LLM_MAX_RETRIES: "0",
+      ...env,
+    };
+    const functions = await Functions.start(settings, server.origin);
+    server.api = functions.url;
+    const browser = await chromium.launch({ executablePath: CHROMIUM, headless: true, args: FLAGS });
+    return new Stage(redis, upstream, functions, server, browser);
+  }
+
+  /** Opens the page as a user, in a browser of its own. */
+  async open(options: BrowserContextOptions & { user?: string; token?: string; place?: string } = {}): Promise<Visit> {
+    const { user = `user-${randomUUID()}`, token = tokenOf(user), place = "", ...rest } = options;
+    const context = await this.browser.newContext({ locale: "en-GB", viewport: { width: 1180, height: 800 }, ...rest });
+    this.#contexts.push(context);
+    const visit = new Visit(this, context, await context.newPage(), token);
+    this.#watch(visit.page);
+    await visit.page.goto(`${this.server.origin}/#token=${token}`);
+    if (place) await visit.page.goto(`${this.server.origin}/#/${place}`);
+    return visit;
+  }
+
+  /** Opens a second tab in the browser of a user. */
+  async tab(visit: Visit): Promise<Visit> {
+    const page = await visit.context.newPage();
+    this.#watch(page);
+    await page.goto(`${this.server.origin}/#token=${visit.token}`);
+    return new Visit(this, visit.context, page, visit.token);
+  }
+
+  /** Closes all pages, and makes the model repeat what it is asked. */
+  async reset(): Promise<void> {
+    await Promise.all(this.#contexts.splice(0).map((context) => context.close()));
+    this.upstream.repeat();
+    this.upstream.replies.length = 0;
+    this.functions.restore();
+    this.functions.asked.length = 0;
+    this.complaints.length = 0;
+  }
+
+  async stop(): Promise<void> {
+    await this.browser.close();
+    await this.functions.stop();
+    this.server.stop();
+    this.upstream.stop();
+    await this.redis.kill();
+  }
+
+  #watch(page: Page): void {
+    const known = [this.server.origin, this.functions.url];
+    page.on("pageerror", (error) => this.complaints.push(`error: ${error.message}`));
+    page.on("console", (message) => {
+      if (/Content.Security.Policy|Trusted/i.test(message.text())) this.complaints.push(message.text());
+    });
+    page.on("request", (request) => {
+      const url = request.url();
+      if (!known.some((one) => url.startsWith(one)) && !url.startsWith("data:")) this.complaints.push(`asked ${url}`);
+      if (url.includes("token=") && !url.includes("#token=")) this.complaints.push(`a token in ${url}`);
+    });
+  }
+}
+
+/** A user with the page open, and what the user sees and does. */
+export class Visit {
+  constructor(
+    readonly stage: Stage,
+    readonly context: BrowserContext,
+    readonly page: Page,
+    readonly token: string,
+  ) {}
+
+  get box() {
+    return this.page.locator("#message");
+  }
+
+  /** The texts of all messages, oldest first. */
+  texts(): Promise<string[]> {
+    return this.page.locator(".messages .message .body").evaluateAll((all) => all.map((one) => one.textContent ?? ""));
+  }
+
+  /** The text of the newest reply. */
+  async reply(): Promise<string> {
+    return (await this.page.locator(".messages .message.reply .body").last().textContent()) ?? "";
+  }
+
+  /** Writes a message and sends it by Enter, when the conversation is there, as a user would. */
+  async send(text: string): Promise<void> {
+    await this.page.waitForSelector(".greeting, .message, .line.bad");
+    await this.box.fill(text);
+    await this.box.press("Enter");
+  }
+
+  /** Waits until no reply is written, and the newest is this one. */
+  async sees(reply: string): Promise<void> {
+    await this.page.waitForFunction(
+      (expected) => {
+        const all = document.querySelectorAll(".messages .message.reply");
+        const last = all[all.length - 1];
+        return last?.getAttribute("aria-busy") === "false" && last.querySelector(".body")?.textContent === expected;
+      },
+      reply,
+      { timeout: 15_000 },
+    );
+  }
+
+  /** Waits until the newest reply has this text so far. */
+  async seesSoFar(reply: string): Promise<void> {
+    await this.page.waitForFunction(
+      (expected) => {
+        const all = document.querySelectorAll(".messages .message.reply .body");
+        return all[all.length - 1]?.textContent === expected;
+      },
+      reply,
+      { timeout: 15_000 },
+    );
+  }
+
+  /** Waits until the page says this to the eye. */
+  async told(text: string, timeout = 15_000): Promise<void> {
+    await this.page.locator("main").getByText(text).first().waitFor({ timeout });
+  }
+
+  button(name: string) {
+    return this.page.getByRole("button", { name, exact: true });
+  }
+}
+
+/** Returns a token of a user. */
+export function tokenOf(user: string, lifetimeSeconds = 3600): string {
+  const now = Math.floor(Date.now() / 1000);
+  const encode = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const signed = `${encode({ alg: "HS256", typ: "JWT" })}.${encode({ sub: user, iat: now, exp: now + lifetimeSeconds })}`;
+  return `${signed}.${createHmac("sha256", SECRET).update(signed).digest("base64url")}`;
+}

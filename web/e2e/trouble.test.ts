@@ -1,0 +1,285 @@
+// What a user sees when something fails. No character is lost, and none comes twice.
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { until } from "./process.ts";
+import { Stage, tokenOf } from "./stage.ts";
+
+let stage: Stage;
+beforeAll(async () => {
+  stage = await Stage.start();
+});
+beforeEach(() => stage.reset());
+afterEach(() => expect(stage.complaints).toEqual([]));
+afterAll(() => stage.stop());
+
+test("a reload in mid-reply goes on with the reply", async () => {
+  const visit = await stage.open();
+  const next = stage.upstream.hold();
+  await visit.send("Tell me a story.");
+  const reply = await next();
+  reply.say("Once upon ");
+  await visit.seesSoFar("Once upon ");
+  await visit.page.reload();
+  await visit.seesSoFar("Once upon ");
+  reply.say("a time.");
+  await visit.seesSoFar("Once upon a time.");
+  reply.end();
+  await visit.sees("Once upon a time.");
+  expect((await visit.texts()).slice(1)).toEqual(["Tell me a story.", "Once upon a time."]);
+  expect(stage.upstream.replies, "it was one turn").toHaveLength(1);
+  await visit.page.reload();
+  await visit.sees("Once upon a time.");
+  expect((await visit.texts()).slice(1)).toEqual(["Tell me a story.", "Once upon a time."]);
+});
+
+test("a reload after the end of the reply shows it once", async () => {
+  const visit = await stage.open();
+  const next = stage.upstream.hold();
+  await visit.send("Bye.");
+  const reply = await next();
+  reply.say("Good");
+  await visit.seesSoFar("Good");
+  await visit.page.goto("about:blank");
+  reply.say("bye.");
+  reply.end();
+  await visit.page.goto(`${stage.server.origin}/#/luna`);
+  await visit.sees("Goodbye.");
+  await visit.page.waitForTimeout(500);
+  expect((await visit.texts()).slice(1)).toEqual(["Bye.", "Goodbye."]);
+});
+
+test.each([
+  ["and connections break", true],
+  ["as the browser has it", false],
+])("five seconds without a network in mid-reply, %s: nothing is lost or doubled", async (_, isCut) => {
+  const visit = await stage.open();
+  const next = stage.upstream.hold();
+  await visit.send("Count to a hundred.");
+  const reply = await next();
+  const numbers = Array.from({ length: 100 }, (_, index) => `${index + 1}、`);
+  for (const number of numbers.slice(0, 30)) reply.say(number);
+  await visit.seesSoFar(numbers.slice(0, 30).join(""));
+  await visit.context.setOffline(true);
+  if (isCut) stage.functions.cut();
+  await visit.told(isCut ? "Connection lost. Reconnecting…" : "You are offline");
+  for (const number of numbers.slice(30, 60)) reply.say(number);
+  await visit.page.waitForTimeout(5000);
+  stage.functions.restore();
+  await visit.context.setOffline(false);
+  if (isCut) await visit.page.locator(".line.good").waitFor();
+  await visit.seesSoFar(numbers.slice(0, 60).join(""));
+  for (const number of numbers.slice(60)) reply.say(number);
+  reply.end();
+  await visit.sees(numbers.join(""));
+  expect(stage.upstream.replies).toHaveLength(1);
+  await visit.page.locator(".line:empty").waitFor({ state: "attached" });
+});
+
+test("a message that is sent without a network goes when it is back", async () => {
+  const visit = await stage.open();
+  await visit.page.waitForSelector(".greeting");
+  await visit.context.setOffline(true);
+  stage.functions.cut();
+  await visit.send("Are you there?");
+  await visit.page.locator(".line.bad").waitFor();
+  await visit.page.waitForTimeout(1000);
+  stage.functions.restore();
+  await visit.context.setOffline(false);
+  await visit.sees("你说：Are you there?");
+  expect(stage.upstream.replies).toHaveLength(1);
+});
+
+test("two tabs of one session show the same, while it streams and after", async () => {
+  const first = await stage.open();
+  await first.send("Before.");
+  await first.sees("你说：Before.");
+  const second = await stage.tab(first);
+  await second.sees("你说：Before.");
+  const next = stage.upstream.hold();
+  await first.send("Both?");
+  const reply = await next();
+  reply.say("In both");
+  await first.seesSoFar("In both");
+  await second.seesSoFar("In both");
+  expect(await second.button("Send").isDisabled(), "the other tab waits, too").toBe(true);
+  reply.say(" of them.");
+  reply.end();
+  await first.sees("In both of them.");
+  await second.sees("In both of them.");
+  await second.page.waitForTimeout(300);
+  expect(await second.texts()).toEqual(await first.texts());
+  expect((await first.texts()).slice(1)).toEqual(["Before.", "你说：Before.", "Both?", "In both of them."]);
+
+  stage.upstream.repeat();
+  await second.send("From here.");
+  await second.sees("你说：From here.");
+  await first.sees("你说：From here.");
+  await first.button("Clear the conversation").click();
+  await first.button("Clear").click();
+  await second.page.waitForSelector(".greeting");
+});
+
+test("another browser of the user joins a reply that runs", async () => {
+  const first = await stage.open({ user: "two-devices" });
+  const next = stage.upstream.hold();
+  await first.send("Here.");
+  const reply = await next();
+  reply.say("And ");
+  await first.seesSoFar("And ");
+  const second = await stage.open({ user: "two-devices" });
+  await second.seesSoFar("And ");
+  reply.say("there.");
+  reply.end();
+  await second.sees("And there.");
+  await until("it shows the message, too", async () => (await second.texts()).slice(1).join() === "Here.,And there.");
+});
+
+test("when the link expires the page says how to go on, and goes on", async () => {
+  const visit = await stage.open({ user: "late", token: tokenOf("late", 3) });
+  await visit.page.waitForSelector(".greeting");
+  await visit.page.waitForTimeout(3500);
+  await visit.send("Still here?");
+  await visit.told("Your link has expired");
+  expect(stage.upstream.replies).toHaveLength(0);
+  const token = tokenOf("late");
+  await visit.page.evaluate((hash) => (location.hash = hash), `token=${token}`);
+  await visit.sees("你说：Still here?");
+  expect(await visit.page.getByText("Your link has expired").count()).toBe(0);
+  expect(visit.page.url()).not.toContain(token);
+  expect(stage.upstream.replies).toHaveLength(1);
+});
+
+test("a link of another user shows nothing of the one before", async () => {
+  const visit = await stage.open();
+  await visit.send("Mine.");
+  await visit.sees("你说：Mine.");
+  await visit.box.fill("My draft");
+  const token = tokenOf("somebody-else");
+  await visit.page.evaluate((hash) => (location.hash = hash), `token=${token}`);
+  await visit.page.waitForSelector(".greeting");
+  expect(await visit.texts()).toEqual([]);
+  expect(await visit.box.inputValue()).toBe("");
+});
+
+test("a page that is opened without a network shows no reply that is not there, and catches up", async () => {
+  const visit = await stage.open();
+  await visit.send("Before.");
+  await visit.sees("你说：Before.");
+  stage.functions.cut();
+  await visit.page.reload();
+  await visit.told("The service cannot be reached");
+  await visit.page.waitForTimeout(1500);
+  expect(await visit.texts()).toEqual([]);
+  stage.functions.restore();
+  await visit.sees("你说：Before.");
+});
+
+test("without a link the page says where to find one", async () => {
+  const visit = await stage.open();
+  await visit.page.evaluate(() => sessionStorage.clear());
+  await visit.page.goto("about:blank");
+  await visit.page.goto(stage.server.origin);
+  await visit.told("Open this page by its link");
+});
+
+test("Redis is killed and comes back: the user can talk, and is told what is forgotten", async () => {
+  const visit = await stage.open();
+  await visit.send("Remember me.");
+  await visit.sees("你说：Remember me.");
+  await stage.redis.kill();
+  try {
+    await visit.send("Do you?");
+    await visit.sees("你说：Do you?");
+    await visit.told("Answered without memory of earlier messages");
+    await visit.told("Not saved: the memory is unavailable");
+    await visit.page.reload();
+    await visit.told("Earlier messages cannot be read at the moment");
+    await visit.send("Hello?");
+    await visit.sees("你说：Hello?");
+  } finally {
+    await stage.redis.start();
+  }
+  await visit.page.locator(".line:empty").waitFor({ state: "attached", timeout: 30_000 });
+  await visit.send("And now?");
+  await visit.sees("你说：And now?");
+  expect(await visit.page.locator(".message").last().locator(".note").count()).toBe(0);
+});
+
+test("a model that fails before the first word: the message can be sent again", async () => {
+  const visit = await stage.open();
+  stage.upstream.script((reply) => reply.refuse());
+  await visit.send("Hello.");
+  await visit.told("Not sent: the model is not available at the moment");
+  stage.upstream.repeat();
+  await visit.button("Try again").click();
+  await visit.sees("你说：Hello.");
+  expect((await visit.texts()).slice(1)).toEqual(["Hello.", "你说：Hello."]);
+  await visit.page.reload();
+  await visit.sees("你说：Hello.");
+  expect((await visit.texts()).slice(1)).toEqual(["Hello.", "你说：Hello."]);
+});
+
+test("a model that dies in mid-reply: what was said is kept, and marked", async () => {
+  const visit = await stage.open();
+  const next = stage.upstream.hold();
+  await visit.send("Hello.");
+  const reply = await next();
+  reply.say("Half of");
+  await visit.seesSoFar("Half of");
+  reply.break();
+  await visit.sees("Half of");
+  await visit.told("The reply broke off here");
+  expect((await visit.texts()).slice(1)).toEqual(["Hello.", "Half of"]);
+  await visit.page.reload();
+  await visit.told("The reply broke off here");
+});
+
+test("a failed edit leaves what was there", async () => {
+  const visit = await stage.open();
+  await visit.send("One.");
+  await visit.sees("你说：One.");
+  stage.upstream.script((reply) => reply.refuse());
+  await visit.button("Another reply").click();
+  await visit.told("That did not work");
+  expect((await visit.texts()).slice(1)).toEqual(["One.", "你说：One."]);
+});
+
+test("the function is killed in mid-reply: the page asks again, and nothing is said twice", async () => {
+  const visit = await stage.open();
+  const next = stage.upstream.hold();
+  await visit.send("Hello.");
+  const reply = await next();
+  reply.say("Half of");
+  await visit.seesSoFar("Half of");
+  stage.upstream.repeat();
+  await stage.functions.kill("chat-stream");
+  await visit.told("Connection lost. Reconnecting…");
+  await stage.functions.startAgain("chat-stream");
+  await visit.told("the process that wrote it died", 30_000);
+  await visit.button("Try again").click();
+  await visit.sees("你说：Hello.");
+  expect((await visit.texts()).slice(1)).toEqual(["Hello.", "你说：Hello."]);
+  await until("it is stored once", async () => {
+    await visit.page.reload();
+    await visit.sees("你说：Hello.");
+    return (await visit.texts()).length === 3;
+  });
+}, 90_000);
+
+test("a page of another origin may not read what the functions answer", async () => {
+  const other = await stage.browser.newContext();
+  try {
+    const page = await other.newPage();
+    // The other origin is the same server by another name.
+    await page.goto(`${stage.server.origin.replace("127.0.0.1", "localhost")}/icon.svg`);
+    const outcome = await page.evaluate(
+      async ({ url, token }) => {
+        const headers = { authorization: `Bearer ${token}` };
+        return fetch(`${url}/api/v1/chat/sessions`, { headers }).then((response) => response.status, String);
+      },
+      { url: stage.functions.url, token: tokenOf("anyone") },
+    );
+    expect(outcome).toBe("TypeError: Failed to fetch");
+  } finally {
+    await other.close();
+  }
+});

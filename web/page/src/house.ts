@@ -1,0 +1,132 @@
+// All that the page shows: the characters, the user's sessions, and which conversation is open.
+import { computed, signal } from "@preact/signals";
+import { type Character, CompanionChat, type Sessions } from "../../src/client.js";
+import { Conversation } from "./conversation.ts";
+import { isLocked } from "./reasons.ts";
+import type { Settings } from "./settings.ts";
+import { type News, Tabs } from "./tabs.ts";
+import { currentToken, locked, onNewToken, refuseToken, userOfToken } from "./token.ts";
+
+type Session = Sessions["sessions"][number];
+
+/** A line of the list of characters. */
+export interface Row {
+  id: string;
+  character: Character | null;
+  session: Session | null;
+}
+
+export class House {
+  readonly sessions = signal<readonly Session[]>([]);
+  readonly characters = signal<ReadonlyMap<string, Character>>(new Map());
+  readonly next = signal<string | null>(null);
+  /** Which conversation is open; null shows the list alone, on a phone. */
+  readonly open = signal<string | null>(null);
+  readonly isOffline = signal(!navigator.onLine);
+  /** Resolves when the sessions have been asked for once. */
+  readonly listed: Promise<void>;
+
+  readonly rows = computed<Row[]>(() => {
+    const sessions = this.sessions.value;
+    const started = new Set(sessions.map((session) => session.character_id));
+    const row = (id: string, session: Session | null): Row => {
+      return { id, character: this.characters.value.get(id) ?? null, session };
+    };
+    return [
+      ...sessions.map((session) => row(session.character_id, session)),
+      ...this.#settings.characters.filter((id) => !started.has(id)).map((id) => row(id, null)),
+    ];
+  });
+
+  readonly #client: CompanionChat;
+  readonly #tabs: Tabs;
+  readonly #conversations = new Map<string, Conversation>();
+  readonly #asked = new Set<string>();
+  readonly #settings: Settings;
+
+  constructor(settings: Settings) {
+    this.#settings = settings;
+    this.#client = new CompanionChat({ baseUrl: settings.api, token: currentToken });
+    this.#tabs = new Tabs(userOfToken(), settings.api, (news) => this.#hear(news));
+    for (const id of settings.characters) void this.#learn(id);
+    this.listed = this.#list();
+    onNewToken(() => this.#again());
+    addEventListener("online", () => {
+      this.isOffline.value = false;
+      this.#again();
+    });
+    addEventListener("offline", () => (this.isOffline.value = true));
+    document.addEventListener("visibilitychange", () => {
+      if (document.visibilityState === "visible") this.#again();
+    });
+  }
+
+  /** Returns the conversation with a character. */
+  conversation(id: string): Conversation {
+    const known = this.#conversations.get(id);
+    if (known) return known;
+    const conversation = new Conversation(id, {
+      client: this.#client,
+      tell: (news) => this.#tabs.tell(news),
+      changed: () => void this.#list(),
+    });
+    conversation.character.value = this.characters.peek().get(id) ?? null;
+    this.#conversations.set(id, conversation);
+    void this.#learn(id);
+    return conversation;
+  }
+
+  /** Reads older sessions. */
+  async more(): Promise<void> {
+    const before = this.next.peek();
+    if (before) await this.#list(before);
+  }
+
+  /** Asks for what may have changed while the page did not look. */
+  #again(): void {
+    if (locked.peek()) return;
+    for (const id of this.#settings.characters) void this.#learn(id);
+    void this.#list();
+    const id = this.open.peek();
+    if (id) this.conversation(id).open();
+  }
+
+  async #list(before?: string): Promise<void> {
+    if (locked.peek()) return;
+    try {
+      const page = await this.#client.sessions({ limit: 30, ...(before ? { before } : {}) });
+      const fresh = new Set(page.sessions.map((session) => session.character_id));
+      const others = before ? this.sessions.peek().filter((session) => !fresh.has(session.character_id)) : [];
+      this.sessions.value = [...others, ...page.sessions];
+      this.next.value = page.next;
+      for (const id of fresh) void this.#learn(id);
+    } catch (error) {
+      // The list stays as it is: the conversation says what is wrong.
+      if (isLocked(error)) refuseToken();
+    }
+  }
+
+  /** Asks for what may be shown of a character, once. */
+  async #learn(id: string): Promise<void> {
+    if (this.#asked.has(id) || locked.peek()) return;
+    this.#asked.add(id);
+    try {
+      const character = await this.#client.character(id);
+      this.characters.value = new Map(this.characters.peek()).set(id, character);
+      const conversation = this.#conversations.get(id);
+      if (conversation) conversation.character.value = character;
+    } catch (error) {
+      this.#asked.delete(id);
+      if (isLocked(error)) refuseToken();
+    }
+  }
+
+  #hear(news: News): void {
+    const conversation = this.#conversations.get(news.character);
+    if (news.type === "turn") conversation?.join(news.turnId, news.request);
+    else {
+      void conversation?.refresh();
+      void this.#list();
+    }
+  }
+}

@@ -1,0 +1,148 @@
+// What a transcript is made of, and how it takes in what the functions have stored. Pure functions.
+import type { History } from "../../src/client.js";
+import type { Request } from "./pending.ts";
+import { Prose } from "./prose.ts";
+import type { Word } from "./words.ts";
+
+/** One message in the transcript. Immutable but for its text, which grows while a reply is written. */
+export interface Item {
+  /** Stays the same as long as the message is shown. */
+  readonly key: string;
+  /** The id under which it is stored; null if it is not, or not yet. */
+  readonly id: string | null;
+  readonly role: "user" | "assistant";
+  readonly prose: Prose;
+  /** Unix seconds; 0 if unknown. */
+  readonly at: number;
+  /** What the user should know about it. */
+  readonly notes: readonly Word[];
+  /** Whether it is still being written. */
+  readonly live: boolean;
+}
+
+/** A message as the functions return it. */
+export type Message = History["messages"][number];
+
+let made = 0;
+
+/** Returns an item that is not stored. */
+export function local(role: Item["role"], text: string, live = false): Item {
+  made += 1;
+  return {
+    key: `local-${made}`,
+    id: null,
+    role,
+    prose: new Prose(text),
+    at: Math.floor(Date.now() / 1000),
+    notes: [],
+    live,
+  };
+}
+
+/** Returns what the user should know about how a reply ended. */
+export function notesOfEnd(finishReason: unknown): Word[] {
+  switch (finishReason) {
+    case undefined:
+    case null:
+    case "stop":
+      return [];
+    case "stopped":
+      return ["endedStopped"];
+    case "length":
+      return ["endedLength"];
+    case "content_filter":
+      return ["endedFilter"];
+    default:
+      return ["endedError"];
+  }
+}
+
+/**
+ * Returns the transcript with the newest page of stored messages in it, and whether older pages that were shown stay.
+ *
+ * A message that is shown already keeps its item, so that it is not drawn again. What was shown and is no longer stored
+ * goes. What was never stored stays behind the message that it followed.
+ */
+export function merged(
+  items: readonly Item[],
+  page: readonly Message[],
+  hasMore: boolean,
+): { items: Item[]; keepsOlder: boolean } {
+  const shown = new Map(items.filter((item) => item.id !== null).map((item) => [item.id, item]));
+  const greeting = items[0];
+  const [first] = page;
+  // A greeting is shown before it is stored, and nothing but the history names its id.
+  const isGreeting = first?.role === "assistant" && greeting?.id === null && greeting.prose.text === first.content;
+  const stored = page.flatMap((message, index) => {
+    if (message.role === "system") return [];
+    if (index === 0 && isGreeting) return [{ ...greeting, id: message.msg_id }];
+    return [shown.get(message.msg_id) ?? itemOf(message, index)];
+  });
+  const overlap = stored[0] ? items.indexOf(stored[0]) : -1;
+  const keepsOlder = hasMore && overlap > 0;
+  const older = keepsOlder ? items.slice(0, overlap).filter((item) => item.id !== null) : [];
+  const result = [...older, ...stored];
+
+  let predecessor: Item | null = null;
+  for (const item of items) {
+    if (item.id !== null) {
+      if (result.includes(item)) predecessor = item;
+    } else if (!(isGreeting && item === greeting)) {
+      const place: number = item.live || !predecessor ? -1 : result.indexOf(predecessor);
+      if (place < 0) result.push(item);
+      else result.splice(place + 1, 0, item);
+      predecessor = item;
+    }
+  }
+  return { items: result, keepsOlder };
+}
+
+/** Returns the items of an older page, before those that are shown. */
+export function withOlder(items: readonly Item[], page: readonly Message[]): Item[] {
+  const known = new Set(items.map((item) => item.id));
+  const older = page.filter((message) => message.role !== "system" && !known.has(message.msg_id));
+  return [...older.map(itemOf), ...items];
+}
+
+function itemOf(message: Message, index: number): Item {
+  return {
+    // Other writers of the stored form may have left the id out.
+    key: message.msg_id || `unnamed-${message.timestamp}-${index}`,
+    id: message.msg_id || null,
+    role: message.role === "user" ? "user" : "assistant",
+    prose: new Prose(message.content),
+    at: message.timestamp,
+    notes: message.role === "assistant" ? notesOfEnd(finishReasonOf(message)) : [],
+    live: false,
+  };
+}
+
+function finishReasonOf(message: Message): unknown {
+  return (message.metadata as Record<string, unknown> | null)?.["finish_reason"];
+}
+
+/** Returns what the user should know about a turn that was not stored. */
+export function notesOfUnsaved(unsaved: "cleared" | "conflict" | "memory" | "empty" | undefined): Word[] {
+  switch (unsaved) {
+    case "cleared":
+      return ["unsavedCleared"];
+    case "conflict":
+      return ["unsavedConflict"];
+    case "empty":
+      return [];
+    default:
+      return ["unsavedMemory"];
+  }
+}
+
+/** Returns what stands before the message of a request: a greeting, or what comes before the message it replaces. */
+export function contextOf(items: readonly Item[], request: Request): readonly Item[] {
+  if (request.greeting && items.length === 0) return [local("assistant", request.greeting.text)];
+  const place = request.msgId ? items.findIndex((item) => item.id === request.msgId) : -1;
+  return place < 0 ? items : items.slice(0, place);
+}
+
+/** Returns the key of the request that a stored message came with, if this page sent it. */
+export function keyOf(message: Message): unknown {
+  return (message.metadata as Record<string, unknown> | null)?.["key"];
+}

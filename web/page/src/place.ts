@@ -1,0 +1,51 @@
+// The open conversation in the address, as `#/luna`, so that a reload and the browser's back button find it.
+import type { House } from "./house.ts";
+import { onNewToken } from "./token.ts";
+
+/** How long a wide page shows the list alone. */
+const LONGEST_WAIT_MS = 600;
+
+/** Opens the conversation that the address names, now and whenever it changes. */
+export function watchPlace(house: House): void {
+  const read = (): void => {
+    // A new token is on its way through the address: see token.ts.
+    if (location.hash.includes("token=")) return;
+    house.open.value = idInAddress();
+    const id = house.open.value;
+    if (id) house.conversation(id).open();
+  };
+  read();
+  if (!house.open.value && !isNarrow()) void openNewest(house);
+  addEventListener("popstate", read);
+  onNewToken(() => goTo(house, house.open.peek(), true));
+}
+
+/** Opens the conversation that the user was in last, or the first character if that is not known soon. */
+async function openNewest(house: House): Promise<void> {
+  await Promise.race([house.listed, new Promise((resolve) => setTimeout(resolve, LONGEST_WAIT_MS))]);
+  const [first] = house.rows.value;
+  if (first && !house.open.value) goTo(house, first.id, true);
+}
+
+/** Opens a conversation, or with null the list. */
+export function goTo(house: House, id: string | null, replaces = false): void {
+  const address = id === null ? location.pathname + location.search : `#/${encodeURIComponent(id)}`;
+  if (replaces) history.replaceState(null, "", address);
+  else history.pushState(null, "", address);
+  house.open.value = id;
+  if (id) house.conversation(id).open();
+}
+
+/** Whether the list and a conversation do not fit side by side. The style sheet has the same limit. */
+export function isNarrow(): boolean {
+  return matchMedia("(max-width: 719px)").matches;
+}
+
+function idInAddress(): string | null {
+  const match = /^#\/(.+)$/.exec(location.hash);
+  try {
+    return match?.[1] ? decodeURIComponent(match[1]) : null;
+  } catch {
+    return null;
+  }
+}

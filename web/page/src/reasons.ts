@@ -1,0 +1,47 @@
+// Why something failed, for the user.
+import { ChatError } from "../../src/client.js";
+import { say } from "./words.ts";
+
+/** Returns why something failed, as a part of a sentence. */
+export function reasonOf(error: unknown): string {
+  if (!(error instanceof ChatError))
+    return say("reasonOther", { code: error instanceof Error ? error.name : "unknown" });
+  switch (error.code) {
+    case "unauthorized":
+    case "token_unavailable":
+      return say("reasonExpired");
+    case "unreachable":
+    case "unavailable":
+    case "connection_lost":
+      return say("reasonUnreachable");
+    case "memory_unavailable":
+      return say("reasonMemory");
+    case "too_many_requests":
+      return say("reasonLimit", { seconds: error.retryAfterSeconds ?? 60 });
+    case "upstream_unavailable":
+    case "upstream_timeout":
+    case "upstream_interrupted":
+      return say("reasonModel");
+    case "upstream_rejected":
+      return say("reasonRejected");
+    case "character_not_found":
+      return say("reasonCharacter");
+    case "message_not_found":
+    case "turn_not_found":
+      return say("reasonGone");
+    case "turn_lost":
+      return say("reasonLost");
+    default:
+      return say("reasonOther", { code: error.code });
+  }
+}
+
+/** Whether no answer came, or one that says to come back later. */
+export function isPassing(error: unknown): boolean {
+  return error instanceof ChatError && ["unreachable", "unavailable", "memory_unavailable"].includes(error.code);
+}
+
+/** Whether the functions refuse the token, or there is none. */
+export function isLocked(error: unknown): boolean {
+  return error instanceof ChatError && (error.code === "unauthorized" || error.code === "token_unavailable");
+}

@@ -1,0 +1,80 @@
+// The token of the user. It comes in the fragment of the address, which no server sees, and leaves it at once, so that
+// it is neither in the history of the browser nor in a link that the user copies. Until the tab is closed it is kept in
+// `sessionStorage`, because a page that is reloaded must go on.
+import { signal } from "@preact/signals";
+
+const KEY = "token";
+
+/** Why the page cannot ask the functions anything: no token, or one that they refuse. Null if it can. */
+export const locked = signal<"missing" | "expired" | null>(null);
+
+let token = "";
+const listeners = new Set<() => void>();
+
+/** Takes the token from the address or, after a reload, from the tab. Takes later ones too, as they are opened. */
+export function watchToken(): void {
+  token = takeFromAddress() ?? sessionStorage.getItem(KEY) ?? "";
+  if (!token) locked.value = "missing";
+  addEventListener("hashchange", () => {
+    const user = userOfToken();
+    const next = takeFromAddress();
+    if (!next) return;
+    token = next;
+    if (userOfToken() !== user) {
+      // Nothing of one user may be left for another.
+      sessionStorage.clear();
+      sessionStorage.setItem(KEY, token);
+      location.reload();
+      return;
+    }
+    locked.value = null;
+    for (const listener of listeners) listener();
+  });
+}
+
+/** Returns the token to send. */
+export function currentToken(): string {
+  return token;
+}
+
+/** Records that the functions refuse the token. */
+export function refuseToken(): void {
+  locked.value = token ? "expired" : "missing";
+}
+
+/** Calls the function whenever a new token has come. */
+export function onNewToken(listener: () => void): void {
+  listeners.add(listener);
+}
+
+/** Waits until a new token has come. */
+export function nextToken(): Promise<void> {
+  return new Promise((resolve) => {
+    const listener = (): void => {
+      listeners.delete(listener);
+      resolve();
+    };
+    listeners.add(listener);
+  });
+}
+
+/** Returns the user's id as the token says it, or an empty string. It is not checked here, and grants nothing. */
+export function userOfToken(): string {
+  try {
+    const segment = (token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/");
+    const bytes = Uint8Array.from(atob(segment), (char) => char.charCodeAt(0));
+    const claims: unknown = JSON.parse(new TextDecoder().decode(bytes));
+    return typeof claims === "object" && claims !== null && "sub" in claims ? String(claims.sub) : "";
+  } catch {
+    return "";
+  }
+}
+
+function takeFromAddress(): string | null {
+  const parameters = new URLSearchParams(location.hash.replace(/^#\/?/, ""));
+  const found = parameters.get("token");
+  if (!found) return null;
+  sessionStorage.setItem(KEY, found);
+  history.replaceState(history.state, "", location.pathname + location.search);
+  return found;
+}

@@ -1,0 +1,63 @@
+import { announcement } from "../announce.ts";
+import type { House } from "../house.ts";
+import { locked } from "../token.ts";
+import { say } from "../words.ts";
+import { hueOf } from "./avatar.tsx";
+import { Dialog } from "./dialog.tsx";
+import { Locked } from "./locked.tsx";
+import { Room } from "./room.tsx";
+import { Shelf } from "./shelf.tsx";
+
+/** The whole page: the list beside the conversation, or on a phone one of the two. */
+export function App({ house, goTo }: { house: House; goTo(id: string | null): void }) {
+  const open = house.open.value;
+  if (locked.value === "missing") {
+    return (
+      <main class="alone">
+        <Locked />
+      </main>
+    );
+  }
+  return (
+    <div class={open ? "app has-room" : "app"} style={{ "--hue": String(hueOf(open ?? "")) }}>
+      {open && (
+        <a
+          class="skip"
+          href="#message"
+          onClick={(event) => {
+            event.preventDefault();
+            document.getElementById("message")?.focus();
+          }}
+        >
+          {say("skip")}
+        </a>
+      )}
+      {open ? (
+        <>
+          <Shelf house={house} goTo={goTo} />
+          <Room
+            key={open}
+            conversation={house.conversation(open)}
+            isOffline={house.isOffline.value}
+            onBack={() => goTo(null)}
+          />
+        </>
+      ) : (
+        <main class="list">
+          <Shelf house={house} goTo={goTo} />
+        </main>
+      )}
+      <Dialog />
+      <Announcer />
+    </div>
+  );
+}
+
+/** Says whole replies and changes of state to screen readers. */
+function Announcer() {
+  return (
+    <div class="sr" role="status" aria-live="polite">
+      {announcement.value}
+    </div>
+  );
+}

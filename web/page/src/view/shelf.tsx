@@ -1,0 +1,55 @@
+import type { House, Row } from "../house.ts";
+import { say } from "../words.ts";
+import { Avatar } from "./avatar.tsx";
+import { shortTime } from "./times.ts";
+
+/** The list of characters: those the user talked to last come first. */
+export function Shelf({ house, goTo }: { house: House; goTo(id: string): void }) {
+  const open = house.open.value;
+  // Alone it heads the page; beside a conversation the character does.
+  const Heading = open ? "h2" : "h1";
+  return (
+    <nav class="shelf" aria-label={say("characters")}>
+      <Heading>{say("characters")}</Heading>
+      <ul>
+        {house.rows.value.map((row) => (
+          <li key={row.id}>
+            <Entry row={row} isOpen={row.id === open} goTo={goTo} />
+          </li>
+        ))}
+      </ul>
+      {house.next.value && (
+        <button type="button" class="button quiet" onClick={() => void house.more()}>
+          {say("more")}
+        </button>
+      )}
+    </nav>
+  );
+}
+
+function Entry({ row, isOpen, goTo }: { row: Row; isOpen: boolean; goTo(id: string): void }) {
+  const name = row.character?.name ?? row.id;
+  const last = row.session?.last_message ?? null;
+  const about = last ? `${last.role === "user" ? `${say("you")}: ` : ""}${last.content}` : row.character?.creator_notes;
+  return (
+    <a
+      class="entry"
+      href={`#/${encodeURIComponent(row.id)}`}
+      aria-current={isOpen ? "page" : undefined}
+      onClick={(event) => {
+        if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+        event.preventDefault();
+        goTo(row.id);
+      }}
+    >
+      <Avatar id={row.id} name={name} size={44} />
+      <span class="entry-text">
+        <span class="entry-head">
+          <span class="entry-name">{name}</span>
+          {last && last.timestamp > 0 && <time>{shortTime(last.timestamp)}</time>}
+        </span>
+        <span class="entry-last">{about || say("noMessages")}</span>
+      </span>
+    </a>
+  );
+}
