@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: run chat test openapi-check upstreams chaos bench measured-chat instructions capacity package template-check \
-	build deploy-check fmt lint docs lint-python clean help
+.PHONY: run chat character test openapi-check upstreams chaos bench plots measured-chat instructions capacity fuzz \
+	fuzz-build package template-check build deploy-check fmt lint docs lint-python web-test clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
@@ -25,6 +25,9 @@ run: ## start everything on this machine and talk to it (PORT=9100, LLM_BASE_URL
 
 chat: ## talk to the service that `make run` started, in another terminal (CHARACTER=kai)
 	@python3 scripts/chat.py
+
+character: ## store a character card with the service that `make run` started (FILE=card.png ID=mira)
+	@python3 scripts/character.py
 
 test: ## run all tests
 	@scripts/setup.sh test
@@ -56,11 +59,21 @@ BENCH := COMPANION_CHAT_BIN_DIR=$(CURDIR)/$(MEASURED)
 # This build of the benchmark shares its dependencies with the tests. It is fast enough to count instructions.
 DEBUG_BENCH := cargo bench --locked --target-dir target --profile dev --workspace --bench bench
 
+# Where a whole run writes its figures, unless BENCH_JSON is set. A trial run has its figures and plots to itself.
+FIGURES := $(abspath $(or $(BENCH_JSON),target/bench.json))
+TRIAL := target/bench-trial
+TRIAL_FIGURES := $(abspath $(or $(BENCH_JSON),$(TRIAL)/bench.json))
+PLOTS := cargo run --quiet --locked --target-dir target --package plots --
+
 bench: ## measure what a turn costs (PEER=http://… or PEER_DIR=… adds another service; BENCH_QUICK=1: trial run)
 	@scripts/setup.sh bench
 ifdef BENCH_QUICK
 	@echo "A trial run of debug builds: it shows that the benchmark works, and its figures mean nothing."
-	PEER=$(PEER) PEER_DIR=$(PEER_DIR) $(DEBUG_BENCH)
+	@rm -rf $(TRIAL) && mkdir -p $(TRIAL)
+	BENCH_JSON=$(TRIAL_FIGURES) PEER=$(PEER) PEER_DIR=$(PEER_DIR) $(DEBUG_BENCH)
+	$(PLOTS) $(TRIAL_FIGURES) $(TRIAL)
+# A figure that was renamed would leave a plot without it. Without peers, these can be drawn.
+	$(if $(BENCH_ONLY),,cd $(TRIAL) && ls turn.svg resources.svg streams.svg)
 else
 	$(BUILD_MEASURED) --package testkit --example empty
 	$(BUILD_MEASURED) --package chat-stream --no-default-features
@@ -68,8 +81,12 @@ else
 	@cp $(MEASURED)/chat-stream $(MEASURED)/without-sdk
 	$(BUILD_MEASURED) --bins
 	$(BENCH) BENCH_WITHOUT_SDK=$(CURDIR)/$(MEASURED)/without-sdk/chat-stream PEER=$(PEER) PEER_DIR=$(PEER_DIR) \
-		cargo bench --locked --target-dir target --package bench
+		$(if $(BENCH_JSON),BENCH_JSON=$(FIGURES)) cargo bench --locked --target-dir target --package bench
+	$(if $(BENCH_ONLY),,$(PLOTS) $(FIGURES) docs/img)
 endif
+
+plots: ## draw the figures of `make bench` again, in docs/img (BENCH_JSON=… for another file)
+	$(PLOTS) $(FIGURES) docs/img
 
 measured-chat:
 	@scripts/setup.sh bench
@@ -103,6 +120,22 @@ deploy-check: template-check package build ## the same, then build, zip, and run
 	cd .aws-sam/packages && find . -type f -exec cmp {} ../build/{} ';' 2>&1 | grep . || exit 0; \
 		cd ../.. && target/debug/examples/bootstraps .aws-sam/packages template.yaml
 
+# libFuzzer with counters of coverage, by flags that the stable compiler has. Because the host is named as the target,
+# build scripts and macros go without them.
+FUZZ := target/fuzz
+FUZZ_HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_FLAGS := --cfg fuzzing -C passes=sancov-module -C codegen-units=1 -C llvm-args=-sanitizer-coverage-level=4 \
+	-C llvm-args=-sanitizer-coverage-inline-8bit-counters -C llvm-args=-sanitizer-coverage-pc-table \
+	-C llvm-args=-sanitizer-coverage-trace-compares
+
+fuzz-build:
+	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked --target $(FUZZ_HOST) --target-dir $(abspath $(FUZZ))
+
+fuzz: fuzz-build ## look for files that make the reader of character cards panic (SECONDS=600)
+	@mkdir -p $(FUZZ)/corpus/card
+	$(FUZZ)/$(FUZZ_HOST)/debug/card -max_total_time=$(SECONDS) -max_len=4096 -timeout=5 -rss_limit_mb=512 \
+		-artifact_prefix=$(FUZZ)/ $(FUZZ)/corpus/card fuzz/seeds/card
+
 # Every variable of the command line is passed on, so that the tool refuses a misspelt one.
 capacity: ## estimate the memory of Redis and the cost of Lambda (USERS=100000 ACTIVE_PERCENT=20 MESSAGES=50 …)
 	@scripts/setup.sh
@@ -125,8 +158,16 @@ lint-python: ## check format and lints of the Python files
 	.tools/python/bin/ruff check --quiet
 	.tools/python/bin/ruff format --check --quiet
 
+# The client's tests start the functions with scripts/run.py.
+web-test: ## test the TypeScript client, and the page in a browser, against the real functions
+	@scripts/setup.sh web
+	cd web && npm run typecheck && npm test
+	cd web/examples/ai-sdk && npm run typecheck && npm test
+	@if [ -d web/e2e ]; then cd web && npm run e2e; fi
+
 clean: ## remove everything that was built or installed here
-	rm -rf target .tools .run .aws-sam scripts/__pycache__ scripts/openapi/__pycache__ infra/__pycache__ \
+	rm -rf target .tools .run .aws-sam web/node_modules web/lib web/dist web/examples/*/node_modules \
+		scripts/__pycache__ scripts/openapi/__pycache__ infra/__pycache__ \
 		bench/peers/__pycache__
 
 help: ## list the targets

@@ -4,6 +4,8 @@
 CHARACTER selects the character (default luna). CHAT_URL and CHAT_TOKEN select a service elsewhere.
 """
 
+from __future__ import annotations
+
 import io
 import os
 import sys
@@ -32,7 +34,7 @@ def main(environ: Mapping[str, str], env_file: Path = client.ENV_FILE) -> int:
     character = environ.get("CHARACTER") or "luna"
     try:
         chat = find_service(environ, env_file)
-        greet(chat, character)
+        greeting = greet(chat, character)
     except NotReachable:
         say("The service is not running; start it with `make run`.")
         return 1
@@ -53,7 +55,7 @@ def main(environ: Mapping[str, str], env_file: Path = client.ENV_FILE) -> int:
         if not is_utf8(line):
             say("(Sorry: this line is not valid UTF-8, so it was not sent.)")
         elif line:
-            answer(chat, character, line)
+            greeting = answer(chat, character, line, greeting)
 
 
 def find_service(environ: Mapping[str, str], env_file: Path) -> Chat:
@@ -68,17 +70,30 @@ def find_service(environ: Mapping[str, str], env_file: Path) -> Chat:
     return client.connect(run)
 
 
-def greet(chat: Chat, character: str) -> None:
+def greet(chat: Chat, character: str) -> int | None:
+    """Shows the state of the conversation. Returns the number of the character's greeting if that was shown."""
+    is_new = False
     try:
         known = f"{character} remembers {chat.session(character)['stored_messages']} messages"
     except ApiError as error:
         if error.code == "session_not_found":
             known = f"a new conversation with {character}"
+            is_new = True
         elif error.code == "memory_unavailable":
             known = f"the memory of {character} is unavailable"
         else:
             raise
     say(f"{chat.url}: {known}. /help lists the commands.")
+    return show_greeting(chat, character) if is_new else None
+
+
+def show_greeting(chat: Chat, character: str) -> int | None:
+    """Shows how the character begins a new conversation. Returns the number of that greeting, or None without one."""
+    greeting = chat.history(character).get("greeting")
+    if not greeting:
+        return None
+    say(f"{character:<5} {greeting}")
+    return 0
 
 
 def is_utf8(line: str) -> bool:
@@ -90,8 +105,12 @@ def is_utf8(line: str) -> bool:
     return True
 
 
-def answer(chat: Chat, character: str, line: str) -> None:
-    """Handles one line of input, a command or a message. Errors are shown, and the conversation goes on."""
+def answer(chat: Chat, character: str, line: str, greeting: int | None) -> int | None:
+    """Handles one line of input, a command or a message. Errors are shown, and the conversation goes on.
+
+    `greeting` is the number of the greeting that no stored turn has answered yet. Returns the same for the next line.
+    """
+    reply = Reply()
     try:
         if line == "/help":
             say(HELP)
@@ -99,30 +118,32 @@ def answer(chat: Chat, character: str, line: str) -> None:
             say(f"({client.describe_session(chat.session(character))}.)")
         elif line == "/clear":
             say(f"({chat.clear(character).get('message')})")
+            return show_greeting(chat, character)
         elif line == "/resume":
-            reply = Reply()
             show_or_stop(chat, character, reply, chat.resume(character))
             if not reply.began:
                 say("(No reply is running.)")
         elif line.startswith("/"):
             say(f"({line.split()[0]} is not a command; /help lists them.)")
         else:
-            show_or_stop(chat, character, Reply(), chat.say(character, line))
+            show_or_stop(chat, character, reply, chat.say(character, line, greeting))
     except KeyboardInterrupt:
         say("\n(stopped showing the reply; the service still completes and stores it)")
     except StreamCut as error:
         say(f"\n(Sorry: {error}.)")
     except ChatError as error:
         say(f"(Sorry: {error}.)")
+    return None if reply.saved else greeting
 
 
 @dataclass
 class Reply:
-    """What is shown of a reply: whether any frame is, its turn, and the id of the last frame."""
+    """What is known of a reply: whether a frame is shown, its turn, the id of the last frame, whether it is stored."""
 
     began: bool = False
     turn: str = ""
     seen: str = ""
+    saved: bool = False
 
 
 def show_or_stop(chat: Chat, character: str, reply: Reply, events: Iterator[Event]) -> None:
@@ -145,11 +166,12 @@ def show_reply(character: str, reply: Reply, events: Iterator[Event]) -> None:
         data = event.data
         is_first = not reply.began
         reply.began, reply.seen = True, event.id
+        reply.saved = data.get("saved") is True
         if event.name == "start":
             reply.turn = str(data.get("turn_id", ""))
             if data.get("memory") == "unavailable":
                 say("(memory is unavailable: the reply does not take earlier messages into account)")
-            say(f"{character:<6}", end="")
+            say(f"{character:<5} ", end="")
         elif event.name == "error":
             kept = "the text shown was saved" if data.get("saved") else "this turn was not saved"
             say(f"{'' if is_first else chr(10)}(Sorry: {data.get('error')} ({data.get('code')}); {kept}.)")

@@ -1,4 +1,4 @@
-"""A small client of the chat API for run.py and chat.py: tokens, server-sent events and problem+json.
+"""A small client of the service for run.py, chat.py and character.py: tokens, server-sent events and problem+json.
 
 It uses only the standard library, so that trying the service needs only Python.
 """
@@ -22,12 +22,17 @@ from urllib.parse import quote, urlencode, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# The folder of a run's files. RUN_FOLDER names another one, so that a second run of this clone, such as that of the
+# client's tests, does not disturb the first.
+RUN = ROOT / (os.environ.get("RUN_FOLDER") or ".run")
 # The file in which `make run` stores its address and secret: KEY=VALUE lines, readable only by their owner.
-ENV_FILE = ROOT / ".run" / "env"
+ENV_FILE = RUN / "env"
 
 # The service sends at least a comment line every 15 s, so a stream that is silent for longer than this is dead.
 STREAM_TIMEOUT_SECONDS = 40.0
 REQUEST_TIMEOUT_SECONDS = 10.0
+# An event may be a file of many megabytes.
+INVOKE_TIMEOUT_SECONDS = 60.0
 # A lost stream is asked for again after each of these pauses, and from the first one on after each frame that came. In
 # all they are longer than the service needs to find out that the process of a turn has died.
 RESUME_PAUSES_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -171,15 +176,19 @@ class Chat:
         self._parts = parts
         self._token = token
 
-    def say(self, character: str, message: str) -> Iterator[Event]:
+    def say(self, character: str, message: str, greeting: int | None = None) -> Iterator[Event]:
         """Sends a message and yields the frames of the reply as they arrive, up to and including the last.
+
+        `greeting` is the number of the character's greeting that the message answers.
 
         A connection that is lost is made again. Before the first frame, the request is repeated once: by its key the
         service recognises it as the same one. After that, the reply goes on where it was cut. Raises ApiError if the
         service rejects the request, NotReachable if there is no service, and StreamCut if the reply ends without a last
         frame and cannot be resumed. An `error` frame is not raised, because it reports whether the turn was saved.
         """
-        body = {"character_id": character, "message": message}
+        body: dict[str, Any] = {"character_id": character, "message": message}
+        if greeting is not None:
+            body["greeting"] = greeting
         key = {"idempotency-key": f'"{uuid.uuid4()}"'}
         for is_repeated in (False, True):
             turn, seen = "", ""
@@ -242,9 +251,32 @@ class Chat:
         """Returns the session of the conversation."""
         return self._call("GET", _path("session", character))
 
+    def history(self, character: str) -> dict[str, Any]:
+        """Returns the newest messages of the conversation, and the character's greeting if there are none."""
+        return self._call("GET", _path("history", character))
+
     def clear(self, character: str) -> dict[str, Any]:
         """Clears the conversation."""
         return self._call("DELETE", _path("history", character))
+
+    def invoke(self, function: str, event: bytes) -> dict[str, Any]:
+        """Sends an event to a function that `make run` serves, and returns its answer.
+
+        Raises ApiError if the function refuses the event: it then answers with a problem document.
+        """
+        connection = self._connection(INVOKE_TIMEOUT_SECONDS)
+        try:
+            path = f"/2015-03-31/functions/{function}/invocations"
+            response = self._send_bytes(connection, "POST", path, event, {"content-type": "application/json"})
+            body = _body(response)
+            if response.status != 200:
+                raise _problem(response.status, body)
+        finally:
+            connection.close()
+        answer = _object(body)
+        if "code" in answer:
+            raise _problem(int(answer.get("status") or 0), body)
+        return answer
 
     def status(self, method: str, path: str, timeout_seconds: float) -> int:
         """Returns the status of a response to a request without a body, or 0 if the response is not from a function."""
@@ -288,11 +320,7 @@ class Chat:
                 raise _problem(response.status, body)
         finally:
             connection.close()
-        try:
-            answer: dict[str, Any] = json.loads(body)
-        except ValueError:
-            raise ChatError("the service sent a response that is not valid JSON") from None
-        return answer
+        return _object(body)
 
     def _connection(self, timeout_seconds: float) -> http.client.HTTPConnection:
         secure = self._parts.scheme == "https"
@@ -314,8 +342,18 @@ class Chat:
         if body is not None:
             headers["content-type"] = "application/json"
             payload = json.dumps(body, ensure_ascii=False).encode()
+        return self._send_bytes(connection, method, path, payload, headers)
+
+    def _send_bytes(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+    ) -> http.client.HTTPResponse:
         try:
-            connection.request(method, self._parts.path.rstrip("/") + path, payload, headers)
+            connection.request(method, self._parts.path.rstrip("/") + path, body, dict(headers))
             return connection.getresponse()
         except (http.client.HTTPException, OSError) as error:
             raise NotReachable(f"{self.url} does not answer ({_reason(error)})") from None
@@ -342,6 +380,16 @@ def _body(response: http.client.HTTPResponse) -> bytes:
         raise NotReachable("the connection was closed mid-response") from None
 
 
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        raise ChatError("the service sent a response that is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise ChatError("the service sent a response that is not a JSON object")
+    return value
+
+
 def _problem(status: int, body: bytes) -> ApiError:
     try:
         problem = json.loads(body)
@@ -351,7 +399,7 @@ def _problem(status: int, body: bytes) -> ApiError:
         return ApiError(status, "", "the request was rejected")
 
 
-# --- the file that `make run` writes for `make chat` ----------------------------------------------------------
+# --- the file that `make run` writes for `make chat` and `make character` -------------------------------------
 
 
 def write_env(path: Path, values: Mapping[str, str]) -> None:

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Runs the whole service on this machine: Redis, the functions and a first conversation (`make run`).
+"""Runs the whole service on this machine: Redis, the functions, a first conversation and the page (`make run`).
 
 Settings are read from the environment: PORT (default 9000), REDIS_URL to use your own Redis, LLM_BASE_URL with
 LLM_API_KEY and LLM_MODEL to use a real model instead of the built-in echo, and every other variable that the functions
-read. RUN_ONCE=1 (or --once) exits after the conversation, with status 0 if it went as expected.
+read. PAGE=off serves no page. RUN_ONCE=1 (or --once) exits after the conversation, with status 0 if it went as
+expected.
 
 When the script ends, it stops all servers and functions and removes the file with the secret.
 """
@@ -30,9 +31,9 @@ from types import FrameType
 from typing import Any, BinaryIO, TextIO
 
 import client
-from client import ROOT, Chat, ChatError
+import page
+from client import ROOT, RUN, Chat, ChatError
 
-RUN = ROOT / ".run"
 LOCK = RUN / "lock"
 FUNCTIONS_LOG = RUN / "functions.log"
 REDIS_LOG = RUN / "redis.log"
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
     signals = Signals()
     servers = Servers(signals)
+    talk: page.Page | None = None
     serving = False
     try:
         port = port_of(environ)
@@ -78,6 +80,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         _lock = claim_folder(url)
         require_free(port)
         require_tools(settings)
+        if not once and not page.is_off(environ):
+            talk = prepare_page(settings, url, port)
         build(servers, settings)
         start_redis(servers, settings)
         start_functions(servers, settings, port)
@@ -93,7 +97,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         show_session(chat)
         if once:
             return 0
-        show_next_steps(run)
+        show_next_steps(run, serve_page(talk))
         serving = True
         servers.watch()
     except Stopped:
@@ -105,6 +109,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return 1
     finally:
         signals.ignore()
+        if talk:
+            talk.stop()
         servers.stop()
         remove_own_env()
     return 1
@@ -126,7 +132,7 @@ def claim_folder(url: str) -> TextIO:
 
     The operating system releases it when the process ends, however it ends. Raises Failure if another run holds it.
     """
-    RUN.mkdir(exist_ok=True)
+    RUN.mkdir(parents=True, exist_ok=True)
     file = open(LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open until the process ends
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -495,6 +501,34 @@ def wait_for_functions(servers: Servers, url: str) -> None:
     say(f"Functions: {url}\n")
 
 
+# --- the page -------------------------------------------------------------------------------------------------
+
+
+def prepare_page(settings: dict[str, str], url: str, port: int) -> page.Page | None:
+    """Starts to build the page, and lets it read what the functions answer. Returns None if there will be none."""
+    prepared = page.Page(url, port + 1)
+    try:
+        prepared.start_build(end_with_parent if sys.platform == "linux" else None)
+    except page.NoPage as reason:
+        page.say_why_not(reason)
+        prepared.stop()
+        return None
+    settings.setdefault("CORS_ALLOWED_ORIGINS", prepared.origin)
+    return prepared
+
+
+def serve_page(prepared: page.Page | None) -> str | None:
+    """Returns the address of the page, from now on."""
+    if not prepared:
+        return None
+    try:
+        prepared.serve()
+    except page.NoPage as reason:
+        page.say_why_not(reason)
+        return None
+    return prepared.origin
+
+
 # --- the conversation -----------------------------------------------------------------------------------------
 
 
@@ -562,12 +596,16 @@ def show_session(chat: Chat) -> None:
     say(f"  Session: {client.describe_session(chat.session(CHARACTER))}.\n")
 
 
-def show_next_steps(run: Mapping[str, str]) -> None:
+def show_next_steps(run: Mapping[str, str], page_url: str | None) -> None:
+    token = client.token_for(run)
+    if page_url:
+        # The token is in the fragment, which a browser sends to no server; the page takes it out of the address.
+        say(f"Open this page to talk:\n\n  {page_url}/#token={token}\n")
     api = f"{run['CHAT_URL']}/api/v1/chat"
     authorization = '-H "Authorization: Bearer $TOKEN"'
     json_body = "-H 'Content-Type: application/json' -d"
-    say("To chat, run `make chat` in another terminal. Or paste these lines; the token is valid for a day:\n")
-    say(f"TOKEN={client.token_for(run)}")
+    say("To chat in a terminal, run `make chat` in another one. Or paste these lines; the token is valid for a day:\n")
+    say(f"TOKEN={token}")
     message = f'{{"character_id":"{CHARACTER}","message":"你好"}}'
     say(f"curl -N {api}/stream {authorization} {json_body} '{message}'")
     say(f"curl '{api}/session?character_id={CHARACTER}' {authorization}")

@@ -21,6 +21,9 @@
 #
 # `setup.sh python` also installs ruff from PyPI, into .tools/python.
 #
+# `setup.sh web` also installs the packages of web/ and of its example with npm, into their node_modules, and Chromium
+# with the package manager, if there are tests that need it. Node 20 or later must be there.
+#
 # `setup.sh upstreams` also installs model servers from PyPI: LiteLLM's proxy into .tools/litellm, llmock into
 # .tools/llmock, and llama.cpp into .tools/llama. Building that takes a C++ compiler and minutes, once on each machine:
 # what was built is kept in ~/.cache/companion-chat. LiteLLM and llmock need Python 3.10 or later.
@@ -85,6 +88,7 @@ main() {
             ;;
         sam) install_sam ;;
         python) install_ruff ;;
+        web) install_web ;;
         upstreams)
             python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
                 || fail "python3 is too old for the model servers; install Python 3.10 or later"
@@ -136,6 +140,8 @@ install_packages() {
             *:valgrind) packages+=(valgrind) ;;
             *:binutils) packages+=(binutils) ;;
             apt-get:emulator) packages+=(qemu-user libc6-arm64-cross) ;;
+            apt-get:chromium | apk:chromium | dnf:chromium) packages+=(chromium) ;;
+            brew:chromium) fail "Chromium is missing; run: brew install --cask chromium" ;;
             *:emulator) return 0 ;; # Others have no matching arm64 C library; the caller prints what to install.
             *:venv) fail "python3 has no venv module; install a Python 3.9 or later that has one" ;;
         esac
@@ -270,6 +276,25 @@ install_ruff() {
     echo "setup: installing ruff $RUFF_VERSION into $RUFF"
     quietly python3 -m venv --clear "$RUFF"
     quietly "$RUFF/bin/python3" -m pip install --disable-pip-version-check "ruff==$RUFF_VERSION"
+}
+
+# --- the client and the page ------------------------------------------------------------------------------------
+
+install_web() {
+    node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && has npm \
+        || fail "web/ needs Node 20 or later with npm, and this machine has $(node --version 2>/dev/null || echo none); install it from https://nodejs.org or with your package manager"
+    install_from_npm web
+    install_from_npm web/examples/ai-sdk
+    [ ! -d web/e2e ] || has chromium || has chromium-browser || install_packages chromium
+}
+
+install_from_npm() {
+    # npm leaves a copy of the lock file of what it has installed, with the packages for this system alone.
+    local installed=$1/node_modules/.package-lock.json
+    if [ ! "$installed" -nt "$1/package-lock.json" ] || [ ! "$installed" -nt "$1/package.json" ]; then
+        echo "setup: installing the packages of $1 with npm"
+        quietly npm --prefix "$1" ci --no-audit --no-fund
+    fi
 }
 
 # --- model servers ----------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import character
 import chat
 import client
 import event
@@ -53,6 +54,8 @@ SESSION = {
     "stored_messages": 4,
     "expires_in": 86_340,
 }
+# The history of a conversation that has not begun, with a character that begins it.
+GREETED = {"character_id": "luna", "messages": [], "has_more": False, "greeting": "末班船刚开走。\n\n坐一会儿？"}
 
 
 class SseParserTest(unittest.TestCase):
@@ -289,7 +292,7 @@ def copy_of_run(folder: Path) -> Path:
     """Returns a copy of run.py, which takes the folder for the repository."""
     scripts = folder / "scripts"
     scripts.mkdir()
-    for name in ("run.py", "client.py"):
+    for name in ("run.py", "client.py", "page.py"):
         shutil.copy(SCRIPTS / name, scripts)
     return scripts / "run.py"
 
@@ -398,7 +401,11 @@ class ScriptedServer:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def json(self, method: str, body: Any, status: int = 200) -> None:
-        self.answers[method] = [(status, "application/json", json.dumps(body).encode(), False)]
+        self.answers[method] = [self.json_answer(body, status)]
+
+    @staticmethod
+    def json_answer(body: Any, status: int = 200) -> tuple[int, str, bytes, bool]:
+        return status, "application/json", json.dumps(body).encode(), False
 
     def problem(self, method: str, status: int, code: str, detail: str) -> None:
         self.answers[method] = [self.problem_answer(status, code, detail)]
@@ -596,16 +603,38 @@ class ChatTest(unittest.TestCase):
 
     def test_commands(self) -> None:
         self.server.json("DELETE", {"message": "历史已清空"})
+        self.server.answers["GET"] += [self.server.json_answer(SESSION), self.server.json_answer(GREETED)]
         output = self.talk("/session", "/clear", "/dance", "/quit", "never sent")
         self.assertIn("ACTIVE, 4 messages stored (6 ever, 99 tokens)", output)
         self.assertIn("expires in 23 h 59 min", output)
-        self.assertIn("(历史已清空)", output)
+        self.assertIn("(历史已清空)\nluna  末班船刚开走。", output)
         self.assertIn("/dance is not a command", output)
-        self.assertEqual([request.method for request in self.server.requests], ["GET", "GET", "DELETE"])
+        self.assertEqual([request.method for request in self.server.requests], ["GET", "GET", "DELETE", "GET"])
 
     def test_a_session_that_does_not_exist_is_a_new_conversation(self) -> None:
+        self.begin_anew({name: value for name, value in GREETED.items() if name != "greeting"})
+        self.server.stream(START, DELTA % "你好", DONE)
+        self.assertTrue(
+            self.talk("1").endswith("a new conversation with luna. /help lists the commands.\nluna  你好\nBye.\n")
+        )
+        self.assertEqual(json.loads(self.server.requests[-1].body), {"character_id": "luna", "message": "1"})
+
+    def test_a_character_begins_a_new_conversation_and_knows_it_until_a_turn_is_stored(self) -> None:
+        self.begin_anew(GREETED)
+        self.server.stream(START, ERROR % "false")
+        self.server.answers["POST"] += [self.server.stream_answer(START, DELTA % "你好", DONE)] * 2
+        output = self.talk("1", "/help", "2", "3")
+        self.assertIn(
+            "a new conversation with luna. /help lists the commands.\nluna  末班船刚开走。\n\n坐一会儿？\n", output
+        )
+        self.assertEqual(self.server.requests[1].path, "/api/v1/chat/history?character_id=luna")
+        sent = [json.loads(one.body) for one in self.server.requests if one.method == "POST"]
+        self.assertEqual([body.get("greeting") for body in sent], [0, 0, None])
+
+    def begin_anew(self, history: Any) -> None:
+        """Scripts a session that does not exist, and its history."""
         self.server.problem("GET", 404, "session_not_found", "会话不存在")
-        self.assertIn("a new conversation with luna", self.talk())
+        self.server.answers["GET"].append(self.server.json_answer(history))
 
     def test_a_service_that_is_not_running_is_reported(self) -> None:
         output = self.talk("1", CHAT_URL="", CHAT_TOKEN="")
@@ -645,6 +674,111 @@ class ChatTest(unittest.TestCase):
         )
         self.assertEqual((done.returncode, done.stderr), (0, b""))
         return done.stdout.decode()
+
+
+class CharacterTest(unittest.TestCase):
+    """character.py against a scripted server."""
+
+    STORED = {
+        "character_id": "mira",
+        "name": "Mira",
+        "spec": "chara_card_v3",
+        "fields": ["system_prompt", "first_mes"],
+        "lore_entries": 1,
+        "greetings": 2,
+        "fixed_tokens": 96,
+        "warnings": ["scenario is not text and is ignored", "entry 3 of the lorebook is ignored"],
+    }
+
+    def setUp(self) -> None:
+        self.server = ScriptedServer()
+        self.addCleanup(self.server.close)
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.folder = Path(directory.name)
+        self.card = self.folder / "card.png"
+        self.card.write_bytes(b"\x89PNG\r\n\x1a\n\xff")
+        self.env_file = self.folder / "env"
+        client.write_env(self.env_file, {"CHAT_URL": self.server.url})
+
+    def store(self, **environ: str) -> str:
+        environ = {"FILE": str(self.card), "ID": "mira", **environ}
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            self.status = character.main(environ, self.env_file)
+        return output.getvalue()
+
+    def test_a_card_is_sent_to_the_byte_and_what_was_understood_is_shown(self) -> None:
+        self.server.json("POST", self.STORED)
+        output = self.store(ID="mira 2")
+        self.assertEqual(self.status, 0)
+        request = self.server.requests[0]
+        self.assertEqual(request.path, "/2015-03-31/functions/put-character/invocations")
+        event = json.loads(request.body)
+        self.assertEqual((event["action"], event["character_id"]), ("put", "mira 2"))
+        self.assertEqual(base64.b64decode(event["card"]), self.card.read_bytes())
+        for line in (
+            "  name       Mira\n",
+            "  format     Character Card V3\n",
+            "  fields     system_prompt, first_mes\n",
+            "  lorebook   1 entry\n",
+            "  greetings  2\n",
+            "  prompt     about 96 tokens before anything was said\n",
+            "  warning    scenario is not text and is ignored\n",
+            "  warning    entry 3 of the lorebook is ignored\n",
+        ):
+            self.assertIn(line, output)
+        self.assertTrue(output.endswith("CHARACTER='mira 2' make chat\n"), output)
+        self.assertNotIn("deployment", output)
+
+    def test_text_of_a_card_cannot_steer_the_terminal(self) -> None:
+        self.server.json("POST", {**self.STORED, "name": "Mira\x1b[2J\n\u202e"})
+        self.assertIn("  name       Mira\ufffd[2J\ufffd\ufffd\n", self.store())
+
+    def test_a_file_that_a_deployment_would_not_take_is_noted_and_stored(self) -> None:
+        self.server.json("POST", self.STORED)
+        for size, is_noted in ((4_718_000, False), (4_719_000, True)):
+            self.card.write_bytes(bytes(size))
+            self.assertEqual("too large for a deployment" in self.store(), is_noted, size)
+            self.assertEqual(self.status, 0)
+
+    def test_what_is_wrong_is_one_line(self) -> None:
+        missing = self.folder / "missing.png"
+        for environ, line in (
+            ({"FILE": ""}, "Sorry: FILE is missing: make character FILE=card.png ID=mira.\n"),
+            ({"ID": ""}, "Sorry: ID is missing: make character FILE=card.png ID=mira.\n"),
+            ({"FILE": str(missing)}, f"Sorry: there is no file {missing}.\n"),
+            ({"FILE": str(self.folder)}, f"Sorry: {self.folder} cannot be read (is a directory).\n"),
+        ):
+            self.assertEqual(self.store(**environ), line)
+            self.assertEqual(self.status, 1)
+        self.assertEqual(self.server.requests, [])
+
+    def test_a_refusal_is_shown_with_its_detail(self) -> None:
+        # A function without a route refuses by its answer alone: the status is that of the invocation.
+        problem = {"type": "about:blank", "title": "t", "status": 422, "detail": "card: no", "code": "invalid_request"}
+        self.server.json("POST", problem)
+        self.assertEqual(self.store(), "Sorry: card: no (invalid_request, HTTP 422).\n")
+        self.assertEqual(self.status, 1)
+
+    def test_a_service_that_is_not_running_is_reported(self) -> None:
+        not_running = "The service is not running; start it with `make run`.\n"
+        self.server.answers["POST"] = [NO_ANSWER]
+        self.assertEqual((self.store(), self.status), (not_running, 1))
+        self.env_file.unlink()
+        self.assertEqual((self.store(), self.status), (not_running, 1))
+
+    def test_without_a_file_and_an_id_the_usage_and_the_stored_characters_are_shown(self) -> None:
+        pages = ({"characters": ["ada", "kai"], "next": "kai"}, {"characters": ["mira\x07"], "next": None})
+        self.server.answers["POST"] = [self.server.json_answer(page) for page in pages]
+        output = self.store(FILE="", ID="")
+        self.assertEqual(self.status, 0)
+        self.assertTrue(output.startswith("Usage: make character FILE=card.png ID=mira\n"), output)
+        self.assertTrue(output.endswith("\nStored here: ada, kai, mira\ufffd.\n"), output)
+        sent = [json.loads(one.body) for one in self.server.requests]
+        self.assertEqual(sent, [{"action": "list"}, {"action": "list", "after": "kai"}])
+        self.env_file.unlink()
+        self.assertNotIn("Stored", self.store(FILE="", ID=""))
 
 
 def wait_until(condition: Any) -> None:

@@ -16,8 +16,14 @@ MAX_METADATA_BYTES = 2 * 1024
 EMPTY_GLYPHS = "\u115f\u1160\u2800\u3164\uffa0"
 # In the document.
 EXAMPLE_KEY = '"5b0c1d9e-8a41-4c57-b0d3-2f6e7a9c1b84"'
-# Refusals that depend on an earlier turn, and not on the request alone.
-REFUSED_FOR_A_TURN = ('"code":"idempotency_key_reused"', "is not the id of an event of this turn")
+# Refusals that depend on an earlier turn, on the character or on another parameter, and not on one value alone.
+REFUSED_TOGETHER = (
+    '"code":"idempotency_key_reused"',
+    "is not the id of an event of this turn",
+    '"detail":"greeting: must be the number of one of the character's greetings',
+    "is not for this protocol",
+    '"detail":"greeting: the character has no greetings"',
+)
 
 
 @schemathesis.hook
@@ -34,7 +40,7 @@ def breaks_a_rule_in_words(name: str, value: Any) -> bool:
         return isinstance(value, dict) and len(text.encode("utf-8", "replace")) > MAX_METADATA_BYTES
     if not isinstance(value, str):
         return False
-    if name == "message":
+    if name in ("message", "user_name"):
         return re.search(r"\S", value) is not None and not any(map(is_surely_visible, value))
     return len(value) <= MAX_ID_BYTES < len(value.encode("utf-8", "replace"))
 
@@ -60,7 +66,7 @@ def filter_failure(_context: Any, failure: Any, case: Any, response: Any) -> boo
     text = response.content.decode("utf-8", "replace")
     return not (
         is_of_cargo_lambda(text, response)
-        or ("positive_data_acceptance" in failure.checks and any(reason in text for reason in REFUSED_FOR_A_TURN))
+        or ("positive_data_acceptance" in failure.checks and any(reason in text for reason in REFUSED_TOGETHER))
         or ("negative_data_rejection" in failure.checks and has_two_offsets(failure, case))
     )
 

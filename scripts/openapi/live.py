@@ -82,7 +82,7 @@ def service() -> Iterator[subprocess.Popen[str]]:
     # The built-in model and a Redis of its own, whatever the caller has set for `make run`.
     own = ("RUN_ONCE", "REDIS_URL", "LLM_BASE_URL", "LLM_API_KEY", "LLM_MODEL")
     environ = {name: value for name, value in os.environ.items() if name not in own}
-    environ |= {"PORT": str(run.free_port()), "LLM_PROVIDER": "echo"}
+    environ |= {"PORT": str(run.free_port()), "LLM_PROVIDER": "echo", "PAGE": "off"}
     command = [sys.executable, client.ROOT / "scripts" / "run.py"]
     process = subprocess.Popen(
         command,

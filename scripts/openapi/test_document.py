@@ -92,7 +92,7 @@ class TheDocument(unittest.TestCase):
         without = [
             "/".join(place) for place, node in nodes() if place[-2:-1] == ("content",) and "examples" not in node
         ]
-        for name in ("StreamEvent", "ExportLine"):
+        for name in ("StreamEvent", "UiStreamEvent", "UiPart", "ExportLine"):
             for index, _ in enumerate(DOCUMENT.content["components"]["schemas"][name]["oneOf"]):
                 part, place = DOCUMENT.at(("components", "schemas", name, "oneOf", str(index)))
                 if "examples" not in part:
