@@ -100,7 +100,7 @@ package: ## build a zip of each function for Lambda, in target/lambda (ARCH=arm6
 	$(TOOLS) cargo lambda build --release --$(subst _,-,$(ARCH)) --locked --bins --output-format zip
 	@wc -c target/lambda/*/bootstrap.zip | awk '$$2 != "total" { printf "  %s  %.1f MB\n", $$2, $$1 / 1e6 }'
 
-template-check: ## lint template.yaml and test what it deploys, alarms included; needs no account
+template-check: ## lint the templates and test what they deploy, alarms included; needs no account
 	@scripts/setup.sh sam
 	$(SAM) validate --lint
 	.tools/sam/bin/python3 -m unittest discover --start-directory infra

@@ -44,6 +44,8 @@ def statistic(values: list[float] | None, name: str) -> float | None:
         return None
     if name == "Sum":
         return math.fsum(values)
+    if name == "Maximum":
+        return max(values)
     if name in ("p95", "p99"):
         rank = math.ceil(len(values) * int(name[1:]) / 100)
         return sorted(values)[rank - 1]

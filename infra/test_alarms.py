@@ -9,7 +9,7 @@ import subprocess
 import unittest
 
 from cloudwatch import Minute, Search, dashboard, fires, metrics_of, minute_of, point, series
-from effective import ROOT, Effective
+from effective import ROOT, VPC, Effective
 
 from functions import FUNCTIONS
 
@@ -40,6 +40,10 @@ AWS_METRICS = {
     ("AWS/ApiGateway", "Count", frozenset({"ApiName", "Stage"})),
     ("AWS/ApiGateway", "4XXError", frozenset({"ApiName", "Stage"})),
     ("AWS/ApiGateway", "5XXError", frozenset({"ApiName", "Stage"})),
+    # Of a serverless cache: not the CacheClusterId of a node.
+    ("AWS/ElastiCache", "BytesUsedForCache", frozenset({"clusterId"})),
+    ("AWS/ElastiCache", "ElastiCacheProcessingUnits", frozenset({"clusterId"})),
+    ("AWS/ElastiCache", "ThrottledCmds", frozenset({"clusterId"})),
 }
 
 
@@ -73,7 +77,9 @@ class Alarms(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.runs = {run: minute_of(printed(run)) for run in RUNS}
-        cls.stack = Effective()
+        cls.stack = Effective(
+            {**VPC, "CreateCache": "true", "CacheMaxGigabytes": 10, "CacheMaxEcpuPerSecond": 2000}
+        )
         cls.alarms = cls.stack.of_type("AWS::CloudWatch::Alarm")
         cls.own = {
             name: alarm
@@ -163,6 +169,20 @@ class Alarms(unittest.TestCase):
         errors, requests = (metrics_of(alarm)[name][0] for name in ("errors", "requests"))
         self.assertFalse(fires(alarm, [{errors: [1.0] * 5, requests: [1.0] * 100}] * 3))
         self.assertTrue(fires(alarm, [{errors: [1.0] * 6, requests: [1.0] * 100}] * 3))
+
+    def test_alarms_on_the_cache_fire_when_four_fifths_of_a_limit_are_used_and_when_it_refuses(self) -> None:
+        for name, id, silent, firing in (
+            ("CacheStorageAlarm", "used", 8e9, 8.1e9),
+            ("CacheThroughputAlarm", "units", 0.8 * 2000 * 60, 0.81 * 2000 * 60),
+            ("CacheThrottlesAlarm", "throttled", 0, 1),
+        ):
+            alarm = self.alarms[name]
+            key, _ = metrics_of(alarm)[id]
+            self.assertEqual(dict(key[2]), {"clusterId": "${Cache}"})
+            minutes = int(alarm["DatapointsToAlarm"])
+            self.assertFalse(fires(alarm, [{key: [silent]}] * 10), name)
+            self.assertFalse(fires(alarm, [{key: [silent]}] * 10 + [{key: [firing]}] * (minutes - 1)), name)
+            self.assertTrue(fires(alarm, [{key: [silent]}] * 10 + [{key: [firing]}] * minutes + [{}]), name)
 
     def test_alarms_and_dashboard_use_metrics_that_exist(self) -> None:
         printed_series = [key for run in self.runs.values() for key in run]

@@ -82,7 +82,8 @@ class Deployment(unittest.TestCase):
         )
         for function in FUNCTIONS:
             build = SOURCE["Resources"][function.resource]["Metadata"]
-            self.assertEqual(build, {"BuildMethod": "rust-cargolambda", "BuildProperties": {"Binary": function.name}})
+            self.assertEqual(build["BuildMethod"], "rust-cargolambda")
+            self.assertEqual(build["BuildProperties"], {"Binary": function.name})
 
     def test_make_run_serves_every_path_of_the_gateway(self) -> None:
         # cargo reads its file itself: Python has a parser of TOML only from 3.11 on.
@@ -119,6 +120,23 @@ class Deployment(unittest.TestCase):
             self.assertEqual(properties["LoggingConfig"], logs)
             expected = {"LogGroupName": "/aws/lambda/chat-" + function.name, "RetentionInDays": "7"}
             self.assertEqual(stack.properties(log_group), expected)
+
+    def test_log_groups_outlive_the_stack_and_have_a_key_only_if_parameters_say_so(self) -> None:
+        key = "arn:aws:kms:eu-west-1:111122223333:key/k"
+        # A creation that failed must not leave log groups behind: the next attempt would find their names taken.
+        for given, deletion, replacement, key_id in (
+            ({}, "Delete", "Delete", None),
+            ({"RetainLogs": "true", "LogsKmsKeyArn": key}, "RetainExceptOnCreate", "Retain", key),
+        ):
+            stack = Effective(given)
+            groups = {n: one for n, one in stack.resources.items() if one["Type"] == "AWS::Logs::LogGroup"}
+            self.assertEqual(len(groups), len(FUNCTIONS) + 1)
+            for name, group in groups.items():
+                self.assertEqual(group["DeletionPolicy"], deletion, name)
+                self.assertEqual(group["UpdateReplacePolicy"], replacement, name)
+                self.assertEqual(group["Properties"].get("KmsKeyId"), key_id, name)
+        # The transform that makes this possible must come before the one that it prepares the template for.
+        self.assertEqual(SOURCE["Transform"], ["AWS::LanguageExtensions", "AWS::Serverless-2016-10-31"])
 
     def test_a_new_version_gets_a_tenth_of_the_requests_and_rolls_back_on_its_alarms(self) -> None:
         canary, at_once = Effective(), Effective({"DeploymentType": "AllAtOnce"})

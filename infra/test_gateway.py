@@ -93,6 +93,17 @@ class Gateway(unittest.TestCase):
         self.assertEqual((settings["LoggingLevel"], settings["DataTraceEnabled"]), ("OFF", False))
         self.assertIs(SOURCE["Resources"]["Api"]["Properties"]["AlwaysDeploy"], True)
 
+    def test_a_web_acl_guards_the_stage_if_a_parameter_names_one(self) -> None:
+        self.assertEqual(Effective().of_type("AWS::WAFv2::WebACLAssociation"), {})
+        acl = "arn:aws:wafv2:eu-west-1:111122223333:regional/webacl/chat/0f1e2d3c-0000-4000-8000-000000000000"
+        (association,) = Effective({"WebAclArn": acl}).of_type("AWS::WAFv2::WebACLAssociation").values()
+        self.assertEqual(association["WebACLArn"], acl)
+        stage = "arn:aws:apigateway:eu-west-1::/restapis/${Api}/stages/${ApiStage}"
+        self.assertEqual(association["ResourceArn"], stage)
+        parameter = SOURCE["Parameters"]["WebAclArn"]
+        self.assertTrue(accepts(parameter, acl))
+        self.assertFalse(accepts(parameter, acl.replace(":regional/", ":global/")))
+
     def test_access_logs_contain_no_token_no_query_and_no_address(self) -> None:
         (stage,) = Effective().of_type("AWS::ApiGateway::Stage").values()
         line = json.loads(stage["AccessLogSetting"]["Format"])

@@ -8,7 +8,7 @@ import re
 import unittest
 
 from cloudwatch import Search, Series, dashboard, metrics_of, series
-from effective import ROOT, Effective
+from effective import ROOT, VPC, Effective
 
 from functions import FUNCTIONS, Function
 
@@ -46,11 +46,16 @@ SPELLED_AT = {
     "reason": "pub fn reason(&self)",
     "code": "impl FailureCode {",
 }
+CACHE = {**VPC, "CreateCache": "true"}
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "shared/src").rglob("*.rs")))
 
 
 def of_function(metric: str, function: Function, **more: str) -> Series:
     return series("AWS/Lambda", metric, {"FunctionName": f"${{{function.resource}}}", **more})
+
+
+def of_cache(metric: str) -> Series:
+    return series("AWS/ElastiCache", metric, {"clusterId": "${Cache}"})
 
 
 def of_stage(metric: str) -> Series:
@@ -59,11 +64,16 @@ def of_stage(metric: str) -> Series:
 
 class Alarms(unittest.TestCase):
     def setUp(self) -> None:
-        self.stack = Effective({"StageName": "stage", "MetricsNamespace": "Space"})
+        self.stack = Effective({**CACHE, "StageName": "stage", "MetricsNamespace": "Space"})
         self.alarms = self.stack.of_type("AWS::CloudWatch::Alarm")
 
-    def test_alarms_on_metrics_of_aws_watch_all_functions_and_the_stage(self) -> None:
-        expected = {"GatewayErrorsAlarm": {of_stage("5XXError"), of_stage("Count")}}
+    def test_alarms_on_metrics_of_aws_watch_all_functions_the_stage_and_the_cache(self) -> None:
+        expected = {
+            "GatewayErrorsAlarm": {of_stage("5XXError"), of_stage("Count")},
+            "CacheStorageAlarm": {of_cache("BytesUsedForCache")},
+            "CacheThroughputAlarm": {of_cache("ElastiCacheProcessingUnits")},
+            "CacheThrottlesAlarm": {of_cache("ThrottledCmds")},
+        }
         for alarm, metric in (("FunctionErrorsAlarm", "Errors"), ("ThrottlesAlarm", "Throttles")):
             expected[alarm] = {of_function(metric, function) for function in FUNCTIONS}
         for function in FUNCTIONS:
@@ -76,7 +86,9 @@ class Alarms(unittest.TestCase):
         watched = {name: metrics_of(alarm).values() for name, alarm in self.alarms.items()}
         watched = {name: used for name, used in watched.items() if any(key[0].startswith("AWS/") for key, _ in used)}
         self.assertEqual({name: {key for key, _ in used} for name, used in watched.items()}, expected)
-        self.assertEqual({stat for used in watched.values() for _, stat in used}, {"Sum"})
+        for name, used in watched.items():
+            # What is stored is a level; everything else is counted.
+            self.assertEqual({stat for _, stat in used}, {"Maximum" if name == "CacheStorageAlarm" else "Sum"}, name)
         self.assertEqual(self.stack.properties("Api")["Name"], "chat")
 
     def test_each_series_of_an_alarm_is_in_its_expression(self) -> None:
@@ -105,7 +117,7 @@ class Alarms(unittest.TestCase):
 
 class Dashboard(unittest.TestCase):
     def setUp(self) -> None:
-        self.stack = Effective({"StageName": "stage", "MetricsNamespace": "Space/one"})
+        self.stack = Effective({**CACHE, "StageName": "stage", "MetricsNamespace": "Space/one"})
         self.body = json.loads(self.stack.properties("Dashboard")["DashboardBody"])
         self.shown = dashboard(self.stack.properties("Dashboard")["DashboardBody"])
 
@@ -128,6 +140,8 @@ class Dashboard(unittest.TestCase):
             self.assertEqual(self.searches_for(one), 1, one)
         for metric in ("Count", "4XXError", "5XXError"):
             self.assertEqual(self.shown.count(of_stage(metric)), 1, metric)
+        for metric in ("BytesUsedForCache", "ElastiCacheProcessingUnits", "ThrottledCmds"):
+            self.assertEqual(self.shown.count(of_cache(metric)), 1, metric)
 
     def test_nothing_of_another_stack_is_shown(self) -> None:
         for other in (
@@ -141,7 +155,12 @@ class Dashboard(unittest.TestCase):
         ):
             self.assertEqual(self.searches_for(other), 0, other)
         spaces = {shown.namespace if isinstance(shown, Search) else shown[0] for shown in self.shown}
-        self.assertEqual(spaces, {"Space/one", "AWS/Lambda", "AWS/ApiGateway"})
+        self.assertEqual(spaces, {"Space/one", "AWS/Lambda", "AWS/ApiGateway", "AWS/ElastiCache"})
+
+    def test_without_a_cache_it_shows_none(self) -> None:
+        body = Effective({"MetricsNamespace": "Space/one"}).properties("Dashboard")["DashboardBody"]
+        self.assertNotIn("Cache", body)
+        self.assertEqual(len(json.loads(body)["widgets"]), len(self.body["widgets"]) - 3)
 
     def test_each_series_found_by_a_search_has_a_label_of_its_own(self) -> None:
         for widget in self.body["widgets"]:
@@ -181,7 +200,7 @@ class Runbook(unittest.TestCase):
         text = (ROOT / "docs/operate.md").read_text(encoding="utf-8").split("\n### Alarms\n")[1].split("\n### ")[0]
         # The name and the severity: "| `memory-down` critical, 1 min |".
         cls.rows = re.findall(r"^\| `([a-z-]+…?)`(?: (critical|warning),[^|]*)? \|", text, re.MULTILINE)
-        cls.alarms = Effective({"AlarmTopicArn": cls.TOPIC}).of_type("AWS::CloudWatch::Alarm")
+        cls.alarms = Effective({**CACHE, "AlarmTopicArn": cls.TOPIC}).of_type("AWS::CloudWatch::Alarm")
 
     def test_every_alarm_has_its_row_and_every_row_its_alarm(self) -> None:
         expected = [("new-version-…", "")]
@@ -199,8 +218,10 @@ class Runbook(unittest.TestCase):
         self.assertCountEqual(new_versions, [function.name for function in FUNCTIONS])
 
     def test_every_alarm_notifies_the_topic_when_it_starts_and_when_it_ends(self) -> None:
-        self.assertEqual(len(self.alarms), 9 + len(FUNCTIONS))
-        without_topic = Effective().of_type("AWS::CloudWatch::Alarm")
+        self.assertEqual(len(self.alarms), 12 + len(FUNCTIONS))
+        without_topic = Effective(CACHE).of_type("AWS::CloudWatch::Alarm")
+        without_cache = Effective().of_type("AWS::CloudWatch::Alarm")
+        self.assertEqual(len(without_cache), 9 + len(FUNCTIONS))
         for name, alarm in self.alarms.items():
             self.assertEqual(alarm["AlarmActions"], [self.TOPIC], name)
             # The alarm on a new version ends with the deployment that it rolled back.

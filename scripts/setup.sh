@@ -12,7 +12,8 @@
 # what docs/openapi.yaml describes. It needs Python 3.11 or later.
 #
 # `setup.sh sam` also installs the SAM CLI from PyPI, into .tools/sam, where its many dependencies cannot conflict with
-# others, and airspeed, which runs the gateway's mapping templates.
+# others, and airspeed, which runs the gateway's mapping templates. And it installs checkov, which looks for bad practice
+# in templates, into .tools/checkov.
 #
 # `setup.sh arm64` also installs the package manager's arm64 emulator and an arm64 C library, unless this machine is
 # arm64. The check of the built functions needs them; deploying does not, and not every system has them.
@@ -39,6 +40,8 @@ VALKEY=.tools/valkey
 SAM_VERSION=1.170.0
 AIRSPEED_VERSION=0.6.9
 SAM=.tools/sam
+CHECKOV_VERSION=3.3.30
+CHECKOV=.tools/checkov
 OPENAPI_VERSION=0.9.0
 OPENAPI=.tools/openapi
 SCHEMATHESIS_VERSION=4.32.5
@@ -86,7 +89,10 @@ main() {
             has valgrind || install_packages valgrind
             has nm && has strip || install_packages binutils
             ;;
-        sam) install_sam ;;
+        sam)
+            install_sam
+            install_from_pypi "$CHECKOV" checkov "$CHECKOV_VERSION"
+            ;;
         python) install_ruff ;;
         web) install_web ;;
         upstreams)
