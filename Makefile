@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: run chat character test openapi-check upstreams chaos bench plots measured-chat instructions capacity fuzz \
-	fuzz-build package template-check build deploy-check fmt lint docs lint-python web-test clean help
+	fuzz-build package template-check template-managed build deploy-check fmt lint docs lint-python web-test clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
@@ -103,7 +103,11 @@ package: ## build a zip of each function for Lambda, in target/lambda (ARCH=arm6
 template-check: ## lint the templates and test what they deploy, alarms included; needs no account
 	@scripts/setup.sh sam
 	$(SAM) validate --lint
+	$(SAM) validate --lint --template template-managed.yaml
 	.tools/sam/bin/python3 -m unittest discover --start-directory infra
+
+template-managed: ## write template-managed.yaml, which is derived from template.yaml
+	python3 infra/managed.py
 
 build: ## build what `sam deploy` deploys, in .aws-sam
 	@scripts/setup.sh sam

@@ -21,9 +21,17 @@ from samtranslator.translator.translator import Translator  # noqa: E402
 from samtranslator.yaml_helper import yaml_parse  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-# The text that `sam build` and `sam deploy` write, with YAML anchors expanded, and what it contains.
-PACKAGED = yamlhelper.yaml_dump(yamlhelper.yaml_parse((ROOT / "template.yaml").read_text(encoding="utf-8")))
+
+
+def packaged(name: str) -> str:
+    """Returns the text that `sam build` and `sam deploy` write for a template, with YAML anchors expanded."""
+    return yamlhelper.yaml_dump(yamlhelper.yaml_parse((ROOT / name).read_text(encoding="utf-8")))
+
+
+PACKAGED = packaged("template.yaml")
 SOURCE: dict[str, Any] = yaml_parse(PACKAGED)
+# The one for Lambda Managed Instances, which is derived from it.
+MANAGED: dict[str, Any] = yaml_parse(packaged("template-managed.yaml"))
 
 # The parameters of a minimal deployment: an existing Redis, a model, a secret.
 SECRET = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:"
@@ -60,16 +68,19 @@ def accepts(parameter: dict[str, Any], value: str) -> bool:
 
 
 class Effective:
-    """One deployment. `resources` contains the resources whose condition holds."""
+    """One deployment. `resources` contains the resources whose condition holds. A parameter without a default must be
+    given."""
 
-    def __init__(self, given: dict[str, Any] | None = None, minimal: bool = True):
+    def __init__(self, given: dict[str, Any] | None = None, minimal: bool = True, template: dict[str, Any] = SOURCE):
         parameters = {**(MINIMAL if minimal else {}), **(given or {})}
-        unknown = set(parameters) - set(SOURCE["Parameters"])
+        self.described = template["Parameters"]
+        unknown = set(parameters) - set(self.described)
         assert not unknown, f"unknown parameters: {unknown}"
         self.parameters = {
-            name: str(parameters.get(name, what["Default"])) for name, what in SOURCE["Parameters"].items()
+            name: str(parameters[name] if name in parameters else what["Default"])
+            for name, what in self.described.items()
         }
-        source = copy.deepcopy(SOURCE)
+        source = copy.deepcopy(template)
         # `sam package` replaces the folder by an uploaded object; without a build there is nothing to upload.
         source["Globals"]["Function"].pop("CodeUri")
         for resource in source["Resources"].values():
@@ -95,7 +106,7 @@ class Effective:
     def rejections(self) -> list[str]:
         """Returns the reasons for which CloudFormation refuses these parameters before it creates anything."""
         given = self.parameters.items()
-        reasons = [f"{name} has a bad value" for name, value in given if not accepts(SOURCE["Parameters"][name], value)]
+        reasons = [f"{name} has a bad value" for name, value in given if not accepts(self.described[name], value)]
         for rule in self.transformed["Rules"].values():
             if "RuleCondition" in rule and not self.holds(rule["RuleCondition"]):
                 continue

@@ -77,9 +77,7 @@ class Alarms(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.runs = {run: minute_of(printed(run)) for run in RUNS}
-        cls.stack = Effective(
-            {**VPC, "CreateCache": "true", "CacheMaxGigabytes": 10, "CacheMaxEcpuPerSecond": 2000}
-        )
+        cls.stack = Effective({**VPC, "CreateCache": "true", "CacheMaxGigabytes": 10, "CacheMaxEcpuPerSecond": 2000})
         cls.alarms = cls.stack.of_type("AWS::CloudWatch::Alarm")
         cls.own = {
             name: alarm

@@ -12,16 +12,16 @@ import unittest
 from pathlib import Path
 from typing import Any
 
-from effective import ROOT, VPC, Effective
+from effective import MANAGED, ROOT, SOURCE, VPC, Effective
 
 CHECKOV = ROOT / ".tools/checkov/bin/checkov"
 # A check and the resource in which it fails, without the resource's type.
 Finding = tuple[str, str]
 
 
-def template() -> dict[str, Any]:
-    """Returns the transformed template, with all conditional resources. The conditions are not resolved."""
-    transformed = copy.deepcopy(Effective({**VPC, "CreateCache": "true"}).transformed)
+def template(source: dict[str, Any]) -> dict[str, Any]:
+    """Returns a transformed template, with all conditional resources. The conditions are not resolved."""
+    transformed = copy.deepcopy(Effective({**VPC, "CreateCache": "true"}, template=source).transformed)
     resources = transformed["Resources"]
     # SAM makes several resources of an API, and only the first gets its metadata.
     resources["ApiStage"]["Metadata"] = resources["Api"].pop("Metadata")
@@ -47,20 +47,22 @@ def found(report: dict[str, Any], verdict: str) -> set[Finding]:
 
 class Checkov(unittest.TestCase):
     def test_it_finds_nothing_but_what_is_skipped_with_a_reason(self) -> None:
-        report = run(template())
-        self.assertEqual(report["summary"]["parsing_errors"], 0)
-        self.assertGreater(report["summary"]["passed"], 100)
-        self.assertEqual(found(report, "failed_checks"), set())
+        for source in (SOURCE, MANAGED):
+            report = run(template(source))
+            self.assertEqual(report["summary"]["parsing_errors"], 0)
+            self.assertGreater(report["summary"]["passed"], 100)
+            self.assertEqual(found(report, "failed_checks"), set())
 
     def test_every_skip_has_a_reason_and_something_to_skip(self) -> None:
-        checked = template()
-        skips = {}
-        for name, resource in checked["Resources"].items():
-            for skip in resource.pop("Metadata", {}).get("checkov", {}).get("skip", []):
-                skips[skip["id"], name] = skip["comment"]
-        self.assertEqual(found(run(checked), "failed_checks"), set(skips))
-        for comment in skips.values():
-            self.assertRegex(comment, r"^[A-Z].{40,}\.$")
+        for source in (SOURCE, MANAGED):
+            checked = template(source)
+            skips = {}
+            for name, resource in checked["Resources"].items():
+                for skip in resource.pop("Metadata", {}).get("checkov", {}).get("skip", []):
+                    skips[skip["id"], name] = skip["comment"]
+            self.assertEqual(found(run(checked), "failed_checks"), set(skips))
+            for comment in skips.values():
+                self.assertRegex(comment, r"^[A-Z].{40,}\.$")
 
 
 if __name__ == "__main__":
