@@ -10,6 +10,7 @@
     reason = "a tool that prints, and whose failures are the measurement's"
 )]
 
+mod managed;
 mod measure;
 mod options;
 mod plan;

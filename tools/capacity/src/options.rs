@@ -72,6 +72,30 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = cost::DOLLARS_PER_MILLION_REQUESTS, value_parser = decimal(0.0..=1_000.0))]
     pub(crate) dollars_per_million_requests: f64,
 
+    /// Turns at once for each virtual CPU of a managed instance. Lambda is reported to refuse more than 64.
+    #[arg(long, default_value_t = 64, value_parser = whole(1..=1_600))]
+    pub(crate) streams_per_vcpu: u64,
+
+    /// Virtual CPUs of a managed instance.
+    #[arg(long, default_value_t = 4, value_parser = whole(1..=1_024))]
+    pub(crate) instance_vcpus: u64,
+
+    /// Managed instances that always run.
+    #[arg(long, default_value_t = 3, value_parser = whole(1..=15_000))]
+    pub(crate) min_instances: u64,
+
+    /// Price of an hour of a managed instance, without Lambda's fee.
+    #[arg(long, default_value_t = 0.159_52, value_parser = decimal(0.0..=1_000.0))]
+    pub(crate) instance_dollars_per_hour: f64,
+
+    /// Lambda's fee, in percent of the instance's list price.
+    #[arg(long, default_value_t = 15.0, value_parser = decimal(0.0..=1_000.0))]
+    pub(crate) managed_fee_percent: f64,
+
+    /// Date of the prices, which is printed with them.
+    #[arg(long, default_value = "2026-11")]
+    pub(crate) prices_date: String,
+
     /// File to which all figures are written as JSON.
     #[arg(long, value_parser = json)]
     pub(crate) capacity_json: Option<PathBuf>,

@@ -5,8 +5,8 @@ use crate::options::Options;
 use crate::text::QUESTION_SHARE;
 
 const MIB: f64 = 1_048_576.0;
-const DAY_SECONDS: f64 = 86_400.0;
-const DAYS_A_MONTH: f64 = 30.0;
+pub(crate) const DAY_SECONDS: f64 = 86_400.0;
+pub(crate) const DAYS_A_MONTH: f64 = 30.0;
 
 /// The load of the busiest day, divided by the load of an average day.
 pub(crate) const BUSY_DAY: f64 = 1.25;
@@ -127,6 +127,12 @@ impl LambdaPlan {
             ),
         }
     }
+}
+
+/// Returns what the duration of a turn costs on demand, with this memory in MB.
+pub(crate) fn on_demand_dollars_a_turn(options: &Options, lambda_mb: u64) -> f64 {
+    let gb_seconds = cost::gb_seconds_a_turn(lambda_mb, options.reply_seconds);
+    cost::duration_dollars(1.0, gb_seconds, options.dollars_per_gb_second)
 }
 
 /// Returns the number of turns a second in the busiest hour of the busiest day.

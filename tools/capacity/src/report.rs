@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use shared::config::KeyLayout;
 
+use crate::managed;
 use crate::measure::Anatomy;
 use crate::options::Options;
 use crate::plan::{
@@ -46,6 +47,7 @@ pub(crate) fn print(options: &Options, measured: &Measured) {
     );
     memory(measured, &redis);
     lambda(options);
+    managed::print(options, &LambdaPlan::new(options));
 }
 
 /// Returns all figures, in bytes, seconds and dollars.
@@ -66,6 +68,10 @@ pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
             "lambda_mb": options.lambda_mb, "cpu_ms": options.cpu_ms,
             "dollars_per_gb_second": options.dollars_per_gb_second,
             "dollars_per_million_requests": options.dollars_per_million_requests,
+            "streams_per_vcpu": options.streams_per_vcpu, "instance_vcpus": options.instance_vcpus,
+            "min_instances": options.min_instances,
+            "instance_dollars_per_hour": options.instance_dollars_per_hour,
+            "managed_fee_percent": options.managed_fee_percent, "prices_date": options.prices_date,
         },
         "session": {
             "redis_version": measured.redis_version,
@@ -91,6 +97,7 @@ pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
             "busy_concurrency": lambda.busy_concurrency, "turns_a_month": lambda.turns_a_month,
             "duration_dollars_a_month": lambda.duration_dollars, "request_dollars_a_month": lambda.request_dollars,
         },
+        "managed": managed::json(options, &lambda),
     })
 }
 
@@ -333,7 +340,7 @@ fn lambda(options: &Options) {
         ),
     );
     note(
-        "The default prices are list prices of us-east-1, arm64, first tier. They depend on the region and change; set yours with",
+        "The default prices are list prices of us-east-1, arm64, first tier (PRICES_DATE). They depend on the region and change; set yours with",
     );
     note(
         "DOLLARS_PER_GB_SECOND and DOLLARS_PER_MILLION_REQUESTS. The free tier is not subtracted.",
@@ -351,7 +358,7 @@ fn megabytes(bytes: f64) -> String {
     format!("{} MB", tenths(bytes / 1e6))
 }
 
-fn dollars(amount: f64) -> String {
+pub(crate) fn dollars(amount: f64) -> String {
     format!("${}", tenths(amount))
 }
 
@@ -365,7 +372,7 @@ fn tenths(number: f64) -> String {
 }
 
 /// Formats a rounded number with a comma between thousands.
-fn count(number: f64) -> String {
+pub(crate) fn count(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -379,19 +386,26 @@ fn count(number: f64) -> String {
 }
 
 #[expect(clippy::print_stdout, reason = "a tool that prints")]
-fn heading(text: &str) {
+pub(crate) fn heading(text: &str) {
     println!("\n{text}");
 }
 
 #[expect(clippy::print_stdout, reason = "a tool that prints")]
-fn line(name: &str, value: &str, reason: &str) {
+pub(crate) fn line(name: &str, value: &str, reason: &str) {
     println!(
         "{}",
         format!("  {name:<22} {value:>12}  {reason}").trim_end()
     );
 }
 
+/// Prints a row of a table: a name, and cells below one another in each column.
 #[expect(clippy::print_stdout, reason = "a tool that prints")]
-fn note(text: &str) {
+pub(crate) fn columns(name: &str, cells: &[String]) {
+    let cells: String = cells.iter().map(|cell| format!(" {cell:>14}")).collect();
+    println!("{}", format!("  {name:<20}{cells}").trim_end());
+}
+
+#[expect(clippy::print_stdout, reason = "a tool that prints")]
+pub(crate) fn note(text: &str) {
     println!("  {text}");
 }

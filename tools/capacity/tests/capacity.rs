@@ -185,6 +185,70 @@ fn the_bill_follows_from_the_options() {
 }
 
 #[test]
+fn managed_instances_are_compared_with_what_is_paid_on_demand() {
+    // A sum that can be done by hand: an instance costs $0.1 × 720 h × 1.25 = $90, and two always run. On demand, a
+    // turn costs 10 s × 0.125 GB × $0.00001 = $0.0000125 with 128 MB.
+    let options = [
+        "TURNS_PER_DAY=1000000",
+        "REPLY_SECONDS=10",
+        "LAMBDA_MB=512",
+        "DOLLARS_PER_GB_SECOND=0.00001",
+        "INSTANCE_DOLLARS_PER_HOUR=0.1",
+        "MANAGED_FEE_PERCENT=25",
+        "INSTANCE_VCPUS=2",
+        "STREAMS_PER_VCPU=50",
+        "MIN_INSTANCES=2",
+        "PRICES_DATE=2030-01-02",
+    ];
+    let (text, figures) = run(&options);
+    let of = |pointer: &str| figure(&figures, pointer);
+    // 30 million turns a month are 115.7 at once. Twice as many must fit, 100 to an instance.
+    assert_near(of("/managed/instances"), 2.0 * 1e7 / 86_400.0 / 100.0, 1e-9);
+    assert_near(
+        of("/managed/instance_dollars_a_month"),
+        90.0 * of("/managed/instances"),
+        1e-9,
+    );
+    for (at, mb, dollars, from) in [
+        (0, 128.0, 375.0, 180.0 / 0.000_012_5),
+        (1, 256.0, 750.0, 180.0 / 0.000_025),
+        (2, 512.0, 1_500.0, 180.0 / 0.000_05),
+    ] {
+        let of = |name: &str| of(&format!("/managed/compared/{at}/{name}"));
+        assert_near(of("lambda_mb"), mb, 0.0);
+        assert_near(of("duration_dollars_a_month"), dollars, 1e-9);
+        assert_near(of("cheaper_from_turns_a_month"), from, 1e-9);
+    }
+    assert!(text.contains("14,400,000"), "{text}");
+    assert!(text.contains("PRICES_DATE=2030-01-02"), "{text}");
+}
+
+#[test]
+fn the_bills_are_equal_at_the_number_of_turns_that_is_named() {
+    let (_, figures) = run(&["LAMBDA_MB=256"]);
+    let from = figure(&figures, "/managed/compared/1/cheaper_from_turns_a_month");
+    // With the default prices: fifteen million turns a month.
+    assert!((14e6..16e6).contains(&from), "{from}");
+    let (_, there) = run(&[&format!("TURNS_PER_DAY={:.0}", from / 30.0)]);
+    assert_near(
+        figure(&there, "/managed/instance_dollars_a_month"),
+        figure(&there, "/managed/compared/1/duration_dollars_a_month"),
+        1e-4,
+    );
+}
+
+#[test]
+fn instances_that_cost_more_for_each_turn_never_win() {
+    let (text, figures) = run(&["INSTANCE_DOLLARS_PER_HOUR=900"]);
+    let from = figures.pointer("/managed/compared/0/cheaper_from_turns_a_month");
+    assert_eq!(from, Some(&Value::Null));
+    assert!(text.contains("never"), "{text}");
+    // The CPU bounds the turns of an instance too: 4 seconds of it are half of a turn of 8.
+    let (_, busy) = run(&["CPU_MS=4000"]);
+    assert_near(figure(&busy, "/managed/turns_an_instance"), 4.0, 1e-9);
+}
+
+#[test]
 fn an_empty_value_counts_as_none() {
     let (_, figures) = run(&["USERS="]);
     assert_near(figure(&figures, "/assumed/users"), 100_000.0, 0.0);
@@ -209,6 +273,11 @@ fn a_bad_value_is_named_with_what_would_be_right() {
         ("LAMBDA_MB=64", "must be a whole number from 128 to 10240"),
         ("CPU_MS=-1", "must be a number"),
         ("DOLLARS_PER_GB_SECOND=x", "must be a number"),
+        (
+            "STREAMS_PER_VCPU=0",
+            "must be a whole number from 1 to 1600",
+        ),
+        ("MANAGED_FEE_PERCENT=-1", "must be a number from 0 to 1000"),
         (
             "CAPACITY_JSON=no/such/directory/x",
             "must be the path of a file",
