@@ -101,7 +101,7 @@ package: ## build a zip of each function for Lambda, in target/lambda (ARCH=arm6
 	@wc -c target/lambda/*/bootstrap.zip | awk '$$2 != "total" { printf "  %s  %.1f MB\n", $$2, $$1 / 1e6 }'
 
 template-check: ## lint the templates and test what they deploy, alarms included; needs no account
-	@scripts/setup.sh sam
+	@scripts/setup.sh checkov
 	$(SAM) validate --lint
 	$(SAM) validate --lint --template template-managed.yaml
 	.tools/sam/bin/python3 -m unittest discover --start-directory infra

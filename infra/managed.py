@@ -98,7 +98,7 @@ AWSTemplateFormatVersion: "2010-09-09"
     MinValue: 1
     MaxValue: 15000
   ChatMaxEnvironments:
-    Description: Processes that may run. Times ChatStreamsPerEnvironment, it limits the turns at once; more get status 429.
+    Description: Processes that may run. Times ChatStreamsPerEnvironment, it limits the turns at once; more are refused.
     Type: Number
     Default: 30
     MinValue: 1

@@ -1,6 +1,7 @@
-"""What checkov, a reviewer's list of good practice for AWS, finds in the template.
+"""What checkov, a reviewer's list of good practice for AWS, finds in the templates.
 
-Every finding is mended, or skipped in the metadata of its resource with the reason. Needs `scripts/setup.sh sam`."""
+Every finding is mended, or skipped in the metadata of its resource with the reason. Needs what
+`scripts/setup.sh checkov` installs."""
 
 from __future__ import annotations
 

@@ -12,8 +12,10 @@
 # what docs/openapi.yaml describes. It needs Python 3.11 or later.
 #
 # `setup.sh sam` also installs the SAM CLI from PyPI, into .tools/sam, where its many dependencies cannot conflict with
-# others, and airspeed, which runs the gateway's mapping templates. And it installs checkov, which looks for bad practice
-# in templates, into .tools/checkov.
+# others, and airspeed, which runs the gateway's mapping templates.
+#
+# `setup.sh checkov` also installs checkov, which looks for bad practice in templates, into .tools/checkov. The check of
+# the templates needs it; deploying does not.
 #
 # `setup.sh arm64` also installs the package manager's arm64 emulator and an arm64 C library, unless this machine is
 # arm64. The check of the built functions needs them; deploying does not, and not every system has them.
@@ -89,7 +91,8 @@ main() {
             has valgrind || install_packages valgrind
             has nm && has strip || install_packages binutils
             ;;
-        sam)
+        sam) install_sam ;;
+        checkov)
             install_sam
             install_from_pypi "$CHECKOV" checkov "$CHECKOV_VERSION"
             ;;
