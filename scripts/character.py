@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import client
 from client import Chat, ChatError, NotReachable
@@ -62,6 +63,7 @@ def main(environ: Mapping[str, str], env_file: Path = client.ENV_FILE) -> int:
     if len(event) > LAMBDA_EVENT_BYTES:
         say("Note: this file is too large for a deployment, where an event may have 6 MB: make its picture smaller.")
     say(f"\nTo talk to the character: CHARACTER={shlex.quote(character)} make chat")
+    say(f"On the page, open #/{quote(character, safe='')} behind its address.")
     return 0
 
 

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         chat = client.connect(run)
         wait_for_functions(servers, url)
         turns = [take_turn(chat, FIRST_MESSAGE), take_turn(chat, SECOND_MESSAGE)]
-        problems = check_turns(turns, echo=settings["LLM_PROVIDER"] == "echo")
+        problems = check_turns(turns, echo=settings["LLM_PROVIDER"] == "echo", whole=not has_small_window(settings))
         problems += check_log(FUNCTIONS_LOG.read_text(encoding="utf-8", errors="replace"), run, turns)
         if problems:
             raise Failure("the conversation did not go as expected: " + "; ".join(problems), FUNCTIONS_LOG)
@@ -568,17 +568,23 @@ def take_turn(chat: Chat, message: str) -> Turn:
     return turn
 
 
-def check_turns(turns: Sequence[Turn], echo: bool) -> list[str]:
-    """Returns a description of everything that did not go as expected."""
+def has_small_window(settings: Mapping[str, str]) -> bool:
+    """Returns whether the context window is set, so that the first turn may not fit beside the second."""
+    return any(settings.get(name) for name in ("CONTEXT_MAX_TOKENS", "CONTEXT_MAX_MESSAGES"))
+
+
+def check_turns(turns: Sequence[Turn], echo: bool, whole: bool = True) -> list[str]:
+    """Returns a description of everything that did not go as expected. `whole` says that the second turn must have the
+    first in its prompt."""
     first, second = turns
     problems = []
     if second.memory != "ok":
         problems.append(f"memory was {second.memory or 'not reported'} in the second turn, not ok")
-    if second.history_messages != 2:
+    if whole and second.history_messages != 2:
         problems.append(f"the second turn had {second.history_messages} history messages, not 2")
     problems += [f"turn {number} was not saved" for number, turn in enumerate(turns, 1) if not turn.saved]
     problems += [f"turn {number} had no reply" for number, turn in enumerate(turns, 1) if not turn.reply.strip()]
-    if echo and first.message not in second.reply:
+    if echo and whole and first.message not in second.reply:
         problems.append("the second reply does not show the first message")
     return problems
 

@@ -182,6 +182,8 @@ class RunTest(unittest.TestCase):
         first = run.Turn("我叫小雨。", "你好", "empty", 0, True, 1.0)
         second = run.Turn("？", "你说过：我叫小雨。", "ok", 2, True, 1.0)
         self.assertEqual(run.check_turns([first, second], echo=True), [])
+        without = run.Turn("？", "好", "ok", 0, True, 1.0)
+        self.assertEqual(run.check_turns([first, without], echo=True, whole=False), [])
         forgetful = run.Turn("？", "什么？", "unavailable", 0, False, 1.0)
         self.assertEqual(
             run.check_turns([first, forgetful], echo=True),
@@ -728,7 +730,8 @@ class CharacterTest(unittest.TestCase):
             "  warning    entry 3 of the lorebook is ignored\n",
         ):
             self.assertIn(line, output)
-        self.assertTrue(output.endswith("CHARACTER='mira 2' make chat\n"), output)
+        self.assertIn("CHARACTER='mira 2' make chat\n", output)
+        self.assertTrue(output.endswith("#/mira%202 behind its address.\n"), output)
         self.assertNotIn("deployment", output)
 
     def test_text_of_a_card_cannot_steer_the_terminal(self) -> None:

@@ -118,6 +118,12 @@ impl History {
         self.messages.len() + self.skipped
     }
 
+    /// Returns whether the session has had no message, but for those that were removed on request.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stored == 0 && self.trimmed == 0
+    }
+
     /// Returns the number of messages of the session that are older than those that were read, stored or not.
     #[must_use]
     pub(crate) fn older(&self) -> u64 {

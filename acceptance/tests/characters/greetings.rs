@@ -189,3 +189,36 @@ async fn requests_with_one_key_and_other_greetings_are_other_requests() {
     assert_eq!(ask(2).await, 422);
     assert_eq!(house.stage.upstream.requests().len(), 1);
 }
+
+/// How often the character has replied counts for lore. A greeting is no reply, and neither what was sent of the history
+/// nor what is still stored matters.
+#[tokio::test]
+async fn replies_are_counted_without_the_greeting_whatever_is_still_stored() {
+    let settings = [("CONTEXT_MAX_MESSAGES", "3"), ("MEMORY_MAX_MESSAGES", "6")];
+    let stage = settings
+        .into_iter()
+        .fold(Stage::builder(), |stage, (name, value)| {
+            stage.env(name, value)
+        });
+    let house = House::of(stage).await;
+    let after = |replies: usize| {
+        json!({
+            "keys": [], "constant": true, "enabled": true, "insertion_order": replies,
+            "content": format!("@@activate_only_after {replies}\n{replies} replies"),
+        })
+    };
+    let mut card = greeter();
+    let entries: Vec<Value> = (1..10).map(after).collect();
+    card["character_book"] = json!({ "extensions": {}, "entries": entries });
+    house.put(&card).await;
+    for turn in 0..9 {
+        let prompt = house
+            .prompt_with("Hi", json!({ "greeting": 2 }))
+            .await
+            .join("\n");
+        for replies in 1..10 {
+            let is_there = prompt.contains(&format!("{replies} replies"));
+            assert_eq!(is_there, replies <= turn, "turn {turn}: {prompt}");
+        }
+    }
+}

@@ -190,7 +190,7 @@ impl Chat {
             }
         }
         // While the history is not known, the client says what it showed.
-        let is_first = history.as_ref().map_or(true, |history| history.stored == 0);
+        let is_first = history.as_ref().map_or(true, History::is_empty);
         let greeting = match is_first {
             true => greeting(character, ask, began_at_unix)?,
             false => None,

@@ -28,13 +28,15 @@ pub(super) struct Moment<'a> {
 }
 
 impl Moment<'_> {
-    /// Returns the number of the character's replies in the whole session. Of those that are not in the history, half of
-    /// the messages are taken for replies.
+    /// Returns the number of the character's replies in the whole session. Of the messages that are not in the history, half
+    /// are taken for replies; a greeting is none.
     fn replies(&self) -> u64 {
+        let is_greeted = matches!(self.greeted_with, lore::Greeting::Number(_));
+        let older = self.older.saturating_sub(u64::from(is_greeted));
         let is_reply =
             |message: &&Message| message.role == Role::Assistant && !message.is_greeting();
         let known = self.history.iter().filter(is_reply).count();
-        self.older / 2 + u64::try_from(known).unwrap_or(u64::MAX)
+        older / 2 + u64::try_from(known).unwrap_or(u64::MAX)
     }
 }
 

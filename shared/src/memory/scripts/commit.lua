@@ -145,7 +145,7 @@ local function figure(stored)
   return 0
 end
 local added, tokens = #ARGV - FIRST + 1, tonumber(ARGV[5])
-local is_greeted = greeting ~= '' and length == removed and most > added
+local is_greeted = greeting ~= '' and length == removed and figure(figures[7]) == 0 and most > added
 if is_greeted then
   added, tokens = added + 1, tokens + tonumber(ARGV[12])
 end
