@@ -26,6 +26,9 @@ def template(source: dict[str, Any]) -> dict[str, Any]:
     resources = transformed["Resources"]
     # SAM makes several resources of an API, and only the first gets its metadata.
     resources["ApiStage"]["Metadata"] = resources["Api"].pop("Metadata")
+    # checkov evaluates simple conditions with the defaults of the parameters, and leaves out what they exclude.
+    for resource in resources.values():
+        resource.pop("Condition", None)
     return transformed
 
 
