@@ -33,9 +33,7 @@ test("a first conversation: the greeting, a reply that streams, and a character 
   reply.end();
   await visit.sees("So do I.");
   expect(await visit.texts()).toEqual([greeting, "I like rain.", "So do I."]);
-  expect(await visit.page.locator('[role="status"]').textContent(), "a screen reader hears it whole").toBe(
-    "Luna: So do I.",
-  );
+  expect(await visit.said(), "a screen reader hears it whole").toBe("Luna: So do I.");
   await until(
     "the list shows it",
     async () => (await visit.page.locator(".entry-last").first().textContent()) === "So do I.",
@@ -64,6 +62,53 @@ test("the greeting that the user chose begins the conversation", async () => {
   await visit.page.reload();
   await visit.sees("你说：Fog!");
   expect(await visit.texts()).toEqual([greeting, "Fog!", "你说：Fog!"]);
+});
+
+test("a character without a first message is spoken to first", async () => {
+  await stage.card("quiet", { name: "Quiet" });
+  const visit = await stage.open({ place: "quiet" });
+  await visit.told("Say the first words to Quiet.");
+  expect(await visit.page.locator(".greeting").count()).toBe(0);
+  await visit.box.fill("Hello.");
+  await visit.box.press("Enter");
+  await visit.sees("你说：Hello.");
+  await visit.page.reload();
+  await visit.sees("你说：Hello.");
+  expect(await visit.texts()).toEqual(["Hello.", "你说：Hello."]);
+});
+
+test("blank greetings are skipped, and the others keep their numbers", async () => {
+  await stage.card("late", { name: "Late", alternate_greetings: ["One.", " \n", "Two."] });
+  const visit = await stage.open({ place: "late" });
+  await visit.told("One.");
+  const other = visit.page.locator(".other .count");
+  expect(await other.textContent()).toBe("1/2");
+  await visit.page.locator(".other").click();
+  await visit.told("Two.");
+  expect(await other.textContent()).toBe("2/2");
+  await visit.page.locator(".other").click();
+  await visit.told("One.");
+  await visit.page.locator(".other").click();
+  await visit.send("Hello.");
+  await visit.sees("你说：Hello.");
+  await visit.page.reload();
+  await visit.sees("你说：Hello.");
+  expect(await visit.texts()).toEqual(["Two.", "Hello.", "你说：Hello."]);
+});
+
+test("a long greeting is read from its beginning, and what follows it from its end", async () => {
+  await stage.card("long", { name: "Long", first_mes: "A line.\n".repeat(200) });
+  const visit = await stage.open({ place: "long" });
+  await visit.page.waitForSelector(".greeting");
+  await visit.page.waitForTimeout(300);
+  const scroller = visit.page.locator(".scroller");
+  const below = (): Promise<number> =>
+    scroller.evaluate((view) => view.scrollHeight - view.scrollTop - view.clientHeight);
+  expect(await scroller.evaluate((view) => view.scrollTop)).toBe(0);
+  expect(await below()).toBeGreaterThan(1000);
+  await visit.send("Hello.");
+  await visit.sees("你说：Hello.");
+  await until("the reply is in view", async () => (await below()) < 48);
 });
 
 test("a double click on send is one turn", async () => {
@@ -175,6 +220,49 @@ test("clear asks first, and then the character greets anew", async () => {
   await visit.page.reload();
   await visit.page.waitForSelector(".greeting");
   expect(await visit.texts()).toEqual([]);
+});
+
+test("a screen reader is not told again of what is gone, or of another conversation", async () => {
+  const visit = await stage.open();
+  await visit.send("One.");
+  await visit.sees("你说：One.");
+  await until("the reply is said", async () => (await visit.said()) === "Luna: 你说：One.");
+  await visit.page.locator(".entry", { hasText: "Kai" }).click();
+  await visit.page.waitForSelector(".greeting");
+  expect(await visit.said(), "in another conversation").toBe("");
+
+  const next = stage.upstream.hold();
+  await visit.send("Two.");
+  const reply = await next();
+  reply.say("Later");
+  await visit.seesSoFar("Later");
+  expect(await visit.said()).toBe("Kai is writing");
+  await visit.page.locator(".entry", { hasText: "Luna" }).click();
+  await visit.sees("你说：One.");
+  reply.end();
+  await until(
+    "the list shows the reply of the other",
+    async () => (await visit.page.locator(".entry-last").first().textContent()) === "Later",
+  );
+  expect(await visit.said(), "of another conversation").toBe("");
+
+  stage.upstream.repeat();
+  await visit.send("Three.");
+  await visit.sees("你说：Three.");
+  await until("the reply is said", async () => (await visit.said()) === "Luna: 你说：Three.");
+  await visit.page.locator(".message.user").last().hover();
+  await visit.page.locator(".message.user [data-icon=trash]").last().click();
+  await visit.button("Delete").click();
+  await visit.sees("你说：One.");
+  await until("nothing is said after a deletion", async () => (await visit.said()) === "");
+
+  await visit.send("Four.");
+  await visit.sees("你说：Four.");
+  await until("the reply is said", async () => (await visit.said()) === "Luna: 你说：Four.");
+  await visit.button("Clear the conversation").click();
+  await visit.button("Clear").click();
+  await visit.page.waitForSelector(".greeting");
+  await until("nothing is said after a clear", async () => (await visit.said()) === "");
 });
 
 test("older messages come in while the user scrolls up, and nothing jumps", async () => {

@@ -22,6 +22,20 @@ export class Redis {
     await until("Redis answers", () => answers(this.port));
   }
 
+  /** Stores a text under a key. */
+  async set(key: string, text: string): Promise<void> {
+    const answer = await new Promise<string>((resolve, reject) => {
+      const parts = ["SET", key, text].map((part) => `$${Buffer.byteLength(part)}\r\n${part}\r\n`);
+      const socket = connect(this.port, "127.0.0.1", () => socket.write(`*3\r\n${parts.join("")}`));
+      socket.once("data", (data) => {
+        resolve(data.toString());
+        socket.destroy();
+      });
+      socket.once("error", reject);
+    });
+    if (answer !== "+OK\r\n") throw new Error(`Redis answers ${answer}`);
+  }
+
   /** Ends it at once, and with it all that was stored. */
   async kill(): Promise<void> {
     await this.#process?.kill();

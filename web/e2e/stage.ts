@@ -71,6 +71,12 @@ export class Stage {
     return new Visit(this, visit.context, page, visit.token);
   }
 
+  /** Stores a character as a card with these fields. */
+  async card(id: string, fields: object): Promise<void> {
+    const card = { spec: "chara_card_v2", spec_version: "2.0", data: { description: "A lamp keeper.", ...fields } };
+    await this.redis.set(`character:${id}`, JSON.stringify(card));
+  }
+
   /** Closes all pages, and makes the model repeat what it is asked. */
   async reset(): Promise<void> {
     await Promise.all(this.#contexts.splice(0).map((context) => context.close()));
@@ -161,6 +167,11 @@ export class Visit {
   /** Waits until the page says this to the eye. */
   async told(text: string, timeout = 15_000): Promise<void> {
     await this.page.locator("main").getByText(text).first().waitFor({ timeout });
+  }
+
+  /** What a screen reader was told last. */
+  async said(): Promise<string> {
+    return (await this.page.locator('[role="status"]').textContent()) ?? "";
   }
 
   button(name: string) {

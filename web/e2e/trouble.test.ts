@@ -20,6 +20,7 @@ test("a reload in mid-reply goes on with the reply", async () => {
   await visit.seesSoFar("Once upon ");
   await visit.page.reload();
   await visit.seesSoFar("Once upon ");
+  await until("its name is said", async () => (await visit.said()) === "Luna is writing");
   reply.say("a time.");
   await visit.seesSoFar("Once upon a time.");
   reply.end();
@@ -148,6 +149,41 @@ test("when the link expires the page says how to go on, and goes on", async () =
   expect(stage.upstream.replies).toHaveLength(1);
 });
 
+test("a link that is not valid is not called expired", async () => {
+  const forged = `${tokenOf("forger").split(".").slice(0, 2).join(".")}.${"A".repeat(43)}`;
+  const visit = await stage.open({ user: "forger", token: forged });
+  await visit.told("Your link is not valid any more");
+  expect(await visit.page.getByText("expired").count()).toBe(0);
+});
+
+test.each([
+  ["does not exist", "nope", "This character does not exist."],
+  ["cannot be read", "broken", "This character cannot be read."],
+])("a character that %s is not talked to", async (_, id, text) => {
+  await stage.redis.set("character:broken", "{");
+  const visit = await stage.open({ place: id });
+  await visit.told(text);
+  expect(await visit.box.count()).toBe(0);
+  expect(await visit.page.getByText("Say the first words").count()).toBe(0);
+  expect(await visit.page.locator(".skip").count(), "nothing leads to the box").toBe(0);
+  expect(await visit.page.evaluate(() => document.activeElement?.textContent), "the focus is not lost").toBe(text);
+  await visit.page.locator(".entry", { hasText: "Kai" }).click();
+  await visit.page.waitForSelector(".greeting");
+  await visit.send("Hello.");
+  await visit.sees("你说：Hello.");
+});
+
+test("on a phone a message that is too long has the width that it had", async () => {
+  const visit = await stage.open({ viewport: { width: 390, height: 844 }, place: "luna" });
+  await visit.page.waitForSelector(".greeting");
+  const width = async (): Promise<number> => (await visit.box.boundingBox())?.width ?? 0;
+  const before = await width();
+  expect(before).toBeGreaterThan(250);
+  await visit.box.fill("a".repeat(2105));
+  await visit.told("105 characters too many");
+  expect(await width()).toBe(before);
+});
+
 test("a link of another user shows nothing of the one before", async () => {
   const visit = await stage.open();
   await visit.send("Mine.");
@@ -209,6 +245,11 @@ test("a model that fails before the first word: the message can be sent again", 
   stage.upstream.script((reply) => reply.refuse());
   await visit.send("Hello.");
   await visit.told("Not sent: the model is not available at the moment");
+  expect(await visit.said()).toContain("Not sent");
+  await visit.page.locator(".entry", { hasText: "Kai" }).click();
+  await visit.page.waitForSelector(".greeting");
+  expect(await visit.said(), "it is no news in another conversation").toBe("");
+  await visit.page.locator(".entry", { hasText: "Luna" }).click();
   stage.upstream.repeat();
   await visit.button("Try again").click();
   await visit.sees("你说：Hello.");

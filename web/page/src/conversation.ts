@@ -2,8 +2,7 @@
 import { batch, computed, signal } from "@preact/signals";
 import { ChatError, type Character, type CompanionChat, type TurnEvent } from "../../src/client.js";
 import { randomKey } from "../../src/key.js";
-import { announce } from "./announce.ts";
-import { contextOf, type Item, keyOf, local, notesOfEnd, notesOfUnsaved } from "./items.ts";
+import { contextOf, type Greeting, greetingsOf, type Item, keyOf, local, notesOfEnd, notesOfUnsaved } from "./items.ts";
 import { FRESH_MS, forgetPending, readDraft, readPending, type Request, writeDraft, writePending } from "./pending.ts";
 import { isLocked, reasonOf } from "./reasons.ts";
 import { Stored } from "./stored.ts";
@@ -17,6 +16,10 @@ export interface Surroundings {
   client: CompanionChat;
   /** Tells the other tabs. */
   tell(news: News): void;
+  /** Has screen readers say the text, while the conversation is open. */
+  announce(text: string): void;
+  /** Asks for the character unless it is known. Never fails. */
+  learn(): Promise<void>;
   /** Called when a turn was stored, or messages were removed. */
   changed(): void;
 }
@@ -44,13 +47,20 @@ export class Conversation extends Stored {
   readonly turn = signal<Turn | null>(null);
   readonly failure = signal<Failure | null>(null);
   readonly character = signal<Character | null>(null);
+  /** Why there is nobody to talk to: the functions know no such character, or cannot read it. Null if there is. */
+  readonly absence = signal<"missing" | "broken" | null>(null);
+  /** Which of `greetings` is shown. */
   readonly greetingIndex = signal(0);
   readonly draft = signal("");
   readonly name = computed(() => this.character.value?.name ?? this.id);
+  /** Whether the user may write: neither the conversation nor the character is known to be out of reach. */
+  readonly canTalk = computed(() => this.state.value.kind !== "refused" && this.absence.value === null);
+  /** The greetings that the user may choose from. */
+  readonly greetings = computed(() => greetingsOf(this.character.value?.greetings ?? []));
   /** The greeting to show: only before the first message. */
-  readonly greeting = computed(() =>
+  readonly greeting = computed<Greeting | null>(() =>
     this.state.value.kind === "ready" && this.items.value.length === 0
-      ? (this.character.value?.greetings[this.greetingIndex.value] ?? null)
+      ? (this.greetings.value[this.greetingIndex.value] ?? null)
       : null,
   );
 
@@ -78,7 +88,11 @@ export class Conversation extends Stored {
     if (this.state.peek().kind !== "ready") return this.load();
     if (this.turn.peek()) return;
     this.#lookForTurn();
+    const newest = this.items.peek().at(-1);
     await this.reread();
+    // What was said of a message that is gone is gone with it.
+    const isGone = newest && !this.items.peek().some((item) => item.key === newest.key);
+    if (isGone && !this.turn.peek()) this.around.announce("");
   }
 
   protected override async load(): Promise<void> {
@@ -98,7 +112,7 @@ export class Conversation extends Stored {
 
   /** Shows the next greeting. */
   nextGreeting(): void {
-    const count = this.character.peek()?.greetings.length ?? 0;
+    const count = this.greetings.peek().length;
     if (count > 0) this.greetingIndex.value = (this.greetingIndex.peek() + 1) % count;
   }
 
@@ -116,9 +130,8 @@ export class Conversation extends Stored {
     if (this.turn.peek() || !canBeSent(message)) return;
     this.write("");
     this.failure.value = null;
-    const text = this.greeting.peek();
-    const greeting = text === null ? {} : { greeting: { number: this.greetingIndex.peek(), text } };
-    void this.#run({ kind: "send", key: randomKey(), message, began: Date.now(), ...greeting });
+    const greeting = this.greeting.peek();
+    void this.#run({ kind: "send", key: randomKey(), message, began: Date.now(), ...(greeting ? { greeting } : {}) });
   }
 
   /** Has the user's message before a reply answered again. */
@@ -157,7 +170,7 @@ export class Conversation extends Stored {
       await this.client.stop(this.id, turnId);
     } catch (error) {
       if (isLocked(error)) refuseToken();
-      else announce(say("notDone", { reason: reasonOf(error) }));
+      else this.around.announce(say("notDone", { reason: reasonOf(error) }));
       this.#change({ stopping: false });
     }
   }
@@ -178,7 +191,7 @@ export class Conversation extends Stored {
       this.items.value = [...contextOf(before, request), asked, reply];
     });
     writePending(this.id, request);
-    announce(say("writing", { name: this.name.peek() }));
+    void this.#announceNamed((name) => (this.turn.peek() ? say("writing", { name }) : null));
 
     for (;;) {
       try {
@@ -245,7 +258,7 @@ export class Conversation extends Stored {
           break;
         case "connection":
           this.#change({ connection: event.state });
-          announce(say(event.state === "lost" ? "lost" : "restored"));
+          this.around.announce(say(event.state === "lost" ? "lost" : "restored"));
           break;
         case "done":
           this.#done(event, asked, reply);
@@ -276,9 +289,17 @@ export class Conversation extends Stored {
       this.items.value = isEmpty ? next.filter((item) => item.key !== reply.key) : next;
       this.turn.value = null;
     });
-    const name = this.name.peek();
-    const tail = notes.map((note) => say(note, { name })).join(" ");
-    announce(`${isEmpty ? say("noReply") : say("said", { name, text: reply.prose.text })} ${tail}`.trim());
+    void this.#announceNamed((name) => {
+      const tail = notes.map((note) => say(note, { name })).join(" ");
+      return `${isEmpty ? say("noReply") : say("said", { name, text: reply.prose.text })} ${tail}`.trim();
+    });
+  }
+
+  /** Announces a text with the name of the character, which is not known yet just after a reload; null is no text. */
+  async #announceNamed(textOf: (name: string) => string | null): Promise<void> {
+    if (!this.character.peek()) await this.around.learn();
+    const text = textOf(this.name.peek());
+    if (text !== null) this.around.announce(text);
   }
 
   /** The model said nothing, or was stopped before it did. Nothing is stored, and the message is the user's again. */
@@ -293,7 +314,7 @@ export class Conversation extends Stored {
     this.turn.value = null;
     if (isSaved) {
       this.#settle(reply);
-      announce(say("endedError"));
+      this.around.announce(say("endedError"));
       await this.replace([asked, reply]);
       return;
     }
@@ -309,12 +330,13 @@ export class Conversation extends Stored {
 
   /** Shows why there is no reply, and offers to ask again. */
   #offer(text: string, next: Request, asked: Item, keepsText: boolean): void {
-    announce(text);
+    this.around.announce(text);
     this.failure.value = {
       text,
       again: () => this.#again(asked, next),
       dismiss: () => {
         this.failure.value = null;
+        this.around.announce("");
         if (next.kind === "send" && !keepsText) this.#takeBack(asked);
         else if (next.kind === "edit" && !this.draft.peek()) this.write(next.message);
       },
@@ -444,13 +466,14 @@ export class Conversation extends Stored {
     this.failure.value = null;
     try {
       await remove();
+      this.around.announce("");
       this.around.tell({ type: "changed", character: this.id });
       this.around.changed();
     } catch (error) {
       if (isLocked(error)) refuseToken();
       const text = say("notDone", { reason: reasonOf(error) });
       this.failure.value = { text, again: null, dismiss: () => (this.failure.value = null) };
-      announce(text);
+      this.around.announce(text);
     }
   }
 }

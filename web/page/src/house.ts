@@ -1,8 +1,9 @@
 // All that the page shows: the characters, the user's sessions, and which conversation is open.
 import { computed, signal } from "@preact/signals";
 import { type Character, CompanionChat, type Sessions } from "../../src/client.js";
+import { announce } from "./announce.ts";
 import { Conversation } from "./conversation.ts";
-import { isLocked } from "./reasons.ts";
+import { absenceOf, isLocked } from "./reasons.ts";
 import type { Settings } from "./settings.ts";
 import { type News, Tabs } from "./tabs.ts";
 import { currentToken, locked, onNewToken, refuseToken, userOfToken } from "./token.ts";
@@ -41,7 +42,8 @@ export class House {
   readonly #client: CompanionChat;
   readonly #tabs: Tabs;
   readonly #conversations = new Map<string, Conversation>();
-  readonly #asked = new Set<string>();
+  /** The characters that are known, or asked for. */
+  readonly #learning = new Map<string, Promise<void>>();
   readonly #settings: Settings;
 
   constructor(settings: Settings) {
@@ -61,6 +63,16 @@ export class House {
     });
   }
 
+  /** Opens the conversation with a character, or with null the list. */
+  show(id: string | null): void {
+    // What was said of one conversation is no news in another.
+    if (id !== this.open.peek()) announce("");
+    this.open.value = id;
+    if (id === null) return;
+    void this.#learn(id);
+    this.conversation(id).open();
+  }
+
   /** Returns the conversation with a character. */
   conversation(id: string): Conversation {
     const known = this.#conversations.get(id);
@@ -68,6 +80,10 @@ export class House {
     const conversation = new Conversation(id, {
       client: this.#client,
       tell: (news) => this.#tabs.tell(news),
+      announce: (text) => {
+        if (this.open.peek() === id) announce(text);
+      },
+      learn: () => this.#learn(id),
       changed: () => void this.#list(),
     });
     conversation.character.value = this.characters.peek().get(id) ?? null;
@@ -88,7 +104,7 @@ export class House {
     for (const id of this.#settings.characters) void this.#learn(id);
     void this.#list();
     const id = this.open.peek();
-    if (id) this.conversation(id).open();
+    if (id) this.show(id);
   }
 
   async #list(before?: string): Promise<void> {
@@ -106,18 +122,27 @@ export class House {
     }
   }
 
-  /** Asks for what may be shown of a character, once. */
-  async #learn(id: string): Promise<void> {
-    if (this.#asked.has(id) || locked.peek()) return;
-    this.#asked.add(id);
+  /** Asks for what may be shown of a character, unless it is known. */
+  #learn(id: string): Promise<void> {
+    if (locked.peek()) return Promise.resolve();
+    const learning = this.#learning.get(id) ?? this.#ask(id);
+    this.#learning.set(id, learning);
+    return learning;
+  }
+
+  async #ask(id: string): Promise<void> {
     try {
       const character = await this.#client.character(id);
       this.characters.value = new Map(this.characters.peek()).set(id, character);
       const conversation = this.#conversations.get(id);
-      if (conversation) conversation.character.value = character;
+      if (!conversation) return;
+      conversation.character.value = character;
+      conversation.absence.value = null;
     } catch (error) {
-      this.#asked.delete(id);
+      this.#learning.delete(id);
       if (isLocked(error)) refuseToken();
+      const conversation = this.#conversations.get(id);
+      if (conversation) conversation.absence.value = absenceOf(error) ?? conversation.absence.peek();
     }
   }
 

@@ -135,6 +135,17 @@ export function notesOfUnsaved(unsaved: "cleared" | "conflict" | "memory" | "emp
   }
 }
 
+/** A greeting of a character, and its number: its index in the list of the functions. */
+export interface Greeting {
+  readonly number: number;
+  readonly text: string;
+}
+
+/** Returns the greetings that are not blank. The functions refuse the numbers of blank ones. */
+export function greetingsOf(texts: readonly string[]): Greeting[] {
+  return texts.map((text, number) => ({ number, text })).filter(({ text }) => text.trim() !== "");
+}
+
 /** Returns what stands before the message of a request: a greeting, or what comes before the message it replaces. */
 export function contextOf(items: readonly Item[], request: Request): readonly Item[] {
   if (request.greeting && items.length === 0) return [local("assistant", request.greeting.text)];

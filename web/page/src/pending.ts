@@ -1,5 +1,6 @@
 // The turn that runs, kept in the tab so that a page that is reloaded in mid-reply goes on with it: the same request
 // with the same key is the same turn, whether or not it had arrived.
+import type { Greeting } from "./items.ts";
 
 /** What was asked. */
 export interface Request {
@@ -10,7 +11,7 @@ export interface Request {
   /** Which message it takes the place of, unless it is a new one. */
   msgId?: string;
   /** The greeting that it answers, as it was shown. */
-  greeting?: { number: number; text: string };
+  greeting?: Greeting;
   /** When it began, in milliseconds since 1970. */
   began: number;
 }

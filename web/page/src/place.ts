@@ -10,9 +10,7 @@ export function watchPlace(house: House): void {
   const read = (): void => {
     // A new token is on its way through the address: see token.ts.
     if (location.hash.includes("token=")) return;
-    house.open.value = idInAddress();
-    const id = house.open.value;
-    if (id) house.conversation(id).open();
+    house.show(idInAddress());
   };
   read();
   if (!house.open.value && !isNarrow()) void openNewest(house);
@@ -32,8 +30,7 @@ export function goTo(house: House, id: string | null, replaces = false): void {
   const address = id === null ? location.pathname + location.search : `#/${encodeURIComponent(id)}`;
   if (replaces) history.replaceState(null, "", address);
   else history.pushState(null, "", address);
-  house.open.value = id;
-  if (id) house.conversation(id).open();
+  house.show(id);
 }
 
 /** Whether the list and a conversation do not fit side by side. The style sheet has the same limit. */

@@ -45,3 +45,10 @@ export function isPassing(error: unknown): boolean {
 export function isLocked(error: unknown): boolean {
   return error instanceof ChatError && (error.code === "unauthorized" || error.code === "token_unavailable");
 }
+
+/** Returns what an error says of a character that was asked for. Null if it may be there all the same. */
+export function absenceOf(error: unknown): "missing" | "broken" | null {
+  if (!(error instanceof ChatError)) return null;
+  if (error.code === "character_not_found") return "missing";
+  return error.code === "internal" ? "broken" : null;
+}

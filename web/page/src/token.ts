@@ -6,7 +6,7 @@ import { signal } from "@preact/signals";
 const KEY = "token";
 
 /** Why the page cannot ask the functions anything: no token, or one that they refuse. Null if it can. */
-export const locked = signal<"missing" | "expired" | null>(null);
+export const locked = signal<"missing" | "expired" | "invalid" | null>(null);
 
 let token = "";
 const listeners = new Set<() => void>();
@@ -39,7 +39,8 @@ export function currentToken(): string {
 
 /** Records that the functions refuse the token. */
 export function refuseToken(): void {
-  locked.value = token ? "expired" : "missing";
+  if (!token) locked.value = "missing";
+  else locked.value = Number(claimOfToken("exp")) * 1000 <= Date.now() ? "expired" : "invalid";
 }
 
 /** Calls the function whenever a new token has come. */
@@ -60,13 +61,18 @@ export function nextToken(): Promise<void> {
 
 /** Returns the user's id as the token says it, or an empty string. It is not checked here, and grants nothing. */
 export function userOfToken(): string {
+  return String(claimOfToken("sub") ?? "");
+}
+
+/** Returns what the token says of itself under a name. Undefined if it says nothing. */
+function claimOfToken(name: string): unknown {
   try {
     const segment = (token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/");
     const bytes = Uint8Array.from(atob(segment), (char) => char.charCodeAt(0));
     const claims: unknown = JSON.parse(new TextDecoder().decode(bytes));
-    return typeof claims === "object" && claims !== null && "sub" in claims ? String(claims.sub) : "";
+    return typeof claims === "object" && claims !== null ? (claims as Record<string, unknown>)[name] : undefined;
   } catch {
-    return "";
+    return undefined;
   }
 }
 

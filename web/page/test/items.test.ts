@@ -1,6 +1,6 @@
 // How a transcript takes in what is stored: see page/src/items.ts.
 import { expect, test } from "vitest";
-import { type Item, local, merged, type Message, withOlder } from "../src/items.ts";
+import { greetingsOf, type Item, local, merged, type Message, withOlder } from "../src/items.ts";
 
 const message = (id: string, role: "user" | "assistant", content = id): Message => {
   return { msg_id: id, role, content, timestamp: 1, token_count: 1, metadata: null };
@@ -56,6 +56,14 @@ test("a greeting that was shown before it was stored is there once, and keeps it
   expect(texts(items)).toEqual(["Welcome.", "u1", "a1"]);
   expect(items[0]).toMatchObject({ id: "g", key: greeting.key });
   expect(items[0]?.prose).toBe(greeting.prose);
+});
+
+test("greetings that are not blank keep their numbers", () => {
+  expect(greetingsOf([""])).toEqual([]);
+  expect(greetingsOf(["", "One.", " \n", "Two."])).toEqual([
+    { number: 1, text: "One." },
+    { number: 3, text: "Two." },
+  ]);
 });
 
 test("a page that is read twice adds nothing", () => {

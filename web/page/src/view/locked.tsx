@@ -3,11 +3,11 @@ import { say } from "../words.ts";
 
 /** What to do without a token that works. */
 export function Locked() {
-  const isExpired = locked.value === "expired";
+  const why = locked.value ?? "missing";
   return (
     <section class="locked" role="alert">
-      <h2>{isExpired ? say("expiredTitle") : say("missingTitle")}</h2>
-      <p>{isExpired ? say("expiredText") : say("missingText")}</p>
+      <h2>{say(`${why}Title`)}</h2>
+      <p>{say(`${why}Text`)}</p>
     </section>
   );
 }

@@ -1,4 +1,5 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { announce } from "../announce.ts";
 import type { Conversation } from "../conversation.ts";
 import { locked } from "../token.ts";
 import { say } from "../words.ts";
@@ -91,8 +92,8 @@ export function Room({
             </button>
           )}
         </div>
-        {locked.value === "expired" && <Locked />}
-        {conversation.state.value.kind !== "refused" && <Composer conversation={conversation} />}
+        {locked.value !== null && <Locked />}
+        {conversation.canTalk.value && <Composer conversation={conversation} />}
       </div>
     </main>
   );
@@ -118,7 +119,24 @@ function Trouble({ conversation }: { conversation: Conversation }) {
         </div>
       )}
       {state.kind === "refused" && <p class="trouble">{say("refused", { reason: state.reason })}</p>}
+      {conversation.absence.value && <Absence why={conversation.absence.value} />}
     </>
+  );
+}
+
+/** Why there is nobody to talk to. */
+function Absence({ why }: { why: "missing" | "broken" }) {
+  const element = useRef<HTMLParagraphElement>(null);
+  const text = why === "missing" ? say("absentMissing") : say("absentBroken");
+  useEffect(() => {
+    // The box for the message is gone, and with it the focus.
+    if (document.activeElement === document.body) element.current?.focus();
+    else announce(text);
+  }, [text]);
+  return (
+    <p class="trouble" ref={element} tabIndex={-1}>
+      {text}
+    </p>
   );
 }
 

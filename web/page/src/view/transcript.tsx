@@ -24,6 +24,9 @@ export function Transcript({ conversation, children }: { conversation: Conversat
   const [isAtEnd, setAtEnd] = useState(true);
   const follows = useRef(true);
   const items = conversation.items.value;
+  const isEmpty = items.length === 0;
+  const hasNewest = useRef(false);
+  hasNewest.current = !isEmpty;
   const isBusy = conversation.turn.value !== null;
   const name = conversation.name.value;
 
@@ -33,13 +36,21 @@ export function Transcript({ conversation, children }: { conversation: Conversat
     const view = scroller.current;
     if (!view || !column.current) return;
     const follow = (): void => {
-      if (follows.current) view.scrollTop = view.scrollHeight;
+      if (follows.current && hasNewest.current) view.scrollTop = view.scrollHeight;
     };
     const observer = new ResizeObserver(follow);
     observer.observe(column.current);
     observer.observe(view);
     return () => observer.disconnect();
   }, []);
+
+  // A greeting is read from its beginning, however long it is.
+  useLayoutEffect(() => {
+    if (!isEmpty) return;
+    follows.current = true;
+    setAtEnd(true);
+    if (scroller.current) scroller.current.scrollTop = 0;
+  }, [isEmpty]);
 
   // What the user sends is looked at, wherever the user was.
   const newest = items.at(-1);
@@ -125,7 +136,7 @@ export function Transcript({ conversation, children }: { conversation: Conversat
           {children}
         </div>
       </div>
-      {!isAtEnd && (
+      {!isAtEnd && !isEmpty && (
         <button
           type="button"
           class="to-newest"
@@ -147,12 +158,13 @@ export function Transcript({ conversation, children }: { conversation: Conversat
 function Opening({ conversation }: { conversation: Conversation }) {
   const character = conversation.character.value;
   const name = conversation.name.value;
-  const text = conversation.greeting.value;
+  const text = conversation.greeting.value?.text ?? null;
   const greeting = useRef<{ text: string | null; prose: Prose }>({ text: null, prose: new Prose() });
   if (conversation.state.value.kind === "loading") return <p class="edge">{say("loading")}</p>;
   if (conversation.items.value.length > 0 || conversation.state.value.kind !== "ready") return null;
+  if (conversation.absence.value) return null;
   if (greeting.current.text !== text) greeting.current = { text, prose: new Prose(text ?? "") };
-  const count = character?.greetings.length ?? 0;
+  const count = conversation.greetings.value.length;
   return (
     <div class="opening">
       <div class="portrait">
