@@ -1,6 +1,8 @@
 //! `?protocol=ui-message-stream`: the same turns, in the AI SDK's UI message stream.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::{Value, json};
 use testkit::answer::Answer;
 use testkit::events::{Event, Gateway};
@@ -13,11 +15,16 @@ const PROTOCOL: (&str, &str) = ("protocol", "ui-message-stream");
 /// The text of every failure.
 const FAILED: &str = "服务暂时不可用，请稍后重试";
 
+/// Returns a request with a key of its own: with one, `start` waits for Redis, and so `resumable` is always true while
+/// Redis is well.
 fn ask(stage: &Stage, message: &str) -> Event {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let key = ASKED.fetch_add(1, Ordering::Relaxed).to_string();
     let body = json!({ "character_id": Stage::CHARACTER, "message": message });
     let (name, value) = PROTOCOL;
     Event::stream()
         .token(&stage.token)
+        .header("idempotency-key", &key)
         .query(name, value)
         .json(&body)
 }
