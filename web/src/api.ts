@@ -680,6 +680,11 @@ export interface components {
          *     }
          */
         UiPartEvent: {
+            /**
+             * @description What a reader of events takes for the name of an event without one.
+             * @constant
+             */
+            event?: "message";
             data: string;
         };
         /**
@@ -689,6 +694,11 @@ export interface components {
          *     }
          */
         UiEndEvent: {
+            /**
+             * @description What a reader of events takes for the name of an event without one.
+             * @constant
+             */
+            event?: "message";
             /** @constant */
             data: "[DONE]";
         };
