@@ -20,7 +20,7 @@ const MAX_NAME_CHARS: usize = 200;
 /// What the service has understood of a character, and what it costs.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Understood {
-    /// The name, as `{{char}}` stands for it; the beginning of one that is longer than [`MAX_NAME_CHARS`].
+    /// The name, as `{{char}}` stands for it; the beginning of a very long one.
     pub name: String,
     /// `chara_card_v1`, `chara_card_v2`, `chara_card_v3` or `plain`.
     pub spec: &'static str,
