@@ -257,8 +257,10 @@ struct Chosen {
 
 /// A turn of the history that fits.
 struct Fitting {
-    /// Its reply, its question, and the greeting before it if there is one.
-    messages: Vec<Message>,
+    reply: Message,
+    question: Message,
+    /// The greeting before it.
+    greeting: Option<Message>,
     /// Its number in the session, from 0.
     number: u64,
 }
@@ -291,19 +293,21 @@ fn choose(frame: &Frame<'_>, past: Past, max_messages: usize, budget: u64) -> Ch
         }
         let greeting = newest_first.next_if(|(_, message)| message.is_greeting());
         let greeting = greeting.map(|(_, message)| message);
-        let messages: Vec<Message> = [Some(reply), Some(question), greeting]
+        let with_turn = [&reply, &question]
             .into_iter()
-            .flatten()
-            .collect();
-        let with_turn = messages.iter().fold(tokens, with);
+            .chain(&greeting)
+            .fold(tokens, with);
+        let with_messages = count + 2 + usize::from(greeting.is_some());
         is_full = with_turn > budget;
-        if is_full || count + messages.len() > max_messages {
+        if is_full || with_messages > max_messages {
             is_cut = true;
             break;
         }
-        (tokens, count) = (with_turn, count + messages.len());
+        (tokens, count) = (with_turn, with_messages);
         turns.push(Fitting {
-            messages,
+            reply,
+            question,
+            greeting,
             number: past
                 .older
                 .saturating_add(u64::try_from(place).unwrap_or(u64::MAX))
@@ -320,12 +324,12 @@ fn choose(frame: &Frame<'_>, past: Past, max_messages: usize, budget: u64) -> Ch
     let unstored = frame.greeting.as_ref().filter(|greeting| {
         turns.is_empty() && estimate(greeting).saturating_add(PER_MESSAGE) <= budget
     });
-    let newest_first = turns.into_iter().flat_map(|turn| turn.messages);
-    let mut conversation: Vec<PromptMessage> = greeting
-        .into_iter()
-        .chain(newest_first)
-        .map(PromptMessage::from)
-        .collect();
+    let mut conversation: Vec<PromptMessage> = Vec::with_capacity(count + 1);
+    conversation.extend(greeting.map(PromptMessage::from));
+    for turn in turns {
+        conversation.extend([turn.reply.into(), turn.question.into()]);
+        conversation.extend(turn.greeting.map(PromptMessage::from));
+    }
     let history_messages = conversation.len();
     if history_messages == 0 {
         conversation
@@ -400,9 +404,14 @@ fn laid_out(
 
 /// Returns the texts of one place as one text.
 fn joined(texts: &[Text<'_>], place: Place) -> String {
-    let texts = texts.iter().filter(|text| text.place == place);
-    let texts: Vec<&str> = texts.map(|text| text.text.as_ref()).collect();
-    texts.join(BETWEEN)
+    let mut joined = String::new();
+    for text in texts.iter().filter(|text| text.place == place) {
+        if !joined.is_empty() {
+            joined.push_str(BETWEEN);
+        }
+        joined.push_str(&text.text);
+    }
+    joined
 }
 
 /// Returns the stored token count of a message, or an estimate if the stored count is not plausible for the text.
