@@ -240,7 +240,7 @@ async fn a_part_that_no_prompt_has_room_for_is_named_when_it_is_stored() {
         .await;
     let warnings = understood["warnings"].to_string();
     assert!(
-        warnings.contains("description of about 300001 tokens"),
+        warnings.contains("description of about 300002 tokens"),
         "{warnings}"
     );
     assert!(
