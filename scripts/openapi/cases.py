@@ -22,7 +22,6 @@ REFUSED_TOGETHER = (
     "is not the id of an event of this turn",
     '"detail":"greeting: must be the number of one of',
     "is not for this protocol",
-    '"detail":"greeting: the character has no greetings"',
 )
 
 

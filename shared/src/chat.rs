@@ -82,9 +82,9 @@ pub enum Refusal {
     /// The message to replace is not stored.
     #[error("the message to replace is not stored")]
     MessageNotFound,
-    /// The character has no greeting of the number that the request names. Holds how many it has.
-    #[error("the character has {0} greetings")]
-    GreetingNotFound(usize),
+    /// The character has no greeting of the number that the request names.
+    #[error("the character has no such greeting")]
+    GreetingNotFound,
     /// The history could not be read, and the turn replaces a part of it.
     #[error(transparent)]
     HistoryUnavailable(memory::Error),

@@ -71,7 +71,7 @@ pub struct Frame<'a> {
     /// The instructions.
     pub texts: Vec<Text<'a>>,
     /// What the character said before the first message of the user, if the history does not have it.
-    pub greeting: Option<String>,
+    pub greeting: Option<&'a str>,
     /// Whether older turns are left out several at a time, so that the prompts of the turns in between begin alike.
     pub in_blocks: bool,
 }
@@ -144,35 +144,11 @@ pub fn fit(
     message: &str,
     window: Window,
 ) -> Result<Context, TooLong> {
-    let of_turn = estimate(message);
-    let beside_always = beside(&frame.texts, message, window.max_tokens)? + of_turn;
-    // What a turn brings along takes this room in every turn, or more if it needs more, so that the beginning of the
-    // prompt does not depend on it.
-    let reserve = match frame.in_blocks {
-        true => (window.max_tokens / RESERVED_PART).min(beside_always / 2),
-        false => 0,
-    };
-    let reserved = of_turn.max(reserve);
-    let mut kept = vec![true; frame.texts.len()];
-    let mut beside_turn = beside_always - reserved;
-    keep_within(&mut beside_turn, &frame.texts, &mut kept, |keep| {
-        matches!(keep, Keep::Fixed(_))
-    });
-    let mut for_turn = beside_turn + reserved - of_turn;
-    keep_within(&mut for_turn, &frame.texts, &mut kept, |keep| {
-        matches!(keep, Keep::Turn(_))
-    });
-    let for_history = beside_turn.min(for_turn);
-    let chosen = choose(&frame, past, window.max_messages, for_history);
-    let mut for_examples = match chosen.is_full {
-        true => 0,
-        false => for_history.saturating_sub(chosen.fitting_tokens),
-    };
-    keep_within(&mut for_examples, &frame.texts, &mut kept, |keep| {
-        keep == Keep::Example
-    });
+    let mut room = Room::new(&frame, estimate(message), window.max_tokens)?;
+    let chosen = choose(&frame, past, window.max_messages, room.for_history);
+    room.keep_examples(&frame.texts, chosen.left);
 
-    let texts = frame.texts.into_iter().zip(kept);
+    let texts = frame.texts.into_iter().zip(room.kept);
     let texts = texts.filter_map(|(text, kept)| kept.then_some(text));
     let texts: Vec<Text<'_>> = texts.collect();
     let (messages, behind_new) = laid_out(&texts, chosen.conversation, message);
@@ -184,21 +160,64 @@ pub fn fit(
     })
 }
 
-/// Returns which of the texts are in the prompt of a session without a history, in which the new message is short.
-///
-/// # Errors
-/// [`TooLong::Character`] if not even the texts fit that are never left out.
-pub fn fitting(texts: &[Text<'_>], window: Window) -> Result<Vec<bool>, TooLong> {
-    let mut left = beside(texts, "", window.max_tokens)?;
-    let mut kept = vec![true; texts.len()];
-    for is_meant in [
-        |keep| matches!(keep, Keep::Fixed(_)),
-        |keep| matches!(keep, Keep::Turn(_)),
-        |keep| keep == Keep::Example,
-    ] {
-        keep_within(&mut left, texts, &mut kept, is_meant);
+/// Which texts of a frame a prompt has, and how many tokens that leaves for the rest of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// For each text, whether the prompt has it. Examples are decided by [`Room::keep_examples`].
+    pub kept: Vec<bool>,
+    /// Tokens for all texts of the turn.
+    pub for_turn: u64,
+    /// Tokens for the history, and for the examples beside it.
+    pub for_history: u64,
+}
+
+impl Room {
+    /// Decides about the texts of a frame beside a new message of `message_tokens`.
+    ///
+    /// # Errors
+    /// [`TooLong`] if the message does not fit beside the texts that are never left out.
+    pub fn new(frame: &Frame<'_>, message_tokens: u64, max_tokens: u64) -> Result<Self, TooLong> {
+        let texts = &frame.texts;
+        let always = texts.iter().filter(|text| text.keep == Keep::Always);
+        let prompt_tokens = always.map(cost).fold(0, u64::saturating_add);
+        let beside_always = max_tokens
+            .checked_sub(prompt_tokens.saturating_add(2 * PER_MESSAGE + PER_REPLY))
+            // A message has at least one token.
+            .filter(|left| *left > 0)
+            .ok_or(TooLong::Character { prompt_tokens })?;
+        if message_tokens > beside_always {
+            return Err(TooLong::Message);
+        }
+        // What a turn brings along takes this room in every turn, or more if it needs more, so that the beginning of the
+        // prompt does not depend on it.
+        let reserve = match frame.in_blocks {
+            true => (max_tokens / RESERVED_PART).min(beside_always / 2),
+            false => 0,
+        };
+        let reserved = message_tokens.max(reserve);
+        let mut kept = vec![true; texts.len()];
+        let mut beside_turn = beside_always - reserved;
+        keep_within(&mut beside_turn, texts, &mut kept, |keep| {
+            matches!(keep, Keep::Fixed(_))
+        });
+        let for_turn = beside_turn + reserved - message_tokens;
+        let mut left = for_turn;
+        keep_within(&mut left, texts, &mut kept, |keep| {
+            matches!(keep, Keep::Turn(_))
+        });
+        Ok(Self {
+            kept,
+            for_turn,
+            for_history: beside_turn.min(left),
+        })
     }
-    Ok(kept)
+
+    /// Decides about the examples, which have these tokens.
+    pub fn keep_examples(&mut self, texts: &[Text<'_>], mut tokens: u64) {
+        keep_within(&mut tokens, texts, &mut self.kept, |keep| {
+            keep == Keep::Example
+        });
+    }
 }
 
 /// Keeps the meant texts that fit, in the order of [`Keep`], and takes their tokens from those that are left.
@@ -216,20 +235,6 @@ fn keep_within(
         *kept = fits.is_some();
         *left = fits.unwrap_or(*left);
     }
-}
-
-/// Returns the tokens that remain beside the texts that are never left out, and the new message.
-fn beside(texts: &[Text<'_>], message: &str, max_tokens: u64) -> Result<u64, TooLong> {
-    let always = texts.iter().filter(|text| text.keep == Keep::Always);
-    let prompt_tokens = always.map(cost).fold(0, u64::saturating_add);
-    let beside_prompt = max_tokens
-        .checked_sub(prompt_tokens.saturating_add(2 * PER_MESSAGE + PER_REPLY))
-        // A message has at least one token.
-        .filter(|left| *left > 0)
-        .ok_or(TooLong::Character { prompt_tokens })?;
-    beside_prompt
-        .checked_sub(estimate(message))
-        .ok_or(TooLong::Message)
 }
 
 /// Returns the tokens that a text adds to a prompt that has a first and a new message already.

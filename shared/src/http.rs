@@ -23,17 +23,13 @@ pub mod sse;
 mod turn_json;
 mod ui_stream;
 
-use std::borrow::Cow;
-
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 use lambda_http::Body;
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use crate::characters::card::Card;
-use crate::characters::{Audience, Character, Listed, Sheet, StoredCharacter};
-use crate::chat::Understood;
+use crate::characters::{Audience, Character, Sheet};
 use crate::ids::{CharacterId, TurnId};
 use crate::memory::{Erased, LastMessage, Page, Sessions};
 use crate::message::Message;
@@ -43,7 +39,7 @@ pub use http::Method;
 
 pub use self::base::{Base, Server};
 pub use self::body::{ChatBody, StateBody};
-pub use self::direct::CharacterCommand;
+pub use self::direct::{CharacterCommand, characters, deleted_character, put, stored_character};
 pub use self::error::Problem;
 pub use self::request::{Seen, UserRequest};
 pub use self::serve::{Allow, run, run_buffered, run_direct, serve_streaming};
@@ -133,72 +129,6 @@ pub fn character(id: &CharacterId, character: &Character, audience: &Audience<'_
         creator_notes: text(|card| &card.creator_notes),
         character_version: text(|card| &card.character_version),
         tags: card.map_or(&[], |card| &card.tags),
-    })
-}
-
-#[derive(Serialize)]
-struct PutOf<'a> {
-    character_id: &'a str,
-    #[serde(flatten)]
-    understood: &'a Understood,
-}
-
-/// Returns the answer to a character that is stored.
-#[must_use]
-pub fn put(id: &CharacterId, understood: &Understood) -> Answer {
-    ok(&PutOf {
-        character_id: id.as_str(),
-        understood,
-    })
-}
-
-#[derive(Serialize)]
-struct StoredOf<'a> {
-    character_id: &'a str,
-    is_sample: bool,
-    card: Cow<'a, RawValue>,
-}
-
-/// Returns the answer with a character as it is stored. JSON that other parsers cannot read is in a text.
-#[must_use]
-pub fn stored_character(id: &CharacterId, stored: &StoredCharacter) -> Answer {
-    let text = String::from_utf8_lossy(&stored.json);
-    let raw = serde_json::from_str::<&RawValue>(&text).map(Cow::Borrowed);
-    let in_text = || serde_json::value::to_raw_value(&text).unwrap_or_default();
-    ok(&StoredOf {
-        character_id: id.as_str(),
-        is_sample: stored.is_sample,
-        card: raw.unwrap_or_else(|_| Cow::Owned(in_text())),
-    })
-}
-
-#[derive(Serialize)]
-struct DeletedOf<'a> {
-    character_id: &'a str,
-    deleted: bool,
-}
-
-/// Returns the answer to a deletion. `deleted` says whether there was a character.
-#[must_use]
-pub fn deleted_character(id: &CharacterId, deleted: bool) -> Answer {
-    ok(&DeletedOf {
-        character_id: id.as_str(),
-        deleted,
-    })
-}
-
-#[derive(Serialize)]
-struct Characters<'a> {
-    characters: Vec<&'a str>,
-    next: Option<&'a str>,
-}
-
-/// Returns the answer with ids of stored characters.
-#[must_use]
-pub fn characters(listed: &Listed) -> Answer {
-    ok(&Characters {
-        characters: listed.ids.iter().map(CharacterId::as_str).collect(),
-        next: listed.next.as_deref(),
     })
 }
 

@@ -98,6 +98,22 @@ async fn a_greeting_belongs_to_the_first_turn() {
     house.say("2", json!({})).await;
     house.say("3", json!({})).await;
     assert_eq!(contents(&house.page("50").await), ["2", "好", "3", "好"]);
+
+    // What takes the place of the oldest message that is left does not begin the session.
+    let id = house.page("50").await["messages"][0]["msg_id"].clone();
+    let fields = json!({ "replaces": id, "greeting": 2 });
+    assert_eq!(house.say("2b", fields).await.last()["saved"], true);
+    assert_eq!(house.last_prompt(), ["system: Be brief.", "user: 2b"]);
+    assert_eq!(contents(&house.page("50").await), ["2b", "好"]);
+}
+
+#[tokio::test]
+async fn a_session_that_has_room_for_one_turn_stores_no_greeting() {
+    let house = House::of(Stage::builder().env("MEMORY_MAX_MESSAGES", "2")).await;
+    house.put(&greeter()).await;
+    let answer = house.say("1", json!({ "greeting": 2 })).await;
+    assert_eq!(answer.last()["saved"], true);
+    assert_eq!(contents(&house.page("50").await), ["1", "好"]);
 }
 
 #[tokio::test]

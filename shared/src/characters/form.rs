@@ -152,7 +152,11 @@ impl Character {
         }
     }
 
-    fn plain(json: &[u8]) -> Result<Self, Malformed> {
+    /// Returns the plain character in bytes that are no card.
+    ///
+    /// # Errors
+    /// As [`Character::from_json`].
+    pub(crate) fn plain(json: &[u8]) -> Result<Self, Malformed> {
         let form: Form<'_> = serde_json::from_slice(json).map_err(|error| Malformed::Json {
             line: error.line(),
             column: error.column(),

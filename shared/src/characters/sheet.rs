@@ -195,13 +195,6 @@ impl Sheet {
         self.card.greetings().count()
     }
 
-    /// Returns the number of greetings that are not blank.
-    #[must_use]
-    pub fn greetings_to_show(&self) -> usize {
-        let is_shown = |text: &&str| !text.trim().is_empty();
-        self.card.greetings().filter(is_shown).count()
-    }
-
     /// Returns a greeting: 0 is the first. `None` if there is none of this number, or it is blank.
     #[must_use]
     pub fn greeting(&self, number: usize, audience: &Audience<'_>) -> Option<String> {

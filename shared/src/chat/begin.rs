@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use super::follow::Repeated;
-use super::opening::{Claiming, Opening, remembered};
+use super::opening::{Claiming, Opening, Remembered};
 use super::prompt::{self, Moment};
 use super::relay::Relay;
 use super::turn::Task;
@@ -70,13 +70,11 @@ impl Chat {
             // What refused that turn may refuse this one.
             let character = opening.character?;
             let moment = Moment {
-                history: &[],
-                older: 0,
                 greeting: None,
                 greeted_with: Greeting::Unknown,
                 default_prompt: &self.inner.default_system_prompt,
             };
-            let frame = prompt::frame(&character, &ask, &moment);
+            let frame = prompt::frame(&character, &ask, moment, &Past::default());
             context::fit(frame, Past::default(), ask.text(), self.inner.window)?;
         }
         Err(Refusal::TurnNotFound)
@@ -195,32 +193,7 @@ impl Chat {
             true => greeting(character, ask, began_at_unix)?,
             false => None,
         };
-        let message = ask.text();
         let unavailable = history.as_ref().err().map(memory::Error::reason);
-        let known = |history: &Result<History, memory::Error>| match history {
-            Ok(history) => {
-                let without = Greeting::Without;
-                (
-                    history.older(),
-                    history.greeting.map_or(without, Greeting::Number),
-                )
-            }
-            Err(_) => (0, Greeting::Unknown),
-        };
-        let fit = |messages: Vec<Message>, (older, begun_with): (u64, Greeting)| {
-            let moment = Moment {
-                history: &messages,
-                older,
-                greeting: greeting.as_ref().map(|greeting| greeting.content.as_str()),
-                greeted_with: match ask.greeting.filter(|_| is_first) {
-                    Some(number) => Greeting::Number(number),
-                    None => begun_with,
-                },
-                default_prompt: &inner.default_system_prompt,
-            };
-            let frame = prompt::frame(character, ask, &moment);
-            context::fit(frame, Past { messages, older }, message, inner.window)
-        };
         let rest = match (&history, &ask.replaces) {
             (Ok(history), None) => history
                 .stored
@@ -228,19 +201,27 @@ impl Chat {
                 .saturating_sub(history.read()),
             _ => 0,
         };
-        let is_known = known(&history);
-        let (mut memory, mut began, messages) = remembered(history, began_at_unix);
-        let mut context = fit(messages, is_known)?;
+        let fit = |past: Past, greeted_with: Greeting| {
+            let moment = Moment {
+                greeting: greeting.as_ref().map(|greeting| greeting.content.as_str()),
+                greeted_with: match ask.greeting.filter(|_| is_first) {
+                    Some(number) => Greeting::Number(number),
+                    None => greeted_with,
+                },
+                default_prompt: &inner.default_system_prompt,
+            };
+            let frame = prompt::frame(character, ask, moment, &past);
+            context::fit(frame, past, ask.text(), inner.window)
+        };
+        let mut known = Remembered::new(history, began_at_unix);
+        let mut context = fit(std::mem::take(&mut known.past), known.greeted_with)?;
         if context.has_room && rest > 0 {
             // Much of what was read is not of whole turns. Older turns are read as well, if that can be done in time.
             let (user, stored) = (&ask.user, inner.stored_messages);
             let all = inner.memory.load(invocation, user, &ask.character, stored);
             if let Ok(Ok(history)) = timeout_at(read_until, all).await {
-                let history = Ok(history);
-                let is_known = known(&history);
-                let messages;
-                (memory, began, messages) = remembered(history, began_at_unix);
-                context = fit(messages, is_known)?;
+                known = Remembered::new(Ok(history), began_at_unix);
+                context = fit(std::mem::take(&mut known.past), known.greeted_with)?;
             }
         }
         let Context {
@@ -250,9 +231,9 @@ impl Chat {
             ..
         } = context;
         Ok(Fitted {
-            memory,
+            memory: known.status,
             unavailable,
-            began,
+            began: known.began,
             prompt: asked(character, messages, behind_new),
             greeting,
             history_messages,
@@ -286,8 +267,7 @@ fn greeting(
     let audience = Audience::new(&ask.user, &ask.character, ask.user_name.as_deref());
     let sheet = character.sheet();
     let text = sheet.and_then(|sheet| sheet.greeting(number, &audience));
-    let count = || sheet.map_or(0, |sheet| sheet.greetings_to_show());
-    let text = text.ok_or_else(|| Refusal::GreetingNotFound(count()))?;
+    let text = text.ok_or(Refusal::GreetingNotFound)?;
     let tokens = i64::try_from(estimate(&text).max(1)).unwrap_or(i64::MAX);
     Ok(Some(Message::greeting(
         number,

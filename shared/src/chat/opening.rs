@@ -9,11 +9,12 @@ use aws_lc_rs::digest::{Context, SHA256};
 use tokio::time::{Instant, timeout};
 
 use super::{Ask, Chat, MemoryStatus};
+use crate::characters::lore::Greeting;
 use crate::characters::{self, Character};
+use crate::context::Past;
 use crate::ids::{MessageId, TurnId, UserId};
 use crate::limits::Limits;
 use crate::memory::{self, Began, History};
-use crate::message::Message;
 use crate::telemetry::Invocation;
 use crate::turns::{Claim, Record};
 
@@ -183,36 +184,52 @@ async fn with_claim<R>(
     (read, claim)
 }
 
-/// Returns what a turn knows of its history.
-pub(super) fn remembered(
-    history: Result<History, memory::Error>,
-    began_at: SystemTime,
-) -> (MemoryStatus, Began, Vec<Message>) {
-    match history {
-        Ok(history) => {
-            if history.skipped > 0 {
-                tracing::warn!(
-                    skipped = history.skipped,
-                    "stored elements could not be read as messages"
-                );
+/// What a turn knows of what was said before.
+pub(super) struct Remembered {
+    pub(super) status: MemoryStatus,
+    pub(super) began: Began,
+    pub(super) past: Past,
+    /// The greeting that began the session.
+    pub(super) greeted_with: Greeting,
+}
+
+impl Remembered {
+    /// Returns what a turn knows whose history was read, or could not be read.
+    pub(super) fn new(history: Result<History, memory::Error>, began_at: SystemTime) -> Self {
+        match history {
+            Ok(history) => {
+                if history.skipped > 0 {
+                    tracing::warn!(
+                        skipped = history.skipped,
+                        "stored elements could not be read as messages"
+                    );
+                }
+                let is_empty = history.messages.is_empty() && history.skipped == 0;
+                Self {
+                    status: match is_empty {
+                        true => MemoryStatus::Empty,
+                        false => MemoryStatus::Ok,
+                    },
+                    began: history.read_at,
+                    greeted_with: history.greeting.map_or(Greeting::Without, Greeting::Number),
+                    past: Past {
+                        older: history.older(),
+                        messages: history.messages,
+                    },
+                }
             }
-            let status = if history.messages.is_empty() && history.skipped == 0 {
-                MemoryStatus::Empty
-            } else {
-                MemoryStatus::Ok
-            };
-            (status, history.read_at, history.messages)
-        }
-        Err(error) => {
-            tracing::warn!(
-                reason = error.reason(),
-                "memory could not be read; the chat goes on without it"
-            );
-            (
-                MemoryStatus::Unavailable,
-                Began::on_local_clock(began_at),
-                Vec::new(),
-            )
+            Err(error) => {
+                tracing::warn!(
+                    reason = error.reason(),
+                    "memory could not be read; the chat goes on without it"
+                );
+                Self {
+                    status: MemoryStatus::Unavailable,
+                    began: Began::on_local_clock(began_at),
+                    past: Past::default(),
+                    greeted_with: Greeting::Unknown,
+                }
+            }
         }
     }
 }

@@ -9,16 +9,13 @@ use std::cmp::Reverse;
 use super::Ask;
 use crate::characters::lore::{self, Placed};
 use crate::characters::{Audience, Character, Field, Persona, Sheet};
-use crate::context::{Frame, Keep, Place, Text};
+use crate::context::{Frame, Keep, Past, Place, Text};
 use crate::message::{Message, Role};
 use crate::tokens::estimate;
 
-/// What the character's part of a prompt depends on.
+/// What the character's part of a prompt depends on, besides what was said before.
+#[derive(Clone, Copy)]
 pub(super) struct Moment<'a> {
-    /// The history, oldest first.
-    pub(super) history: &'a [Message],
-    /// The number of messages of the session that came before the history.
-    pub(super) older: u64,
     /// The greeting that the turn answers, if the history does not have it.
     pub(super) greeting: Option<&'a str>,
     /// The greeting that began the session.
@@ -27,40 +24,42 @@ pub(super) struct Moment<'a> {
     pub(super) default_prompt: &'a str,
 }
 
-impl Moment<'_> {
-    /// Returns the number of the character's replies in the whole session. Of the messages that are not in the history, half
-    /// are taken for replies; a greeting is none.
-    fn replies(&self) -> u64 {
-        let is_greeted = matches!(self.greeted_with, lore::Greeting::Number(_));
-        let older = self.older.saturating_sub(u64::from(is_greeted));
-        let is_reply =
-            |message: &&Message| message.role == Role::Assistant && !message.is_greeting();
-        let known = self.history.iter().filter(is_reply).count();
-        older / 2 + u64::try_from(known).unwrap_or(u64::MAX)
-    }
+/// Returns the number of the character's replies in the whole session. Of the messages that are not known, half are taken
+/// for replies; a greeting is none.
+fn replies(past: &Past, greeted_with: lore::Greeting) -> u64 {
+    let is_greeted = matches!(greeted_with, lore::Greeting::Number(_));
+    let older = past.older.saturating_sub(u64::from(is_greeted));
+    let is_reply = |message: &&Message| message.role == Role::Assistant && !message.is_greeting();
+    let known = past.messages.iter().filter(is_reply).count();
+    older / 2 + u64::try_from(known).unwrap_or(u64::MAX)
 }
 
 /// Returns the frame of the prompt in which `ask` is asked.
-pub(super) fn frame<'a>(character: &'a Character, ask: &Ask, moment: &Moment<'_>) -> Frame<'a> {
+pub(super) fn frame<'a>(
+    character: &'a Character,
+    ask: &Ask,
+    moment: Moment<'a>,
+    past: &Past,
+) -> Frame<'a> {
     let sheet = match &character.persona {
         Persona::Plain { system_prompt, .. } => return Frame::plain(system_prompt),
         Persona::Card(sheet) => sheet,
     };
     let audience = Audience::new(&ask.user, &ask.character, ask.user_name.as_deref());
-    let history = moment.history.iter().rev();
+    let history = past.messages.iter().rev();
     let history = history.map(|message| message.content.as_str());
     let newest_first = [ask.text()].into_iter().chain(history);
     let newest_first: Vec<&str> = newest_first.chain(moment.greeting).collect();
     let chat = lore::Chat {
         newest_first: &newest_first,
-        replies: moment.replies(),
+        replies: replies(past, moment.greeted_with),
         greeting: moment.greeted_with,
     };
     let lore = sheet.lore_for(&chat, &audience, &estimate);
     let texts = texts(sheet, &audience, moment.default_prompt, lore).into_iter();
     Frame {
         texts: texts.map(|(_, text)| text).collect(),
-        greeting: moment.greeting.map(ToOwned::to_owned),
+        greeting: moment.greeting,
         in_blocks: true,
     }
 }

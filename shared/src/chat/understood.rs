@@ -10,7 +10,7 @@ use super::prompt::{Part, texts};
 use crate::characters::card::{self, Card, Spec, Unreadable};
 use crate::characters::{Audience, Character, Field, Malformed, Persona, Sheet};
 use crate::config::ContextConfig;
-use crate::context::{self, TooLong, Window};
+use crate::context::{self, Frame, Room, TooLong};
 use crate::ids::CharacterId;
 use crate::tokens::{PER_MESSAGE, PER_REPLY, estimate};
 
@@ -63,7 +63,7 @@ impl Understood {
                 Ok((text, understood))
             }
             Err(Unreadable::NotACard) => match card::json_object(file) {
-                Some(json) => Self::of_plain(id, json, config),
+                Some(json) => Self::of_plain(json, config),
                 // It is in a PNG or CHARX, which plain characters have no use for.
                 None => Err(Unreadable::NotACard.into()),
             },
@@ -71,20 +71,13 @@ impl Understood {
         }
     }
 
-    fn of_plain(
-        id: &CharacterId,
-        json: &[u8],
-        config: &ContextConfig,
-    ) -> Result<(String, Self), Malformed> {
-        let character = match Character::from_json(id, json) {
-            Ok(character) => character,
+    fn of_plain(json: &[u8], config: &ContextConfig) -> Result<(String, Self), Malformed> {
+        let character = match Character::plain(json) {
             Err(Malformed::Field {
                 field: "name" | "system_prompt",
                 ..
-            }) => {
-                return Err(Unreadable::NotACard.into());
-            }
-            Err(problem) => return Err(problem),
+            }) => return Err(Unreadable::NotACard.into()),
+            plain => plain?,
         };
         let text = String::from_utf8_lossy(json).into_owned();
         let prompt = match &character.persona {
@@ -114,14 +107,16 @@ impl Understood {
         let parts = texts(sheet, &audience, &config.default_system_prompt, lore.kept);
         let (parts, texts): (Vec<Part>, Vec<_>) = parts.into_iter().unzip();
         let costs: Vec<u64> = texts.iter().map(context::cost).collect();
-        let fixed = parts.iter().zip(&costs);
-        let fixed = fixed.filter(|(part, _)| **part != Part::Example);
-        let fixed_tokens = fixed.map(|(_, cost)| cost).sum::<u64>() + PER_MESSAGE;
         let greetings = sheet.greetings_for(&audience);
-        let window = Window {
-            max_messages: config.max_messages,
-            max_tokens: config.max_tokens,
+        let frame = Frame {
+            texts,
+            in_blocks: true,
+            ..Frame::default()
         };
+        let room = Room::new(&frame, 0, config.max_tokens).map(|mut room| {
+            room.keep_examples(&frame.texts, room.for_history);
+            room
+        });
 
         let mut warnings = warnings::of_reading(sheet);
         warnings.extend(warnings::of_useless_entries(
@@ -129,23 +124,26 @@ impl Understood {
             sheet.lore().described(),
             &lore.removed,
         ));
-        match context::fitting(&texts, window) {
-            Ok(kept) => {
+        let fixed_tokens = match room {
+            Ok(room) => {
                 let fixed = Fixed {
                     parts: &parts,
                     costs: &costs,
-                    kept: &kept,
+                    room: &room,
                     max_tokens: config.max_tokens,
                 };
                 warnings.extend(fixed.left_out(sheet));
                 warnings.extend(fixed.too_large_entries(sheet, sheet.lore().described()));
                 warnings.extend(fixed.too_large_greetings(&greetings));
+                fixed.tokens()
             }
             Err(TooLong::Character { prompt_tokens }) => {
                 warnings.push(warnings::no_message_fits(prompt_tokens, config.max_tokens));
+                prompt_tokens + PER_MESSAGE
             }
-            Err(TooLong::Message) => {}
-        }
+            // A message of no tokens fits wherever the character does.
+            Err(TooLong::Message) => 0,
+        };
         Self {
             name: shortened(sheet.name()),
             spec,

@@ -13,10 +13,9 @@ pub(super) struct Chosen {
     /// The messages, oldest first.
     pub(super) conversation: Vec<PromptMessage>,
     pub(super) history_messages: usize,
-    /// Tokens of the turns that fit, including those that are left out because a block of them is.
-    pub(super) fitting_tokens: u64,
-    /// Whether a turn did not fit because of its tokens.
-    pub(super) is_full: bool,
+    /// Tokens that are left beside the turns that fit, including those that are left out because a block of them is; none if
+    /// a turn did not fit because of its tokens.
+    pub(super) left: u64,
     pub(super) has_room: bool,
 }
 
@@ -94,19 +93,21 @@ pub(super) fn choose(frame: &Frame<'_>, past: Past, max_messages: usize, budget:
     }
     let history_messages = conversation.len();
     if history_messages == 0
-        && let Some(text) = &frame.greeting
+        && let Some(text) = frame.greeting
     {
         tokens = estimate(text).saturating_add(PER_MESSAGE);
         if tokens <= budget {
-            conversation.push(PromptMessage::new(Role::Assistant, text.as_str()));
+            conversation.push(PromptMessage::new(Role::Assistant, text));
         }
     }
     conversation.reverse();
     Chosen {
         conversation,
         history_messages,
-        fitting_tokens: tokens,
-        is_full,
+        left: match is_full {
+            true => 0,
+            false => budget.saturating_sub(tokens),
+        },
         has_room,
     }
 }

@@ -1,17 +1,21 @@
 //! Events without a route: from callers with the IAM right to invoke a function. An answer is a JSON object, and so is a
 //! refusal: the problem document that HTTP would have as its body.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 use lambda_http::Body;
 use lambda_runtime::Context;
+use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::request::invalid;
-use super::{Answer, Problem};
+use super::request::{character, invalid};
+use super::{Answer, Problem, ok};
 use crate::characters::card::decoded_base64;
+use crate::characters::{Listed, StoredCharacter};
+use crate::chat::Understood;
 use crate::ids::CharacterId;
 use crate::telemetry::{Invocation, Telemetry};
 
@@ -42,11 +46,11 @@ pub enum CharacterCommand {
 }
 
 impl CharacterCommand {
-    /// Reads an event.
+    /// Reads an event, and records its character in the invocation.
     ///
     /// # Errors
     /// A [`Problem`] that names the invalid field.
-    fn parse(event: &RawValue) -> Result<Self, Problem> {
+    fn parse(event: &RawValue, invocation: &Invocation) -> Result<Self, Problem> {
         let fields: BTreeMap<String, &RawValue> = serde_json::from_str(event.get())
             .map_err(|_| Problem::InvalidRequest("the event must be a JSON object".to_owned()))?;
         let field = |name: &str| fields.get(name).copied().filter(|raw| raw.get() != "null");
@@ -58,7 +62,9 @@ impl CharacterCommand {
         };
         let id = || {
             let id = text("character_id")?.ok_or_else(|| invalid("character_id", "is required"))?;
-            CharacterId::parse(&id).map_err(|error| invalid("character_id", &error.to_string()))
+            let id = character(&id)?;
+            invocation.note_character(&id);
+            Ok::<_, Problem>(id)
         };
         match text("action")?.as_deref() {
             Some("put") => Ok(Self::Put {
@@ -108,7 +114,7 @@ pub(super) async fn answer<F>(
 where
     F: Future<Output = Result<Answer, Problem>>,
 {
-    let outcome = async { route(CharacterCommand::parse(event)?).await };
+    let outcome = async { route(CharacterCommand::parse(event, invocation)?).await };
     // A panic cannot leave partial changes here: a route shares no state with this function.
     let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
     let answer = outcome
@@ -122,13 +128,79 @@ where
     RawValue::from_string(body).unwrap_or_default()
 }
 
+#[derive(Serialize)]
+struct PutOf<'a> {
+    character_id: &'a str,
+    #[serde(flatten)]
+    understood: &'a Understood,
+}
+
+/// Returns the answer to a character that is stored.
+#[must_use]
+pub fn put(id: &CharacterId, understood: &Understood) -> Answer {
+    ok(&PutOf {
+        character_id: id.as_str(),
+        understood,
+    })
+}
+
+#[derive(Serialize)]
+struct StoredOf<'a> {
+    character_id: &'a str,
+    is_sample: bool,
+    card: Cow<'a, RawValue>,
+}
+
+/// Returns the answer with a character as it is stored. JSON that other parsers cannot read is in a text.
+#[must_use]
+pub fn stored_character(id: &CharacterId, stored: &StoredCharacter) -> Answer {
+    let text = String::from_utf8_lossy(&stored.json);
+    let raw = serde_json::from_str::<&RawValue>(&text).map(Cow::Borrowed);
+    let in_text = || serde_json::value::to_raw_value(&text).unwrap_or_default();
+    ok(&StoredOf {
+        character_id: id.as_str(),
+        is_sample: stored.is_sample,
+        card: raw.unwrap_or_else(|_| Cow::Owned(in_text())),
+    })
+}
+
+#[derive(Serialize)]
+struct DeletedOf<'a> {
+    character_id: &'a str,
+    deleted: bool,
+}
+
+/// Returns the answer to a deletion. `deleted` says whether there was a character.
+#[must_use]
+pub fn deleted_character(id: &CharacterId, deleted: bool) -> Answer {
+    ok(&DeletedOf {
+        character_id: id.as_str(),
+        deleted,
+    })
+}
+
+#[derive(Serialize)]
+struct Characters<'a> {
+    characters: Vec<&'a str>,
+    next: Option<&'a str>,
+}
+
+/// Returns the answer with ids of stored characters.
+#[must_use]
+pub fn characters(listed: &Listed) -> Answer {
+    ok(&Characters {
+        characters: listed.ids.iter().map(CharacterId::as_str).collect(),
+        next: listed.next.as_deref(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parse(event: &str) -> Result<CharacterCommand, String> {
         let event = RawValue::from_string(event.to_owned()).expect("JSON");
-        CharacterCommand::parse(&event).map_err(|problem| match problem {
+        CharacterCommand::parse(&event, &Invocation::detached()).map_err(|problem| match problem {
             Problem::InvalidRequest(detail) => detail,
             other => format!("{other:?}"),
         })

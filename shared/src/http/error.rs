@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Answer, json_answer};
 use crate::auth;
-use crate::characters;
+use crate::characters::{self, Malformed};
 use crate::chat::Refusal;
 use crate::context::TooLong;
 use crate::memory;
@@ -209,9 +209,9 @@ impl Problem {
         )
     }
 
-    /// Returns the problem for a file that holds no character.
+    /// Returns the problem for a file that holds no character. The texts of [`Malformed`] are public: they quote nothing.
     #[must_use]
-    pub fn unreadable_card(error: &dyn std::error::Error) -> Self {
+    pub fn unreadable_card(error: &Malformed) -> Self {
         Self::InvalidRequest(format!("card: {error}"))
     }
 
@@ -273,10 +273,7 @@ impl From<Refusal> for Problem {
                 Self::CharacterTooLarge
             }
             Refusal::MessageNotFound => Self::MessageNotFound,
-            Refusal::GreetingNotFound(0) => {
-                Self::InvalidRequest("greeting: the character has no greetings".to_owned())
-            }
-            Refusal::GreetingNotFound(_) => Self::InvalidRequest(
+            Refusal::GreetingNotFound => Self::InvalidRequest(
                 "greeting: must be the number of one of the character's greetings".to_owned(),
             ),
             Refusal::HistoryUnavailable(error) => Self::history_unavailable(error),

@@ -16,7 +16,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use lambda_runtime::tower::util::{MapFutureLayer, MapRequestLayer};
+use lambda_runtime::layers::TracingLayer;
+use lambda_runtime::tower::util::{MapFutureLayer, MapRequestLayer, MapResultLayer};
 use lambda_runtime::tower::{Layer, Service, ServiceExt};
 use lambda_runtime::{Config, Context, Error, LambdaInvocation, Runtime};
 use lambda_runtime_api_client::{PooledClient, body::Body, build_request};
@@ -100,7 +101,8 @@ where
     }
 }
 
-/// Returns the runtime with its running invocations counted in `running`.
+/// Returns the runtime with a span around each invocation, which survives a response that cannot be sent, and with the
+/// running ones counted in `running`.
 fn tracked<S>(
     runtime: Runtime<S>,
     running: TaskTracker,
@@ -111,9 +113,20 @@ where
     S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
     S::Future: Send,
 {
-    runtime.layer(MapFutureLayer::new(move |invocation: S::Future| {
-        running.track_future(invocation)
-    }))
+    runtime
+        .layer(MapFutureLayer::new(move |invocation: S::Future| {
+            running.track_future(invocation)
+        }))
+        .layer(MapResultLayer::new(survive_failed_response))
+        .layer(TracingLayer::new())
+}
+
+/// Logs a response that could not be sent, and returns success so that the runtime goes on.
+fn survive_failed_response(outcome: Result<(), Error>) -> Result<(), Error> {
+    if outcome.is_err() {
+        tracing::warn!("failed to send a response to the Runtime API; continuing");
+    }
+    Ok(())
 }
 
 /// Returns the service of a runtime, which sends its responses through the runtime's own client.

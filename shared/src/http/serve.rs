@@ -18,8 +18,6 @@ use futures_util::{FutureExt, Stream};
 use http::Response;
 use http_body_util::BodyExt;
 use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayV2httpResponse};
-use lambda_runtime::layers::TracingLayer;
-use lambda_runtime::tower::util::MapResultLayer;
 use lambda_runtime::{Error, LambdaEvent, MetadataPrelude, Runtime, StreamResponse, service_fn};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -154,12 +152,7 @@ where
                 .map(|answer| buffered(answer, gateway))
         }
     });
-    let new = || {
-        Runtime::new(service.clone())
-            .layer(MapResultLayer::new(survive_failed_response))
-            .layer(TracingLayer::new())
-    };
-    poll::poll(new, &ending, margin).await
+    poll::poll(|| Runtime::new(service.clone()), &ending, margin).await
 }
 
 /// Serves streamed responses, concurrently where the platform allows it, until the process is asked to end. A response
@@ -190,12 +183,7 @@ where
                 .map(|response| streamed(response, no_delay))
         }
     });
-    let new = || {
-        Runtime::new(service.clone())
-            .layer(MapResultLayer::new(survive_failed_response))
-            .layer(TracingLayer::new())
-    };
-    poll::poll(new, &ending, margin).await
+    poll::poll(|| Runtime::new(service.clone()), &ending, margin).await
 }
 
 /// Serves events without a route until the process is asked to end.
@@ -221,12 +209,7 @@ where
             Ok::<_, Infallible>(direct::answer(&event.payload, &invocation, route).await)
         }
     });
-    let new = || {
-        Runtime::new(service.clone())
-            .layer(MapResultLayer::new(survive_failed_response))
-            .layer(TracingLayer::new())
-    };
-    poll::poll(new, &ending, margin).await
+    poll::poll(|| Runtime::new(service.clone()), &ending, margin).await
 }
 
 /// Returns how long an invocation may still run after the process was asked to end: the time limit of a commit, and the
@@ -320,14 +303,6 @@ fn sent_at_once(body: StreamingBody, no_delay: Arc<NoDelay>) -> StreamingBody {
         frame
     })
     .boxed_unsync()
-}
-
-/// Logs a response that could not be sent, and returns success so that the runtime goes on.
-fn survive_failed_response(outcome: Result<(), Error>) -> Result<(), Error> {
-    if outcome.is_err() {
-        tracing::warn!("failed to send a response to the Runtime API; continuing");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -128,22 +128,63 @@ fn an_entry_is_named_by_its_place_in_the_card() {
     }
 }
 
+/// Returns whether a prompt with a short message has the greeting.
+fn is_sent(data: &Value, greeting: usize) -> bool {
+    let card = json!({ "data": data }).to_string();
+    let id = CharacterId::parse("mira").expect("an id");
+    let character = Character::from_json(&id, card.as_bytes()).expect("a card");
+    let sheet = character.sheet().expect("a card");
+    let greeting = sheet
+        .greeting(greeting, &Audience::nobody())
+        .expect("a greeting");
+    let texts = texts(sheet, &Audience::nobody(), "Play {{char}}.", Vec::new());
+    let frame = Frame {
+        texts: texts.into_iter().map(|(_, text)| text).collect(),
+        greeting: Some(&greeting),
+        in_blocks: true,
+    };
+    let window = context::Window {
+        max_messages: 50,
+        max_tokens: MAX_TOKENS,
+    };
+    let fitted = context::fit(frame, context::Past::default(), "a", window).expect("fits");
+    fitted
+        .messages
+        .iter()
+        .any(|message| message.content == greeting)
+}
+
 #[test]
 fn a_greeting_that_no_prompt_has_room_for_is_named() {
-    // A description of about 600 tokens leaves less than 400.
+    // A description of about 600 tokens leaves about 260.
     let description = "a ".repeat(1_000);
-    for (greeting, is_sent) in [("b ".repeat(600), true), ("b ".repeat(700), false)] {
-        let understood = of(&json!({
+    for words in (380..480).step_by(5) {
+        let data = json!({
             "name": "Mira",
             "description": description,
-            "alternate_greetings": ["Hello.", greeting],
-        }));
-        let expected = "greeting 2 of about 419 tokens does not fit into the ";
-        let named = |warning: &String| warning.starts_with(expected);
-        let warnings = understood.warnings;
-        assert_eq!(warnings.iter().any(named), !is_sent, "{warnings:?}");
-        assert_eq!(warnings.len(), usize::from(!is_sent), "{warnings:?}");
+            "alternate_greetings": ["Hello.", "b ".repeat(words)],
+        });
+        let warnings = of(&data).warnings;
+        let named = |warning: &String| warning.starts_with("greeting 2 of about ");
+        assert_eq!(
+            warnings.iter().any(named),
+            !is_sent(&data, 2),
+            "{words}: {warnings:?}"
+        );
+        assert_eq!(
+            warnings.len(),
+            usize::from(!is_sent(&data, 2)),
+            "{warnings:?}"
+        );
     }
+}
+
+#[test]
+fn fixed_tokens_are_those_of_the_parts_that_prompts_have() {
+    let small = of(&json!({ "name": "Mira", "personality": "Calm." })).fixed_tokens;
+    let large =
+        json!({ "name": "Mira", "personality": "Calm.", "description": "d".repeat(100_000) });
+    assert_eq!(of(&large).fixed_tokens, small);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use crate::characters::Sheet;
 use crate::characters::card::Card;
 use crate::characters::lore::{Described, Presence};
 use crate::chat::prompt::Part;
-use crate::tokens::{PER_MESSAGE, PER_REPLY, estimate};
+use crate::context::Room;
+use crate::tokens::{PER_MESSAGE, estimate};
 
 /// Limit of what is named in warnings of one kind, one by one.
 const MAX_NAMED: usize = 20;
@@ -16,8 +17,8 @@ pub(super) struct Fixed<'a> {
     pub(super) parts: &'a [Part],
     /// The tokens of each part.
     pub(super) costs: &'a [u64],
-    /// Whether each part has room in the context window.
-    pub(super) kept: &'a [bool],
+    /// Which of them a prompt has, and what it has room for besides.
+    pub(super) room: &'a Room,
     /// The size of the context window in tokens.
     pub(super) max_tokens: u64,
 }
@@ -83,7 +84,7 @@ impl Fixed<'_> {
     /// Returns warnings about the parts that are left out.
     pub(super) fn left_out(&self, sheet: &Sheet) -> Vec<String> {
         let left_out = || {
-            let parts = self.parts.iter().zip(self.costs).zip(self.kept);
+            let parts = self.parts.iter().zip(self.costs).zip(&self.room.kept);
             parts.filter_map(|(part, kept)| (!kept).then_some(part))
         };
         let fields = left_out().filter_map(|(part, tokens)| match part {
@@ -123,10 +124,9 @@ impl Fixed<'_> {
         described: impl Iterator<Item = Described<'a>>,
     ) -> Vec<String> {
         let card: &Card = sheet.card();
-        // Fixed entries make room for those with a higher priority, and fields do not.
-        let beside_fields = self.room_beside(|part| matches!(part, Part::Field(_)));
+        let for_turn = self.room.for_turn.saturating_sub(PER_MESSAGE);
         let budget = card.book.token_budget;
-        let room = budget.map_or(beside_fields, |budget| budget.min(beside_fields));
+        let room = budget.map_or(for_turn, |budget| budget.min(for_turn));
         let too_large = described
             .filter(|entry| entry.presence == Presence::Turn)
             .map(|entry| (entry.index, estimate(entry.content)))
@@ -146,7 +146,7 @@ impl Fixed<'_> {
 
     /// Returns warnings about the greetings that the model never sees.
     pub(super) fn too_large_greetings(&self, greetings: &[String]) -> Vec<String> {
-        let room = self.room_beside(|part| part != Part::Example);
+        let room = self.room.for_history.saturating_sub(PER_MESSAGE);
         let too_large = greetings
             .iter()
             .map(|greeting| estimate(greeting))
@@ -164,15 +164,11 @@ impl Fixed<'_> {
         )
     }
 
-    /// Returns the tokens that a message of its own may have beside a new message of the user and those of the parts
-    /// that are meant and have room themselves.
-    fn room_beside(&self, is_meant: impl Fn(Part) -> bool) -> u64 {
-        let parts = self.parts.iter().zip(self.costs).zip(self.kept);
-        let parts = parts.filter(|((part, _), kept)| **kept && is_meant(**part));
-        let used = parts.fold(3 * PER_MESSAGE + PER_REPLY, |used, ((_, cost), _)| {
-            used.saturating_add(*cost)
-        });
-        self.max_tokens.saturating_sub(used)
+    /// Returns the tokens of the parts that every prompt has.
+    pub(super) fn tokens(&self) -> u64 {
+        let parts = self.parts.iter().zip(self.costs).zip(&self.room.kept);
+        let kept = parts.filter(|((part, _), kept)| **kept && **part != Part::Example);
+        kept.fold(PER_MESSAGE, |sum, ((_, cost), _)| sum.saturating_add(*cost))
     }
 
     fn does_not_fit(&self, part: &str, tokens: u64) -> String {

@@ -155,7 +155,7 @@ proptest! {
         max_messages in 0_usize..60,
         max_tokens in 12_u64..900,
     ) {
-        let mut frame = Frame { greeting, in_blocks: true, ..Frame::plain("s") };
+        let mut frame = Frame { greeting: greeting.as_deref(), in_blocks: true, ..Frame::plain("s") };
         frame.texts.extend(more);
         let past = session(turns_before, known);
         let context = fit(frame, past, "new", limits(max_messages, max_tokens)).expect("fits");

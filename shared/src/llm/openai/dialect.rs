@@ -29,8 +29,8 @@ pub(super) struct Dialect {
     limit: Limit,
 }
 
-/// The roles that a model takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// The roles that a model takes, the plainer the further down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Roles {
     /// Any, in any order.
     #[default]
@@ -39,6 +39,17 @@ enum Roles {
     UserFirst,
     /// None but the user's and its own: see [`fold_system`].
     WithoutSystem,
+}
+
+impl Roles {
+    /// Returns the messages as the model takes them.
+    fn applied(self, messages: &[PromptMessage]) -> Cow<'_, [PromptMessage]> {
+        match self {
+            Self::Any => Cow::Borrowed(messages),
+            Self::UserFirst => Cow::Owned(alternating(user_first(messages))),
+            Self::WithoutSystem => Cow::Owned(alternating(fold_system(&user_first(messages)))),
+        }
+    }
 }
 
 /// The name of the field that limits the length of a reply.
@@ -75,11 +86,7 @@ struct StreamOptions {
 impl Dialect {
     /// Returns the JSON body of a request.
     pub(super) fn body(self, model: &str, messages: &[PromptMessage], prompt: &Prompt) -> Vec<u8> {
-        let messages = match self.roles {
-            Roles::Any => Cow::Borrowed(messages),
-            Roles::UserFirst => Cow::Owned(alternating(user_first(messages))),
-            Roles::WithoutSystem => Cow::Owned(alternating(fold_system(&user_first(messages)))),
-        };
+        let messages = self.roles.applied(messages);
         let limit = |name| prompt.max_tokens.filter(|_| self.limit == name);
         let request = CompletionRequest {
             model,
@@ -111,16 +118,11 @@ impl Dialect {
                 }
             }
             Objection::Order => {
-                next.roles = match self.roles {
-                    Roles::Any if alternating(user_first(&prompt.messages)) != prompt.messages => {
-                        Roles::UserFirst
-                    }
-                    Roles::Any | Roles::UserFirst => Roles::WithoutSystem,
-                    Roles::WithoutSystem => self.roles,
-                };
-                // What is left out was not in the request.
-                if alternating(fold_system(&prompt.messages)) == prompt.messages {
-                    next.roles = self.roles;
+                let sent = self.roles.applied(&prompt.messages);
+                let plainer = [Roles::UserFirst, Roles::WithoutSystem].into_iter();
+                let mut plainer = plainer.filter(|roles| *roles > self.roles);
+                if let Some(roles) = plainer.find(|roles| roles.applied(&prompt.messages) != sent) {
+                    next.roles = roles;
                 }
             }
             Objection::MaxTokensName if prompt.max_tokens.is_some() => {
@@ -352,6 +354,8 @@ mod tests {
         let usual = next(Dialect::default(), "su").expect("another");
         assert_eq!(usual.roles, Roles::WithoutSystem);
         assert_eq!(next(Dialect::default(), "uau"), None);
+        let greeted = next(Dialect::default(), "au").expect("another");
+        assert_eq!(greeted.roles, Roles::UserFirst);
     }
 
     #[test]

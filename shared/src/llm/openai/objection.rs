@@ -34,21 +34,13 @@ pub(super) struct Said {
 }
 
 /// Phrases that report that roles are in an order that a model does not take.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 6] = [
     "roles must alternate",
-    "roles should alternate",
     "roles should be alternating",
-    "requests alternate",
     "first message must",
-    "first message should",
     "last message must",
-    "last message should",
     "must start with a user",
-    "should start with a user",
-    "must begin with a user",
-    "start with user",
     "must be at the beginning",
-    "only the first message can",
 ];
 
 /// Phrases that report that a prompt is too long.

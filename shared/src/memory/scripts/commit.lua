@@ -161,6 +161,18 @@ if is_greeted then
 end
 length = redis.call('LPUSH', messages, unpack(ARGV, FIRST))
 
+local changed = {
+  'state', 'ACTIVE',
+  'last_active_at', string.format('%.0f', now),
+  'message_count', message_count,
+  'total_tokens', total_tokens,
+  'session_start', figures[3] or string.format('%.0f', now),
+  'recent_turns', recent,
+  'mark', known}
+if is_greeted then
+  changed[#changed + 1] = 'greeting'
+  changed[#changed + 1] = string.match(greeting, '(%d+)}}$')
+end
 if length > most and length > added then
   -- With the greeting goes the turn that it belongs to.
   local first_turn = is_greeting(redis.call('LINDEX', messages, -1)) and 3 or 1
@@ -175,21 +187,11 @@ if length > most and length > added then
     redis.call('RPOP', messages)
     length = length - 1
   end
-  redis.call('HSET', meta, 'trimmed', string.format('%.0f', figure(figures[7]) + before - length))
-end
-if is_greeted then
-  redis.call('HSET', meta, 'greeting', string.match(greeting, '(%d+)}}$'))
+  changed[#changed + 1] = 'trimmed'
+  changed[#changed + 1] = string.format('%.0f', figure(figures[7]) + before - length)
 end
 
-redis.call('HSET', meta,
-  'state', 'ACTIVE',
-  'last_active_at', string.format('%.0f', now),
-  'message_count', message_count,
-  'total_tokens', total_tokens,
-  'session_start', figures[3] or string.format('%.0f', now),
-  'recent_turns', recent,
-  'mark', known,
-  'stored', length)
+redis.call('HSET', meta, 'stored', length, unpack(changed))
 redis.call('EXPIRE', messages, ttl)
 redis.call('EXPIRE', meta, ttl)
 close('saved', key)
