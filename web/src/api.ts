@@ -248,7 +248,9 @@ export interface components {
              *       "client": "ios"
              *     }
              */
-            metadata?: Record<string, never> | null;
+            metadata?: {
+                [key: string]: unknown;
+            } | null;
             /** @description The `msg_id` of a stored message of the user, whose place the new turn takes. Null is none. */
             replaces?: components["schemas"]["GivenMessageId"] | null;
         } | {
@@ -409,7 +411,9 @@ export interface components {
              */
             token_count: number;
             /** @description Of a user's message, what the client sent; of a reply that did not end normally, its `finish_reason`; of a greeting, its number as `greeting`. */
-            metadata: Record<string, never> | null;
+            metadata: {
+                [key: string]: unknown;
+            } | null;
         };
         /**
          * @description A stored message.
