@@ -11,6 +11,7 @@ import hashlib
 import json
 import mimetypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -91,7 +92,8 @@ class Page:
             if status:
                 raise NoPage(f"it could not be built; {LOG.relative_to(ROOT)} says why")
             stamp_file().write_text(self._stamp, encoding="utf-8")
-        self._server.RequestHandlerClass = handler(files(DIST, self._api), policy(self._api))
+        served = files(DIST, self._api)
+        self._server.RequestHandlerClass = handler(served, policy(served["/index.html"][1].decode()))
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self._serves = True
 
@@ -154,13 +156,12 @@ def built_stamp() -> str:
 # --- serving --------------------------------------------------------------------------------------------------
 
 
-def policy(api: str) -> str:
-    """Returns the content security policy: the page's own files, and the functions."""
-    return (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-        f"connect-src 'self' {api}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    )
+def policy(html: str) -> str:
+    """Returns the content security policy to send with a page: its own, and what works in a header only."""
+    found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', html)
+    if not found:
+        raise NoPage("it has no content security policy")
+    return f"{found[1]}; frame-ancestors 'none'"
 
 
 def files(folder: Path, api: str) -> dict[str, tuple[str, bytes]]:

@@ -27,21 +27,24 @@ export class PageServer {
     server.on("request", async (request, response) => {
       const path = new URL(request.url ?? "/", "http://page").pathname;
       const name = path === "/" ? "/index.html" : path;
-      const policy = `connect-src 'self' ${page.api}`;
       try {
         if (name === "/config.json") {
           const config = JSON.stringify({ api: page.api, characters: page.characters });
           response.writeHead(200, { "content-type": "application/json" }).end(config);
           return;
         }
-        let content: Buffer | string = await readFile(join(DIST, normalize(name)));
-        if (name === "/index.html") content = content.toString().replace("connect-src 'self'", policy);
+        const content = await readFile(join(DIST, normalize(name)));
+        const html = (await readFile(join(DIST, "index.html"), "utf8")).replace(
+          "connect-src 'self'",
+          `connect-src 'self' ${page.api}`,
+        );
+        const [, policy] = /http-equiv="Content-Security-Policy" content="([^"]+)"/.exec(html) ?? [];
         response.writeHead(200, {
           "content-type": TYPES[extname(name)] ?? "application/octet-stream",
-          "content-security-policy": `default-src 'none'; script-src 'self'; style-src 'self'; ${policy}; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`,
+          "content-security-policy": `${policy}; frame-ancestors 'none'`,
           "cache-control": "no-store",
         });
-        response.end(content);
+        response.end(name === "/index.html" ? html : content);
       } catch {
         response.writeHead(404).end();
       }
