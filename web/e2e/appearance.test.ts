@@ -5,20 +5,14 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import type { AxeResults, RunOptions } from "axe-core";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { Stage, type Visit } from "./stage.ts";
+import { expect, test } from "vitest";
+import { stageOfFile, type Visit } from "./stage.ts";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const DIST = join(import.meta.dirname, "../dist");
 const PICTURE = join(import.meta.dirname, "../../docs/img/page.png");
 
-let stage: Stage;
-beforeAll(async () => {
-  stage = await Stage.start();
-});
-beforeEach(() => stage.reset());
-afterEach(() => expect(stage.complaints).toEqual([]));
-afterAll(() => stage.stop());
+const stage = await stageOfFile();
 
 /** What axe finds: nothing, or what is wrong with which element. */
 async function findings(visit: Visit): Promise<string[]> {
@@ -39,13 +33,8 @@ for (const colorScheme of ["light", "dark"] as const) {
     await visit.page.waitForSelector(".greeting");
     expect(await findings(visit), "before the first message").toEqual([]);
 
-    await visit.send("Hello.");
-    await visit.sees("你说：Hello.");
-    const next = stage.upstream.hold();
-    await visit.send("More.");
-    const reply = await next();
-    reply.say("While it");
-    await visit.seesSoFar("While it");
+    await visit.talk("Hello.");
+    await visit.beginReply("More.", "While it");
     expect(await findings(visit), "while a reply is written").toEqual([]);
     await visit.button("Stop").click();
     await visit.told("You stopped it here");
@@ -155,7 +144,7 @@ test("a reply of 5,000 tokens scrolls smoothly, with no task over 50 ms", async 
     }
     reply.end();
     await visit.page.locator(".message.reply[aria-busy=false] .body").last().waitFor();
-    await visit.page.waitForTimeout(200);
+    await visit.painted();
   });
   expect(await visit.reply()).toBe(tokens.join(""));
   const isAtEnd = await visit.page.locator(".scroller").evaluate((view) => {
@@ -230,7 +219,7 @@ test("the picture for the README", async () => {
   await visit.seesSoFar(
     "The very one. He hunts chalk as if it were alive, and he only believes in one thing: the horn of",
   );
-  await visit.page.waitForTimeout(300);
+  await visit.painted();
   const path = process.env["PICTURE"] ? { path: PICTURE } : {};
   const picture = await visit.page.screenshot({ ...path, type: "png", animations: "disabled" });
   expect(picture.length).toBeGreaterThan(50_000);

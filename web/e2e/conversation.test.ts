@@ -1,16 +1,9 @@
 // What a user does when nothing is wrong.
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { until } from "./process.ts";
-import { Stage } from "./stage.ts";
+import { expect, test } from "vitest";
+import { until } from "../test/setup/process.ts";
+import { stageOfFile } from "./stage.ts";
 
-let stage: Stage;
-beforeAll(async () => {
-  stage = await Stage.start();
-});
-beforeEach(() => stage.reset());
-// Nothing was asked of others, nothing broke the policy, and no token was in an address that a server sees.
-afterEach(() => expect(stage.complaints).toEqual([]));
-afterAll(() => stage.stop());
+const stage = await stageOfFile();
 
 test("a first conversation: the greeting, a reply that streams, and a character that remembers", async () => {
   const visit = await stage.open();
@@ -57,8 +50,7 @@ test("the greeting that the user chose begins the conversation", async () => {
   await visit.page.locator(".other").click();
   const greeting = await visit.page.locator(".greeting .body").textContent();
   expect(greeting).toContain("起雾了");
-  await visit.send("Fog!");
-  await visit.sees("你说：Fog!");
+  await visit.talk("Fog!");
   await visit.page.reload();
   await visit.sees("你说：Fog!");
   expect(await visit.texts()).toEqual([greeting, "Fog!", "你说：Fog!"]);
@@ -89,8 +81,7 @@ test("blank greetings are skipped, and the others keep their numbers", async () 
   await visit.page.locator(".other").click();
   await visit.told("One.");
   await visit.page.locator(".other").click();
-  await visit.send("Hello.");
-  await visit.sees("你说：Hello.");
+  await visit.talk("Hello.");
   await visit.page.reload();
   await visit.sees("你说：Hello.");
   expect(await visit.texts()).toEqual(["Two.", "Hello.", "你说：Hello."]);
@@ -100,14 +91,13 @@ test("a long greeting is read from its beginning, and what follows it from its e
   await stage.card("long", { name: "Long", first_mes: "A line.\n".repeat(200) });
   const visit = await stage.open({ place: "long" });
   await visit.page.waitForSelector(".greeting");
-  await visit.page.waitForTimeout(300);
+  await visit.painted();
   const scroller = visit.page.locator(".scroller");
   const below = (): Promise<number> =>
     scroller.evaluate((view) => view.scrollHeight - view.scrollTop - view.clientHeight);
   expect(await scroller.evaluate((view) => view.scrollTop)).toBe(0);
   expect(await below()).toBeGreaterThan(1000);
-  await visit.send("Hello.");
-  await visit.sees("你说：Hello.");
+  await visit.talk("Hello.");
   await until("the reply is in view", async () => (await below()) < 48);
 });
 
@@ -117,7 +107,6 @@ test("a double click on send is one turn", async () => {
   await visit.box.fill("Once.");
   await visit.button("Send").dblclick();
   const reply = await next();
-  await visit.page.waitForTimeout(300);
   reply.say("Once.");
   reply.end();
   await visit.sees("Once.");
@@ -128,11 +117,7 @@ test("a double click on send is one turn", async () => {
 
 test("stop keeps what was said", async () => {
   const visit = await stage.open();
-  const next = stage.upstream.hold();
-  await visit.send("Count.");
-  const reply = await next();
-  reply.say("One, two,");
-  await visit.seesSoFar("One, two,");
+  await visit.beginReply("Count.", "One, two,");
   await visit.button("Stop").click();
   await visit.sees("One, two,");
   await visit.told("You stopped it here");
@@ -155,12 +140,8 @@ test("stopping before the first word gives the message back", async () => {
 
 test("regenerate puts another reply in the place of the last", async () => {
   const visit = await stage.open();
-  await visit.send("Say something.");
-  await visit.sees("你说：Say something.");
-  stage.upstream.script((reply) => {
-    reply.say("Something else.");
-    reply.end();
-  });
+  await visit.talk("Say something.");
+  stage.upstream.answer("Something else.");
   await visit.button("Another reply").click();
   await visit.sees("Something else.");
   expect((await visit.texts()).slice(1)).toEqual(["Say something.", "Something else."]);
@@ -172,8 +153,7 @@ test("regenerate puts another reply in the place of the last", async () => {
 test("an edit replaces the message and all that follows", async () => {
   const visit = await stage.open();
   for (const text of ["One.", "Two.", "Three."]) {
-    await visit.send(text);
-    await visit.sees(`你说：${text}`);
+    await visit.talk(text);
   }
   const second = visit.page.locator(".message.user", { hasText: "Two." });
   await second.hover();
@@ -192,8 +172,7 @@ test("an edit replaces the message and all that follows", async () => {
 test("delete from here asks first, and then the rest is gone", async () => {
   const visit = await stage.open();
   for (const text of ["One.", "Two."]) {
-    await visit.send(text);
-    await visit.sees(`你说：${text}`);
+    await visit.talk(text);
   }
   const second = visit.page.locator(".message.user", { hasText: "Two." });
   await second.hover();
@@ -212,8 +191,7 @@ test("delete from here asks first, and then the rest is gone", async () => {
 
 test("clear asks first, and then the character greets anew", async () => {
   const visit = await stage.open();
-  await visit.send("Forget this.");
-  await visit.sees("你说：Forget this.");
+  await visit.talk("Forget this.");
   await visit.button("Clear the conversation").click();
   await visit.button("Clear").click();
   await visit.page.waitForSelector(".greeting");
@@ -224,18 +202,13 @@ test("clear asks first, and then the character greets anew", async () => {
 
 test("a screen reader is not told again of what is gone, or of another conversation", async () => {
   const visit = await stage.open();
-  await visit.send("One.");
-  await visit.sees("你说：One.");
+  await visit.talk("One.");
   await until("the reply is said", async () => (await visit.said()) === "Luna: 你说：One.");
   await visit.page.locator(".entry", { hasText: "Kai" }).click();
   await visit.page.waitForSelector(".greeting");
   expect(await visit.said(), "in another conversation").toBe("");
 
-  const next = stage.upstream.hold();
-  await visit.send("Two.");
-  const reply = await next();
-  reply.say("Later");
-  await visit.seesSoFar("Later");
+  const reply = await visit.beginReply("Two.", "Later");
   expect(await visit.said()).toBe("Kai is writing");
   await visit.page.locator(".entry", { hasText: "Luna" }).click();
   await visit.sees("你说：One.");
@@ -247,8 +220,7 @@ test("a screen reader is not told again of what is gone, or of another conversat
   expect(await visit.said(), "of another conversation").toBe("");
 
   stage.upstream.repeat();
-  await visit.send("Three.");
-  await visit.sees("你说：Three.");
+  await visit.talk("Three.");
   await until("the reply is said", async () => (await visit.said()) === "Luna: 你说：Three.");
   await visit.page.locator(".message.user").last().hover();
   await visit.page.locator(".message.user [data-icon=trash]").last().click();
@@ -256,8 +228,7 @@ test("a screen reader is not told again of what is gone, or of another conversat
   await visit.sees("你说：One.");
   await until("nothing is said after a deletion", async () => (await visit.said()) === "");
 
-  await visit.send("Four.");
-  await visit.sees("你说：Four.");
+  await visit.talk("Four.");
   await until("the reply is said", async () => (await visit.said()) === "Luna: 你说：Four.");
   await visit.button("Clear the conversation").click();
   await visit.button("Clear").click();
@@ -268,8 +239,7 @@ test("a screen reader is not told again of what is gone, or of another conversat
 test("older messages come in while the user scrolls up, and nothing jumps", async () => {
   const visit = await stage.open();
   for (let number = 1; number <= 45; number += 1) {
-    await visit.send(`Number ${number}.`);
-    await visit.sees(`你说：Number ${number}.`);
+    await visit.talk(`Number ${number}.`);
   }
   await visit.page.reload();
   await visit.sees("你说：Number 45.");
@@ -281,7 +251,7 @@ test("older messages come in while the user scrolls up, and nothing jumps", asyn
   await visit.page.mouse.move((box?.x ?? 0) + 300, (box?.y ?? 0) + 300);
   // Where a message is that is in view, before and after the page above it comes.
   await scroller.evaluate((view) => (view.scrollTop = 900));
-  await visit.page.waitForTimeout(100);
+  await visit.painted();
   const marked = await visit.page.evaluate(() => {
     const found = [...document.querySelectorAll(".message .body")].find((one) => one.getBoundingClientRect().top > 200);
     found?.setAttribute("id", "marked");
@@ -290,14 +260,14 @@ test("older messages come in while the user scrolls up, and nothing jumps", asyn
   const before = await visit.page.locator(".message").count();
   await visit.page.mouse.wheel(0, -150);
   await visit.page.waitForFunction((count) => document.querySelectorAll(".message").length > count, before);
-  await visit.page.waitForTimeout(200);
+  await visit.painted();
   const after = await visit.page.locator("#marked").evaluate((one) => one.getBoundingClientRect().top);
   expect(Math.abs(after - marked - 150), `moved from ${marked} to ${after}`).toBeLessThan(3);
 
-  for (let turn = 0; turn < 30 && !(await visit.page.getByText("Number 1.", { exact: true }).count()); turn += 1) {
+  await until("the first message is there", async () => {
     await visit.page.mouse.wheel(0, -2000);
-    await visit.page.waitForTimeout(100);
-  }
+    return visit.page.getByText("Number 1.", { exact: true }).count();
+  });
   const texts = await visit.texts();
   const asked = texts.filter((text) => text.startsWith("Number"));
   expect(asked).toEqual(Array.from({ length: 45 }, (_, index) => `Number ${index + 1}.`));
@@ -307,10 +277,7 @@ test("what a model says is text, never markup", async () => {
   const visit = await stage.open();
   const evil =
     '<img src=x onerror="document.title=1"><script>document.title=2</script><b>bold</b> **bold** [a](javascript:1)';
-  stage.upstream.script((reply) => {
-    reply.say(evil);
-    reply.end();
-  });
+  stage.upstream.answer(evil);
   await visit.send("<i>me too</i>");
   await visit.sees(evil);
   expect(await visit.page.title()).toBe("Luna · companion-chat");
@@ -327,16 +294,40 @@ test("Chinese browsers read Chinese", async () => {
   await visit.button("换一个回复").waitFor();
 });
 
-test("while a Chinese word is composed, Enter chooses it and sends nothing", async () => {
+test.each([
+  ["in Chrome and Firefox, while it is composed", { isComposing: true, keyCode: 13 }, false],
+  ["in Safari, after its composition has ended", { isComposing: false, keyCode: 229 }, true],
+])("the Enter that chooses a Chinese word sends nothing: %s", async (_, event, endsBefore) => {
   const visit = await stage.open();
   const client = await visit.context.newCDPSession(visit.page);
+  await visit.page.waitForSelector(".greeting");
+  const choose = async (written: string): Promise<void> => {
+    await client.send("Input.imeSetComposition", { text: "nihao", selectionStart: 5, selectionEnd: 5 });
+    if (endsBefore) await client.send("Input.insertText", { text: written });
+    await visit.page.locator(":focus").dispatchEvent("keydown", { key: "Enter", ...event });
+    if (!endsBefore) await client.send("Input.insertText", { text: written });
+  };
   await visit.box.focus();
-  await client.send("Input.imeSetComposition", { text: "nihao", selectionStart: 5, selectionEnd: 5 });
-  await visit.box.dispatchEvent("keydown", { key: "Enter", isComposing: true, keyCode: 229 });
-  await client.send("Input.insertText", { text: "你好" });
-  expect(stage.functions.asked).not.toContain("POST /api/v1/chat/stream");
+  await choose("你好");
+  expect(await visit.box.inputValue(), "it is still there").toBe("你好");
   await visit.box.press("Enter");
   await visit.sees("你说：你好");
+  expect((await visit.texts()).slice(1)).toEqual(["你好", "你说：你好"]);
+
+  await visit.page.locator(".message.user").hover();
+  await visit.page.locator(".message.user [data-icon=edit]").click();
+  const editor = visit.page.getByLabel("Edit your message");
+  await editor.fill("");
+  await choose("再见");
+  expect(await editor.inputValue(), "it is still edited").toBe("再见");
+  await editor.press("Enter");
+  await visit.sees("你说：再见");
+  expect((await visit.texts()).slice(1)).toEqual(["再见", "你说：再见"]);
+
+  await visit.beginReply("一", "二");
+  await visit.page.locator(":focus").dispatchEvent("keydown", { key: "Escape", ...event });
+  await visit.painted();
+  expect(await visit.page.locator(".stop").textContent(), "Esc has only ended the composition").toBe("Stop");
 });
 
 test("by keyboard alone: choose a character, talk, stop, edit, clear", async () => {
@@ -386,8 +377,7 @@ test("the page opens the conversation that the user was in last", async () => {
   const visit = await stage.open();
   await visit.page.locator(".entry", { hasText: "Kai" }).click();
   await visit.page.getByRole("heading", { name: "Kai", level: 1 }).waitFor();
-  await visit.send("Hi.");
-  await visit.sees("你说：Hi.");
+  await visit.talk("Hi.");
   const tab = await stage.tab(visit);
   await tab.sees("你说：Hi.");
   await tab.page.getByRole("heading", { name: "Kai", level: 1 }).waitFor();

@@ -4,7 +4,7 @@ import { randomUUID } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { resolve } from "node:path";
-import { Process } from "./process.ts";
+import { Process } from "../test/setup/process.ts";
 
 const ROUTES: Record<string, string> = {
   "GET /api/v1/chat/stream": "chat-stream",
@@ -151,13 +151,18 @@ export class Functions {
   readonly #sockets = new Set<Socket>();
   readonly #server: Server;
   #isCut = false;
+  /** How many connections came while the network was lost. */
+  refused = 0;
   /** What was asked, as `POST /api/v1/chat/stream`, but for preflights. */
   readonly asked: string[] = [];
 
   private constructor(private readonly allowed: string) {
     this.#server = createServer((request, response) => void this.#serve(request, response));
     this.#server.on("connection", (socket) => {
-      if (this.#isCut) socket.destroy();
+      if (this.#isCut) {
+        this.refused += 1;
+        socket.destroy();
+      }
       this.#sockets.add(socket);
       socket.on("close", () => this.#sockets.delete(socket));
     });

@@ -1,11 +1,13 @@
 // Everything that a test of the page needs: a browser, the page, real functions, a real Redis, and a model on strings.
-import { createHmac, randomUUID } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { existsSync } from "node:fs";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+import { afterAll, afterEach, beforeEach, expect } from "vitest";
 import { Functions } from "./functions.ts";
 import { PageServer } from "./page.ts";
-import { Redis } from "./redis.ts";
-import { Upstream } from "./upstream.ts";
+import { Redis } from "../test/setup/redis.ts";
+import { signedToken } from "../test/setup/token.ts";
+import { type Reply, Upstream } from "./upstream.ts";
 
 const SECRET = "a secret of the browser tests, which guards nothing";
 const CHROMIUM =
@@ -20,6 +22,18 @@ const FLAGS = [
   "--disable-sync",
 ];
 
+/**
+ * Starts the stage for the tests of a file. No page may ask anything of others, break the policy, fail with an error, or
+ * put a token into an address that a server sees.
+ */
+export async function stageOfFile(): Promise<Stage> {
+  const stage = await Stage.start();
+  beforeEach(() => stage.reset());
+  afterEach(() => expect(stage.complaints).toEqual([]));
+  afterAll(() => stage.stop());
+  return stage;
+}
+
 export class Stage {
   readonly #contexts: BrowserContext[] = [];
   /** What a page should never do: what it asked of others, and what it complained of. */
@@ -33,7 +47,7 @@ export class Stage {
     readonly browser: Browser,
   ) {}
 
-  static async start(env: Record<string, string> = {}): Promise<Stage> {
+  static async start(): Promise<Stage> {
     const [redis, upstream, server] = await Promise.all([Redis.start(), Upstream.start(), PageServer.start()]);
     const settings = {
       REDIS_URL: redis.url,
@@ -43,7 +57,6 @@ export class Stage {
       LLM_API_KEY: "none",
       LLM_MODEL: "m",
       LLM_MAX_RETRIES: "0",
-      ...env,
     };
     const functions = await Functions.start(settings, server.origin);
     server.api = functions.url;
@@ -139,6 +152,22 @@ export class Visit {
     await this.box.press("Enter");
   }
 
+  /** Sends a message, and waits until it has been repeated. */
+  async talk(text: string): Promise<void> {
+    await this.send(text);
+    await this.sees(`你说：${text}`);
+  }
+
+  /** Sends a message, and waits until the page shows the beginning of the reply. The test goes on with it. */
+  async beginReply(message: string, beginning: string): Promise<Reply> {
+    const next = this.stage.upstream.hold();
+    await this.send(message);
+    const reply = await next();
+    reply.say(beginning);
+    await this.seesSoFar(beginning);
+    return reply;
+  }
+
   /** Waits until no reply is written, and the newest is this one. */
   async sees(reply: string): Promise<void> {
     await this.page.waitForFunction(
@@ -169,6 +198,11 @@ export class Visit {
     await this.page.locator("main").getByText(text).first().waitFor({ timeout });
   }
 
+  /** Waits until all that has happened so far is on the screen. */
+  async painted(): Promise<void> {
+    await this.page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+  }
+
   /** What a screen reader was told last. */
   async said(): Promise<string> {
     return (await this.page.locator('[role="status"]').textContent()) ?? "";
@@ -179,10 +213,7 @@ export class Visit {
   }
 }
 
-/** Returns a token of a user. */
-export function tokenOf(user: string, lifetimeSeconds = 3600): string {
-  const now = Math.floor(Date.now() / 1000);
-  const encode = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
-  const signed = `${encode({ alg: "HS256", typ: "JWT" })}.${encode({ sub: user, iat: now, exp: now + lifetimeSeconds })}`;
-  return `${signed}.${createHmac("sha256", SECRET).update(signed).digest("base64url")}`;
+/** Returns a token that the functions accept for so many seconds. */
+export function tokenOf(user: string, lifetimeSeconds?: number): string {
+  return signedToken(SECRET, user, lifetimeSeconds);
 }

@@ -83,6 +83,15 @@ export class Upstream {
     this.#script = script;
   }
 
+  /** From now on, every reply is this text. */
+  answer(text: string): void {
+    this.#script = (reply) => {
+      reply.say(text);
+      reply.end();
+    };
+  }
+
+  /** From now on, every reply repeats what was asked. */
   repeat(): void {
     this.#script = repeat;
   }

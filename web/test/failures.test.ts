@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 
-import { ChatError, CompanionChat } from "../src/index.js";
+import { ChatError, type ClientOptions, CompanionChat } from "../src/index.js";
 import { completed, heldTurn, newUser, order, outcomeOf, Proxy, script } from "./setup/harness.js";
 import { type Answer, breaks, done, failed, problem, start, startStub, type Stub, stream, text, TURN } from "./setup/stub.js";
 
@@ -39,9 +39,13 @@ describe("a service", () => {
     await stub.stop();
   });
 
+  function client(options: Partial<ClientOptions> = {}): CompanionChat {
+    return new CompanionChat({ baseUrl: stub.url, token: "token", ...options });
+  }
+
   async function send(...answers: Answer[]) {
     stub = await startStub(...answers);
-    return outcomeOf(new CompanionChat({ baseUrl: stub.url, token: "token" }).send("luna", "你好"));
+    return outcomeOf(client().send("luna", "你好"));
   }
 
   test("that is overloaded is asked again with the same key", async () => {
@@ -175,7 +179,7 @@ describe("a service", () => {
       else controller.abort();
     });
     const controller = new AbortController();
-    const turn = new CompanionChat({ baseUrl: stub.url, token: "token" }).send("luna", "你好", {
+    const turn = client().send("luna", "你好", {
       signal: controller.signal,
     });
     await expect(async () => {
@@ -187,7 +191,7 @@ describe("a service", () => {
   test("is not heard after the signal was aborted, even if more came before", async () => {
     stub = await startStub(stream([start(), text(3, "你"), text(6, "好"), done()]));
     const controller = new AbortController();
-    const turn = new CompanionChat({ baseUrl: stub.url, token: "token" }).send("luna", "你好", {
+    const turn = client().send("luna", "你好", {
       signal: controller.signal,
     });
     const { text: heard, error } = await outcomeOf(turn, async () => controller.abort());
@@ -198,7 +202,7 @@ describe("a service", () => {
   test("is not silent while the caller takes long over an event", async () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
     stub = await startStub(stream([start(), text(3, "你"), text(6, "好"), done()]));
-    const turn = new CompanionChat({ baseUrl: stub.url, token: "token" }).send("luna", "你好");
+    const turn = client().send("luna", "你好");
     const { text: heard } = await outcomeOf(turn, async () => void (await vi.advanceTimersByTimeAsync(600_000)));
     expect(heard).toBe("你好");
     expect(stub.requests).toHaveLength(1);
@@ -208,7 +212,7 @@ describe("a service", () => {
     stub = await startStub(breaks);
     const controller = new AbortController();
     const never = () => new Promise<Response>(() => undefined);
-    const chat = new CompanionChat({ baseUrl: stub.url, token: "token", fetch: never });
+    const chat = client({ fetch: never });
     const turn = outcomeOf(chat.send("luna", "你好", { signal: controller.signal }));
     setTimeout(() => controller.abort(), 10);
     expect((await turn).error).toMatchObject({ code: "aborted" });
@@ -223,7 +227,7 @@ describe("a service", () => {
     stub = await startStub(silent, stream([text(9, "呀"), done()]));
     let isHeard = false;
     const turn = outcomeOf(
-      new CompanionChat({ baseUrl: stub.url, token: "token" }).send("luna", "你好"),
+      client().send("luna", "你好"),
       async () => void (isHeard = true),
     );
     await expect.poll(() => isHeard).toBe(true);
@@ -236,7 +240,7 @@ describe("a service", () => {
       response.writeHead(200, { "content-type": "text/event-stream" }).write(start() + done());
       setTimeout(() => response.end(), 50);
     });
-    const chat = new CompanionChat({ baseUrl: stub.url, token: "token" });
+    const chat = client();
     for (const message of ["一", "二", "三"]) await completed(chat.send("luna", message));
     // One more is that which the fetch of Node opens in advance.
     expect(stub.connections()).toBeLessThanOrEqual(2);
@@ -247,7 +251,7 @@ describe("a service", () => {
       response.writeHead(200, { "content-type": "text/event-stream" }).write(start() + done());
     });
     const began = Date.now();
-    const turn = new CompanionChat({ baseUrl: stub.url, token: "token" }).send("luna", "你好");
+    const turn = client().send("luna", "你好");
     let last: number | undefined;
     for await (const event of turn) if (event.type === "done") last = Date.now();
     expect((last ?? Infinity) - began).toBeLessThan(500);
@@ -271,7 +275,7 @@ describe("a service", () => {
   test("whose export ends too early is an error", async () => {
     const line = '{"type":"end","sessions":0';
     stub = await startStub((_, response) => response.writeHead(200).end(line));
-    const chat = new CompanionChat({ baseUrl: stub.url, token: "token" });
+    const chat = client();
     await expect(chat.exportData().next()).rejects.toMatchObject({ code: "connection_lost" });
   });
 
@@ -279,7 +283,7 @@ describe("a service", () => {
     stub = await startStub((_, response) =>
       response.writeHead(200).end('{"type":"error","code":"memory_unavailable","detail":"no"}\n'),
     );
-    const chat = new CompanionChat({ baseUrl: stub.url, token: "token" });
+    const chat = client();
     await expect(chat.exportData().next()).rejects.toMatchObject({ code: "memory_unavailable", detail: "no" });
   });
 
@@ -290,7 +294,7 @@ describe("a service", () => {
       problem(401, "unauthorized"),
       stream([text(9, "呀"), done()]),
     );
-    const chat = new CompanionChat({ baseUrl: stub.url, token: () => `token-${(asked += 1)}` });
+    const chat = client({ token: () => `token-${(asked += 1)}` });
     expect((await completed(chat.send("luna", "你好"))).text).toBe("你好呀");
     expect(stub.requests.map(({ token }) => token)).toEqual(["Bearer token-1", "Bearer token-2", "Bearer token-3"]);
   });
@@ -303,14 +307,14 @@ describe("a service", () => {
       if (asked === 2) throw new TypeError("offline");
       return "token";
     };
-    expect((await completed(new CompanionChat({ baseUrl: stub.url, token }).send("luna", "你好"))).text).toBe("你好呀");
+    expect((await completed(client({ token }).send("luna", "你好"))).text).toBe("你好呀");
     expect(asked).toBe(3);
   });
 
   test("is not asked without a token", async () => {
     stub = await startStub(breaks);
     const token = () => Promise.reject(new Error("signed out"));
-    const { error } = await outcomeOf(new CompanionChat({ baseUrl: stub.url, token }).send("luna", "你好"));
+    const { error } = await outcomeOf(client({ token }).send("luna", "你好"));
     expect(error).toMatchObject({ code: "token_unavailable", cause: new Error("signed out") });
     expect(stub.requests).toHaveLength(0);
   });
@@ -327,7 +331,7 @@ describe("a service", () => {
         else controller.close();
       },
     });
-    const chat = new CompanionChat({ baseUrl: stub.url, token: "token", fetch: async () => new Response(body) });
+    const chat = client({ fetch: async () => new Response(body) });
     const page = chat.sessions();
     await vi.advanceTimersByTimeAsync(120_000);
     expect(await page).toEqual({ sessions: [], next: null });
@@ -337,14 +341,14 @@ describe("a service", () => {
     stub = await startStub(breaks);
     const answer = { ok: true, status: 200, headers: new Headers(), body: null, text: async () => '{"sessions":[],"next":null}' };
     const bodiless = (async () => answer) as unknown as typeof fetch;
-    const chat = new CompanionChat({ baseUrl: stub.url, token: "token", fetch: bodiless });
+    const chat = client({ fetch: bodiless });
     expect(await chat.sessions()).toEqual({ sessions: [], next: null });
   });
 
   test("is told apart from a fetch that cannot stream", async () => {
     stub = await startStub(breaks);
     const bodiless = async () => ({ ok: true, status: 200, headers: new Headers({ "content-type": "text/event-stream" }), body: null });
-    const chat = new CompanionChat({ baseUrl: stub.url, token: "token", fetch: bodiless as unknown as typeof fetch });
+    const chat = client({ fetch: bodiless as unknown as typeof fetch });
     const { error } = await outcomeOf(chat.send("luna", "你好"));
     expect(error).toMatchObject({ code: "no_stream" });
     expect((error as ChatError).message).toContain("expo/fetch");

@@ -1,11 +1,12 @@
 /** What the tests share: users, orders to the servers, and a proxy that cuts connections. */
 
-import { createHmac, randomUUID } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 
 import { inject } from "vitest";
 
 import { type ClientOptions, CompanionChat, type TurnEvent } from "../../src/index.js";
+import { signedToken } from "./token.js";
 import type { Script } from "./upstream.js";
 
 export const running = inject("running");
@@ -15,11 +16,9 @@ export function newUser(options: Partial<ClientOptions> = {}): CompanionChat {
   return new CompanionChat({ baseUrl: running.url, token: tokenOf(`user-${randomUUID()}`), ...options });
 }
 
-/** Returns a token that is valid for so many seconds. */
-export function tokenOf(user: string, seconds = 3600): string {
-  const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
-  const signed = `${part({ alg: "HS256", typ: "JWT" })}.${part({ sub: user, exp: Math.floor(Date.now() / 1000) + seconds })}`;
-  return `${signed}.${createHmac("sha256", running.secret).update(signed).digest("base64url")}`;
+/** Returns a token that the functions accept for so many seconds. */
+export function tokenOf(user: string, lifetimeSeconds?: number): string {
+  return signedToken(running.secret, user, lifetimeSeconds);
 }
 
 /** Returns the message that makes the model do this. */

@@ -1,36 +1,55 @@
-/** A Redis server that tests can kill and start again on the same port. */
-
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
+// A real redis-server that a test can kill and start again on the same port.
 import { connect } from "node:net";
+import { freePort, Process, until } from "./process.js";
 
 export class Redis {
-  private process: ChildProcess | undefined;
+  readonly url: string;
+  #process: Process | null = null;
 
-  constructor(readonly port: number) {}
+  private constructor(private readonly port: number) {
+    this.url = `redis://127.0.0.1:${port}/0`;
+  }
+
+  static async start(): Promise<Redis> {
+    const redis = new Redis(await freePort());
+    await redis.start();
+    return redis;
+  }
 
   async start(): Promise<void> {
-    const options = ["--bind", "127.0.0.1", "--port", String(this.port), "--save", "", "--appendonly", "no"];
-    this.process = spawn("redis-server", options, { stdio: "ignore" });
-    while (!(await this.answers())) {
-      if (this.process.exitCode !== null) throw new Error("redis-server has stopped");
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
+    const parameters = ["--bind", "127.0.0.1", "--port", String(this.port), "--save", "", "--appendonly", "no"];
+    this.#process = new Process("redis-server", parameters, {});
+    await until("Redis answers", () => answers(this.port));
   }
 
-  async kill(): Promise<void> {
-    const { process } = this;
-    this.process = undefined;
-    if (!process || process.exitCode !== null) return;
-    process.kill("SIGKILL");
-    await once(process, "exit");
-  }
-
-  private answers(): Promise<boolean> {
-    return new Promise((resolve) => {
-      const socket = connect(this.port, "127.0.0.1", () => socket.write("PING\r\n"));
-      socket.once("data", (data) => (resolve(data.toString().startsWith("+PONG")), socket.destroy()));
-      socket.once("error", () => resolve(false));
+  /** Stores a text under a key. */
+  async set(key: string, text: string): Promise<void> {
+    const answer = await new Promise<string>((resolve, reject) => {
+      const parts = ["SET", key, text].map((part) => `$${Buffer.byteLength(part)}\r\n${part}\r\n`);
+      const socket = connect(this.port, "127.0.0.1", () => socket.write(`*3\r\n${parts.join("")}`));
+      socket.once("data", (data) => {
+        resolve(data.toString());
+        socket.destroy();
+      });
+      socket.once("error", reject);
     });
+    if (answer !== "+OK\r\n") throw new Error(`Redis answers ${answer}`);
   }
+
+  /** Ends it at once, and with it all that was stored. */
+  async kill(): Promise<void> {
+    await this.#process?.kill();
+    this.#process = null;
+  }
+}
+
+function answers(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1", () => socket.write("PING\r\n"));
+    socket.once("data", (data) => {
+      resolve(data.toString().startsWith("+PONG"));
+      socket.destroy();
+    });
+    socket.once("error", () => resolve(false));
+  });
 }

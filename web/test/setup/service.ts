@@ -3,11 +3,12 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:http";
-import { type AddressInfo, createServer as createSocketServer } from "node:net";
+import type { AddressInfo } from "node:net";
 import { fileURLToPath } from "node:url";
 
 import type { TestProject } from "vitest/node";
 
+import { freePort } from "./process.js";
 import { Redis } from "./redis.js";
 import { Upstream } from "./upstream.js";
 
@@ -31,8 +32,7 @@ declare module "vitest" {
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const upstream = await Upstream.start();
-  const redis = new Redis(await freePort());
-  await redis.start();
+  const redis = await Redis.start();
   const control = createServer((request, response) => {
     const [, order = "", argument = ""] = (request.url ?? "").split("/");
     const orders: Record<string, () => unknown> = {
@@ -54,7 +54,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
       PORT: String(port),
       RUN_FOLDER: ".run/web-test",
       PAGE: "off",
-      REDIS_URL: `redis://127.0.0.1:${redis.port}/0`,
+      REDIS_URL: redis.url,
       JWT_SECRET: SECRET,
       LLM_PROVIDER: "openai",
       LLM_BASE_URL: upstream.url,
@@ -94,12 +94,4 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const control_url = `http://127.0.0.1:${(control.address() as AddressInfo).port}`;
   project.provide("running", { url: `http://127.0.0.1:${port}`, secret: SECRET, control: control_url });
   return stop;
-}
-
-async function freePort(): Promise<number> {
-  const server = createSocketServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

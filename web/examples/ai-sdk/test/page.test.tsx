@@ -1,11 +1,12 @@
 /** The page and the real hook, against the real functions. */
 
-import { createHmac, randomUUID } from "node:crypto";
+import { randomUUID } from "node:crypto";
 
 import { useChat, type UseChatHelpers } from "@ai-sdk/react";
 import { act, cleanup, fireEvent, render, renderHook, screen, waitFor } from "@testing-library/react";
 import { afterEach, beforeEach, expect, inject, test } from "vitest";
 
+import { signedToken } from "../../../test/setup/token.ts";
 import type { Script } from "../../../test/setup/upstream.ts";
 import { Companion, type Message } from "../src/companion.ts";
 import { Page } from "../src/page.tsx";
@@ -25,7 +26,7 @@ const PATIENCE = { timeout: 15_000 };
 let token: string;
 
 beforeEach(() => {
-  token = tokenOf(`user-${randomUUID()}`);
+  token = signedToken(secret, `user-${randomUUID()}`);
 });
 
 afterEach(() => {
@@ -34,10 +35,7 @@ afterEach(() => {
 });
 
 test("a reply streams, and both messages get the ids under which they are stored", async () => {
-  const turn = held(["在看", "呀，和你一起。"]);
-  await open();
-  send(turn.message);
-  await shows([turn.message, "在看"]);
+  const turn = await openInMidReply();
   expect(button("Send").disabled).toBe(true);
   await turn.release();
   await shows([turn.message, "在看呀，和你一起。"]);
@@ -46,10 +44,7 @@ test("a reply streams, and both messages get the ids under which they are stored
 });
 
 test("a reply that is stopped stays as far as it came, and can be asked for again", async () => {
-  const turn = held(["在看", "呀，和你一起。"]);
-  await open();
-  send(turn.message);
-  await shows([turn.message, "在看"]);
+  const turn = await openInMidReply();
   fireEvent.click(button("Stop"));
   await isReady();
   expect(screen.queryByRole("alert")).toBeNull();
@@ -80,10 +75,7 @@ test("a page that is reloaded in the middle of a reply shows the question, and t
 });
 
 test("a reply that ends while the page is away is there when it comes back, once", async () => {
-  const turn = held(["在看", "呀，和你一起。"]);
-  await open();
-  send(turn.message);
-  await shows([turn.message, "在看"]);
+  const turn = await openInMidReply();
   cleanup();
   await turn.release();
   await waitFor(async () => expect(await stored()).toHaveLength(2), PATIENCE);
@@ -94,10 +86,7 @@ test("a reply that ends while the page is away is there when it comes back, once
 });
 
 test("a reply that ends after the page has read the history is not missed", async () => {
-  const turn = held(["在看", "呀，和你一起。"]);
-  await open();
-  send(turn.message);
-  await shows([turn.message, "在看"]);
+  const turn = await openInMidReply();
   cleanup();
   const companion = newCompanion();
   const past = await companion.messages();
@@ -130,10 +119,7 @@ test("an edited message takes the place of the stored one, with all after it", a
 });
 
 test("another device comes to a reply that runs, without the question", async () => {
-  const turn = held(["在看", "呀，和你一起。"]);
-  await open();
-  send(turn.message);
-  await shows([turn.message, "在看"]);
+  const turn = await openInMidReply();
   cleanup();
   sessionStorage.clear();
   await open();
@@ -143,10 +129,7 @@ test("another device comes to a reply that runs, without the question", async ()
 });
 
 test("a reply that is asked for again takes the place of the old one, also over a reload", async () => {
-  const turn = held(["在看", "呀，和你一起。"]);
-  await open();
-  send(turn.message);
-  await shows([turn.message, "在看"]);
+  const turn = await openInMidReply();
   fireEvent.click(button("Stop"));
   await isReady();
   const before = shown().map(({ id }) => id);
@@ -184,10 +167,7 @@ test("a reply that fails is an error, and what is stored of it is known", async 
 });
 
 test("a turn that was cleared is nothing to come back to", async () => {
-  const turn = held(["在看", "呀，和你一起。"]);
-  await open();
-  send(turn.message);
-  await shows([turn.message, "在看"]);
+  const turn = await openInMidReply();
   cleanup();
   await ask("DELETE", "history");
   await turn.release();
@@ -197,6 +177,15 @@ test("a turn that was cleared is nothing to come back to", async () => {
   await isReady();
   expect(screen.queryByRole("alert")).toBeNull();
 });
+
+/** Opens the page, sends a message, and waits for the first piece of the reply, which is held there. */
+async function openInMidReply() {
+  const turn = held(["在看", "呀，和你一起。"]);
+  await open();
+  send(turn.message);
+  await shows([turn.message, "在看"]);
+  return turn;
+}
 
 function newCompanion(): Companion {
   return new Companion({ url, token: () => token, character: CHARACTER });
@@ -261,10 +250,4 @@ function held(say: string[]) {
   const name = randomUUID();
   const order = async (what: string): Promise<void> => void (await fetch(`${control}/${what}/${name}`));
   return { message: script({ say, hold: { before: 1, name } }), release: () => order("release") };
-}
-
-function tokenOf(user: string): string {
-  const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
-  const signed = `${part({ alg: "HS256", typ: "JWT" })}.${part({ sub: user, exp: Math.floor(Date.now() / 1000) + 3600 })}`;
-  return `${signed}.${createHmac("sha256", secret).update(signed).digest("base64url")}`;
 }
