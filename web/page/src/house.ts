@@ -3,12 +3,15 @@ import { computed, signal } from "@preact/signals";
 import { type Character, CompanionChat, type Sessions } from "../../src/client.js";
 import { announce } from "./announce.ts";
 import { Conversation } from "./conversation.ts";
-import { absenceOf, isLocked } from "./reasons.ts";
+import { absenceOf } from "./reasons.ts";
 import type { Settings } from "./settings.ts";
 import { type News, Tabs } from "./tabs.ts";
-import { currentToken, locked, onNewToken, refuseToken, userOfToken } from "./token.ts";
+import { currentToken, fetchAsUser, locked, onNewToken, userOfToken } from "./token.ts";
 
 type Session = Sessions["sessions"][number];
+
+/** What is known of a character: what may be shown of it, or why there is nothing to show. */
+type Known = Character | "missing" | "broken";
 
 /** A line of the list of characters. */
 export interface Row {
@@ -19,7 +22,6 @@ export interface Row {
 
 export class House {
   readonly sessions = signal<readonly Session[]>([]);
-  readonly characters = signal<ReadonlyMap<string, Character>>(new Map());
   readonly next = signal<string | null>(null);
   /** Which conversation is open; null shows the list alone, on a phone. */
   readonly open = signal<string | null>(null);
@@ -31,7 +33,7 @@ export class House {
     const sessions = this.sessions.value;
     const started = new Set(sessions.map((session) => session.character_id));
     const row = (id: string, session: Session | null): Row => {
-      return { id, character: this.characters.value.get(id) ?? null, session };
+      return { id, character: shown(this.#known.value.get(id)), session };
     };
     return [
       ...sessions.map((session) => row(session.character_id, session)),
@@ -42,13 +44,14 @@ export class House {
   readonly #client: CompanionChat;
   readonly #tabs: Tabs;
   readonly #conversations = new Map<string, Conversation>();
+  readonly #known = signal<ReadonlyMap<string, Known>>(new Map());
   /** The characters that are known, or asked for. */
   readonly #learning = new Map<string, Promise<void>>();
   readonly #settings: Settings;
 
   constructor(settings: Settings) {
     this.#settings = settings;
-    this.#client = new CompanionChat({ baseUrl: settings.api, token: currentToken });
+    this.#client = new CompanionChat({ baseUrl: settings.api, token: currentToken, fetch: fetchAsUser });
     this.#tabs = new Tabs(userOfToken(), settings.api, (news) => this.#hear(news));
     for (const id of settings.characters) void this.#learn(id);
     this.listed = this.#list();
@@ -68,27 +71,26 @@ export class House {
     // What was said of one conversation is no news in another.
     if (id !== this.open.peek()) announce("");
     this.open.value = id;
-    if (id === null) return;
-    void this.#learn(id);
-    this.conversation(id).open();
+    if (id !== null) void this.conversation(id).refresh();
   }
 
   /** Returns the conversation with a character. */
   conversation(id: string): Conversation {
     const known = this.#conversations.get(id);
     if (known) return known;
+    const character = computed(() => this.#known.value.get(id));
     const conversation = new Conversation(id, {
       client: this.#client,
+      character: computed(() => shown(character.value)),
+      absence: computed(() => (typeof character.value === "string" ? character.value : null)),
+      learn: () => this.#learn(id),
       tell: (news) => this.#tabs.tell(news),
       announce: (text) => {
         if (this.open.peek() === id) announce(text);
       },
-      learn: () => this.#learn(id),
       changed: () => void this.#list(),
     });
-    conversation.character.value = this.characters.peek().get(id) ?? null;
     this.#conversations.set(id, conversation);
-    void this.#learn(id);
     return conversation;
   }
 
@@ -103,8 +105,8 @@ export class House {
     if (locked.peek()) return;
     for (const id of this.#settings.characters) void this.#learn(id);
     void this.#list();
-    const id = this.open.peek();
-    if (id) this.show(id);
+    const open = this.open.peek();
+    if (open) void this.conversation(open).refresh();
   }
 
   async #list(before?: string): Promise<void> {
@@ -116,9 +118,8 @@ export class House {
       this.sessions.value = [...others, ...page.sessions];
       this.next.value = page.next;
       for (const id of fresh) void this.#learn(id);
-    } catch (error) {
+    } catch {
       // The list stays as it is: the conversation says what is wrong.
-      if (isLocked(error)) refuseToken();
     }
   }
 
@@ -132,18 +133,16 @@ export class House {
 
   async #ask(id: string): Promise<void> {
     try {
-      const character = await this.#client.character(id);
-      this.characters.value = new Map(this.characters.peek()).set(id, character);
-      const conversation = this.#conversations.get(id);
-      if (!conversation) return;
-      conversation.character.value = character;
-      conversation.absence.value = null;
+      this.#know(id, await this.#client.character(id));
     } catch (error) {
       this.#learning.delete(id);
-      if (isLocked(error)) refuseToken();
-      const conversation = this.#conversations.get(id);
-      if (conversation) conversation.absence.value = absenceOf(error) ?? conversation.absence.peek();
+      const absence = absenceOf(error);
+      if (absence) this.#know(id, absence);
     }
+  }
+
+  #know(id: string, known: Known): void {
+    this.#known.value = new Map(this.#known.peek()).set(id, known);
   }
 
   #hear(news: News): void {
@@ -154,4 +153,8 @@ export class House {
       void this.#list();
     }
   }
+}
+
+function shown(known: Known | undefined): Character | null {
+  return typeof known === "object" ? known : null;
 }

@@ -1,5 +1,6 @@
 // What a transcript is made of, and how it takes in what the functions have stored. Pure functions.
-import type { History } from "../../src/client.js";
+import type { History, TurnEvent } from "../../src/client.js";
+import { notesOfEnd, notesOfUnsaved } from "./notes.ts";
 import type { Request } from "./pending.ts";
 import { Prose } from "./prose.ts";
 import type { Word } from "./words.ts";
@@ -37,24 +38,6 @@ export function local(role: Item["role"], text: string, live = false): Item {
     notes: [],
     live,
   };
-}
-
-/** Returns what the user should know about how a reply ended. */
-export function notesOfEnd(finishReason: unknown): Word[] {
-  switch (finishReason) {
-    case undefined:
-    case null:
-    case "stop":
-      return [];
-    case "stopped":
-      return ["endedStopped"];
-    case "length":
-      return ["endedLength"];
-    case "content_filter":
-      return ["endedFilter"];
-    default:
-      return ["endedError"];
-  }
 }
 
 /**
@@ -112,27 +95,65 @@ function itemOf(message: Message, index: number): Item {
     role: message.role === "user" ? "user" : "assistant",
     prose: new Prose(message.content),
     at: message.timestamp,
-    notes: message.role === "assistant" ? notesOfEnd(finishReasonOf(message)) : [],
+    notes: message.role === "assistant" ? notesOfEnd(message.metadata?.["finish_reason"]) : [],
     live: false,
   };
 }
 
-function finishReasonOf(message: Message): unknown {
-  return (message.metadata as Record<string, unknown> | null)?.["finish_reason"];
+/** Returns the items with a note below one of them, if it is not there yet. */
+export function noted(items: readonly Item[], item: Item, note: Word): Item[] {
+  return items.map((one) => {
+    return one.key === item.key && !one.notes.includes(note) ? { ...one, notes: [...one.notes, note] } : one;
+  });
 }
 
-/** Returns what the user should know about a turn that was not stored. */
-export function notesOfUnsaved(unsaved: "cleared" | "conflict" | "memory" | "empty" | undefined): Word[] {
-  switch (unsaved) {
-    case "cleared":
-      return ["unsavedCleared"];
-    case "conflict":
-      return ["unsavedConflict"];
-    case "empty":
-      return [];
-    default:
-      return ["unsavedMemory"];
-  }
+/**
+ * Returns the items with a turn that has ended: a message and its reply get their ids, and a reply without text goes.
+ * `asked` is undefined if the page does not show the message.
+ */
+export function finished(
+  items: readonly Item[],
+  done: Extract<TurnEvent, { type: "done" }>,
+  asked: Item | undefined,
+  reply: Item,
+): Item[] {
+  // The history may have been read after the turn was stored, and before its last event came.
+  const isThere = items.some((item) => item.id === done.msgId);
+  const notes = [...notesOfEnd(done.finishReason), ...(done.saved ? [] : notesOfUnsaved(done.unsaved))];
+  return items.flatMap((item): Item[] => {
+    if (item.key === reply.key) {
+      if (isThere || reply.prose.text === "") return [];
+      return [{ ...item, id: done.saved ? done.msgId : null, live: false, notes: [...item.notes, ...notes] }];
+    }
+    if (item.key === asked?.key) return isThere ? [] : [{ ...item, id: done.saved ? done.userMsgId : null }];
+    return [item];
+  });
+}
+
+/** Returns the items with a reply that broke off: what came of it stays, and is marked. */
+export function settled(items: readonly Item[], reply: Item): Item[] {
+  return items.flatMap((item) => {
+    if (item.key !== reply.key || !item.live) return [item];
+    return item.prose.text ? [{ ...item, live: false, notes: [...item.notes, "endedError" as const] }] : [];
+  });
+}
+
+/** Returns the items without a message that was not stored, and without what was shown after it. */
+export function withoutAttempt(items: readonly Item[], asked: Item): readonly Item[] {
+  const index = items.findIndex((item) => item.key === asked.key);
+  if (index < 0) return items;
+  const rest = items.filter((item, at) => at < index || item.id !== null);
+  // Without a message after it, a greeting that is not stored is the user's to choose again.
+  return rest.some((item) => item.role === "user" || item.id !== null) ? rest : [];
+}
+
+/** Returns the items without a stored message, its turn, and all that follows. */
+export function withoutFrom(items: readonly Item[], item: Item): readonly Item[] {
+  let index = items.findIndex((one) => one.key === item.key);
+  while (index > 0 && items[index]?.role !== "user") index -= 1;
+  const rest = items.slice(0, Math.max(index, 0));
+  // A greeting belongs to the first turn, and goes with it.
+  return rest.some((one) => one.role === "user") ? rest : [];
 }
 
 /** A greeting of a character, and its number: its index in the list of the functions. */
@@ -155,5 +176,5 @@ export function contextOf(items: readonly Item[], request: Request): readonly It
 
 /** Returns the key of the request that a stored message came with, if this page sent it. */
 export function keyOf(message: Message): unknown {
-  return (message.metadata as Record<string, unknown> | null)?.["key"];
+  return message.metadata?.["key"];
 }

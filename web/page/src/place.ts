@@ -15,7 +15,8 @@ export function watchPlace(house: House): void {
   read();
   if (!house.open.value && !isNarrow()) void openNewest(house);
   addEventListener("popstate", read);
-  onNewToken(() => goTo(house, house.open.peek(), true));
+  // It has taken the place of the conversation in the address.
+  onNewToken(() => history.replaceState(null, "", addressOf(house.open.peek())));
 }
 
 /** Opens the conversation that the user was in last, or the first character if that is not known soon. */
@@ -27,10 +28,13 @@ async function openNewest(house: House): Promise<void> {
 
 /** Opens a conversation, or with null the list. */
 export function goTo(house: House, id: string | null, replaces = false): void {
-  const address = id === null ? location.pathname + location.search : `#/${encodeURIComponent(id)}`;
-  if (replaces) history.replaceState(null, "", address);
-  else history.pushState(null, "", address);
+  if (replaces) history.replaceState(null, "", addressOf(id));
+  else history.pushState(null, "", addressOf(id));
   house.show(id);
+}
+
+function addressOf(id: string | null): string {
+  return id === null ? location.pathname + location.search : `#/${encodeURIComponent(id)}`;
 }
 
 /** Whether the list and a conversation do not fit side by side. The style sheet has the same limit. */

@@ -34,14 +34,21 @@ export function watchToken(): void {
 
 /** Returns the token to send. */
 export function currentToken(): string {
+  // The client does not send one that no header can hold.
+  if (token && !/^[!-~]+$/.test(token)) locked.value = "invalid";
   return token;
 }
 
-/** Records that the functions refuse the token. */
-export function refuseToken(): void {
-  if (!token) locked.value = "missing";
-  else locked.value = Number(claimOfToken("exp")) * 1000 <= Date.now() ? "expired" : "invalid";
-}
+/** Fetches as the platform does, and locks the page when the functions refuse its token. */
+export const fetchAsUser: typeof fetch = async (input, init) => {
+  const sent = token;
+  const response = await fetch(input, init);
+  // A later token may have come meanwhile.
+  if (response.status === 401 && sent === token) {
+    locked.value = Number(claimOfToken("exp")) * 1000 <= Date.now() ? "expired" : "invalid";
+  }
+  return response;
+};
 
 /** Calls the function whenever a new token has come. */
 export function onNewToken(listener: () => void): void {

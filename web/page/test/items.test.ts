@@ -73,8 +73,8 @@ test("a page that is read twice adds nothing", () => {
 });
 
 test("a reply says how it ended", () => {
-  const stopped = { ...message("a", "assistant"), metadata: { finish_reason: "stopped" } } as Message;
-  const broken = { ...message("b", "assistant"), metadata: { finish_reason: "interrupted" } } as Message;
+  const stopped = { ...message("a", "assistant"), metadata: { finish_reason: "stopped" } };
+  const broken = { ...message("b", "assistant"), metadata: { finish_reason: "interrupted" } };
   const { items } = merged([], [stopped, broken, message("c", "assistant")], false);
   expect(items.map((item) => item.notes)).toEqual([["endedStopped"], ["endedError"], []]);
 });

@@ -4,6 +4,7 @@ import { canBeSent, lengthOf, LONGEST } from "../text.ts";
 import { say } from "../words.ts";
 import { focusBox } from "./focus.ts";
 import { Icon } from "./icons.tsx";
+import { isComposing } from "./keys.ts";
 
 /** From how many characters on the user is told how many are left. */
 const COUNTED = LONGEST - 200;
@@ -13,7 +14,7 @@ export function Composer({ conversation }: { conversation: Conversation }) {
   const area = useRef<HTMLTextAreaElement>(null);
   const text = conversation.draft.value;
   const name = conversation.name.value;
-  const isBusy = conversation.turn.value !== null;
+  const isBusy = conversation.following.turn.value !== null;
   const length = lengthOf(text);
 
   useEffect(focusBox, [conversation.id]);
@@ -27,8 +28,7 @@ export function Composer({ conversation }: { conversation: Conversation }) {
   }, [text]);
 
   const onKeyDown = (event: KeyboardEvent): void => {
-    // While a Chinese word is composed, Enter chooses it. Safari ends the composition before it says so (229).
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+    if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
     // On a phone Enter is a new line: the button is next to it.
     if (matchMedia("(pointer: coarse)").matches) return;
     event.preventDefault();

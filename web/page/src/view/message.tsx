@@ -7,6 +7,7 @@ import { Avatar } from "./avatar.tsx";
 import { Body } from "./body.tsx";
 import { focusBox } from "./focus.ts";
 import { Icon } from "./icons.tsx";
+import { isComposing } from "./keys.ts";
 
 export interface MessageProps {
   item: Item;
@@ -149,7 +150,7 @@ function Editor({ text, onSave, onCancel }: { text: string; onSave(text: string)
     area.current?.setSelectionRange(text.length, text.length);
   }, []);
   const onKeyDown = (event: KeyboardEvent): void => {
-    if (event.isComposing || event.keyCode === 229) return;
+    if (isComposing(event)) return;
     if (event.key === "Escape") {
       event.stopPropagation();
       onCancel();

@@ -8,6 +8,7 @@ import { Composer } from "./composer.tsx";
 import { ask } from "./dialog.tsx";
 import { focusBox } from "./focus.ts";
 import { Icon } from "./icons.tsx";
+import { isComposing } from "./keys.ts";
 import { Locked } from "./locked.tsx";
 import { Transcript } from "./transcript.tsx";
 
@@ -22,8 +23,8 @@ export function Room({
   onBack(): void;
 }) {
   const name = conversation.name.value;
-  const turn = conversation.turn.value;
-  const isEmpty = conversation.items.value.length === 0;
+  const turn = conversation.following.turn.value;
+  const isEmpty = conversation.stored.items.value.length === 0;
   useEffect(() => {
     document.title = `${name} · companion-chat`;
     return () => {
@@ -43,7 +44,7 @@ export function Room({
       class="room"
       aria-label={say("conversationWith", { name })}
       onKeyDown={(event) => {
-        if (event.key === "Escape" && turn) void conversation.stop();
+        if (event.key === "Escape" && turn && !isComposing(event)) void conversation.following.stop();
       }}
     >
       <header class="head">
@@ -85,7 +86,7 @@ export function Room({
               class="stop"
               title={say("stopHint")}
               disabled={turn.stopping}
-              onClick={() => void conversation.stop()}
+              onClick={() => void conversation.following.stop()}
             >
               <span class="square" aria-hidden="true" />
               {turn.stopping ? say("stopping") : say("stop")}
@@ -102,7 +103,7 @@ export function Room({
 /** Why the last thing did not work, or why nothing is shown, and what can be done. */
 function Trouble({ conversation }: { conversation: Conversation }) {
   const failure = conversation.failure.value;
-  const state = conversation.state.value;
+  const state = conversation.stored.state.value;
   return (
     <>
       {failure && (
@@ -119,7 +120,7 @@ function Trouble({ conversation }: { conversation: Conversation }) {
         </div>
       )}
       {state.kind === "refused" && <p class="trouble">{say("refused", { reason: state.reason })}</p>}
-      {conversation.absence.value && <Absence why={conversation.absence.value} />}
+      {conversation.around.absence.value && <Absence why={conversation.around.absence.value} />}
     </>
   );
 }
@@ -142,8 +143,8 @@ function Absence({ why }: { why: "missing" | "broken" }) {
 
 /** One quiet line about the connection and the memory. Empty when all is well. */
 function Line({ conversation, isOffline }: { conversation: Conversation; isOffline: boolean }) {
-  const connection = conversation.turn.value?.connection;
-  const state = conversation.state.value.kind;
+  const connection = conversation.following.turn.value?.connection;
+  const state = conversation.stored.state.value.kind;
   const [wasLost, setWasLost] = useState(false);
   const isLost = connection === "lost";
   useEffect(() => {

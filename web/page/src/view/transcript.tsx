@@ -23,11 +23,11 @@ export function Transcript({ conversation, children }: { conversation: Conversat
   const column = useRef<HTMLDivElement>(null);
   const [isAtEnd, setAtEnd] = useState(true);
   const follows = useRef(true);
-  const items = conversation.items.value;
+  const items = conversation.stored.items.value;
   const isEmpty = items.length === 0;
   const hasNewest = useRef(false);
   hasNewest.current = !isEmpty;
-  const isBusy = conversation.turn.value !== null;
+  const isBusy = conversation.following.turn.value !== null;
   const name = conversation.name.value;
 
   // What is added below is followed, unless the user has scrolled up. The observer runs after the layout of a frame and
@@ -77,14 +77,14 @@ export function Transcript({ conversation, children }: { conversation: Conversat
     follows.current = view.scrollHeight - view.scrollTop - view.clientHeight < NEAR;
     setAtEnd(follows.current);
     height.current.scrollHeight = view.scrollHeight;
-    if (view.scrollTop < AHEAD) void conversation.older();
+    if (view.scrollTop < AHEAD) void conversation.stored.older();
   };
 
   // A first page that does not fill the window cannot be scrolled, so more is asked for.
   useEffect(() => {
     const view = scroller.current;
-    if (view && conversation.hasMore.value && view.scrollHeight <= view.clientHeight + AHEAD) void conversation.older();
-  }, [items, conversation.hasMore.value]);
+    if (view && conversation.stored.hasMore.value && view.scrollHeight <= view.clientHeight + AHEAD) void conversation.stored.older();
+  }, [items, conversation.stored.hasMore.value]);
 
   const onDelete = (item: Item): void => {
     ask({
@@ -107,8 +107,8 @@ export function Transcript({ conversation, children }: { conversation: Conversat
         aria-label={say("messagesOf", { name })}
       >
         <div class="column" ref={column}>
-          {conversation.hasMore.value && <p class="edge">{say("older")}</p>}
-          {!conversation.hasMore.value && items.length > 20 && <p class="edge">{say("beginning")}</p>}
+          {conversation.stored.hasMore.value && <p class="edge">{say("older")}</p>}
+          {!conversation.stored.hasMore.value && items.length > 20 && <p class="edge">{say("beginning")}</p>}
           <Opening conversation={conversation} />
           <ol class="messages">
             {items.flatMap((item, index) => {
@@ -156,13 +156,13 @@ export function Transcript({ conversation, children }: { conversation: Conversat
 
 /** What stands where no message is yet: the character, and how it greets. */
 function Opening({ conversation }: { conversation: Conversation }) {
-  const character = conversation.character.value;
+  const character = conversation.around.character.value;
   const name = conversation.name.value;
   const text = conversation.greeting.value?.text ?? null;
   const greeting = useRef<{ text: string | null; prose: Prose }>({ text: null, prose: new Prose() });
-  if (conversation.state.value.kind === "loading") return <p class="edge">{say("loading")}</p>;
-  if (conversation.items.value.length > 0 || conversation.state.value.kind !== "ready") return null;
-  if (conversation.absence.value) return null;
+  if (conversation.stored.state.value.kind === "loading") return <p class="edge">{say("loading")}</p>;
+  if (conversation.stored.items.value.length > 0 || conversation.stored.state.value.kind !== "ready") return null;
+  if (conversation.around.absence.value) return null;
   if (greeting.current.text !== text) greeting.current = { text, prose: new Prose(text ?? "") };
   const count = conversation.greetings.value.length;
   return (

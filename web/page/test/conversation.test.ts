@@ -1,0 +1,219 @@
+// Which turn a conversation shows, when things happen in an order that no browser test can arrange.
+import { signal } from "@preact/signals";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { ChatError, type CompanionChat, type History, type TurnEvent } from "../../src/client.js";
+import { Conversation } from "../src/conversation.ts";
+import { readPending } from "../src/pending.ts";
+
+// What the page has of its browser, at the time when its modules are loaded.
+vi.hoisted(() => {
+  const stored = new Map<string, string>();
+  vi.stubGlobal("navigator", { languages: ["en"] });
+  vi.stubGlobal("sessionStorage", {
+    getItem: (name: string) => stored.get(name) ?? null,
+    setItem: (name: string, value: string) => void stored.set(name, value),
+    removeItem: (name: string) => void stored.delete(name),
+    clear: () => stored.clear(),
+  });
+});
+
+/** The events of a turn, as a test sends them. Like a bad network, it does not hear that it is aborted. */
+class Stream implements AsyncIterable<TurnEvent> {
+  isClosed = false;
+  readonly #queue: (TurnEvent | Error)[] = [];
+  #wake: (() => void) | undefined;
+
+  push(...events: (TurnEvent | Error)[]): void {
+    this.#queue.push(...events);
+    this.#wake?.();
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<TurnEvent> {
+    try {
+      for (;;) {
+        const next = this.#queue.shift();
+        if (next instanceof Error) throw next;
+        if (next) yield next;
+        else await new Promise<void>((resolve) => (this.#wake = resolve));
+      }
+    } finally {
+      this.isClosed = true;
+    }
+  }
+}
+
+/** A request that the test answers. */
+interface Held<T> {
+  resolve(value: T): void;
+  reject(error: Error): void;
+}
+
+/** The functions, as far as a conversation asks them. */
+class Service {
+  readonly sent: Stream[] = [];
+  readonly resumed: Stream[] = [];
+  readonly histories: Held<History>[] = [];
+  readonly stops: Held<boolean>[] = [];
+
+  get client(): CompanionChat {
+    const open = (streams: Stream[]): Stream => {
+      const stream = new Stream();
+      streams.push(stream);
+      return stream;
+    };
+    const hold = <T>(all: Held<T>[]): Promise<T> => {
+      return new Promise((resolve, reject) => void all.push({ resolve, reject }));
+    };
+    const asked: Partial<CompanionChat> = {
+      send: () => open(this.sent),
+      edit: () => open(this.sent),
+      resume: () => open(this.resumed),
+      history: () => hold(this.histories),
+      stop: () => hold(this.stops),
+    };
+    return asked as CompanionChat;
+  }
+}
+
+const start = (turnId: string): TurnEvent => {
+  return { type: "start", turnId, memory: "empty", historyMessages: 0, resumable: true };
+};
+const text = (piece: string): TurnEvent => ({ type: "text", text: piece });
+const done = (turn: string): TurnEvent => ({
+  type: "done",
+  turnId: turn,
+  msgId: `a-${turn}`,
+  userMsgId: `u-${turn}`,
+  finishReason: "stop",
+  saved: true,
+  usage: { promptTokens: 1, completionTokens: 1 },
+});
+const EMPTY: History = { character_id: "luna", messages: [], has_more: false };
+const unreachable = (): ChatError => new ChatError("unreachable", "no answer");
+
+let service: Service;
+let conversation: Conversation;
+
+const texts = (): string[] => conversation.stored.items.value.map((item) => item.prose.text);
+/** Lets everything happen that waits for nothing. */
+const settle = async (): Promise<void> => void (await vi.advanceTimersByTimeAsync(0));
+const say = (message: string): void => {
+  conversation.write(message);
+  conversation.send();
+};
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  sessionStorage.clear();
+  service = new Service();
+  conversation = new Conversation("luna", {
+    client: service.client,
+    character: signal(null),
+    absence: signal(null),
+    learn: async () => undefined,
+    tell: () => undefined,
+    announce: () => undefined,
+    changed: () => undefined,
+  });
+});
+afterEach(() => void vi.useRealTimers());
+
+/** Opens the conversation, in which nothing was said and nothing runs. */
+async function opened(): Promise<void> {
+  void conversation.refresh();
+  service.histories.shift()?.resolve(EMPTY);
+  await settle();
+}
+
+test("while its own turn runs, the page looks for no other, whatever it reads again", async () => {
+  void conversation.refresh();
+  service.histories.shift()?.reject(unreachable());
+  await settle();
+  expect(conversation.stored.state.value.kind).toBe("unreachable");
+  say("Hello.");
+  service.sent[0]?.push(start("1"), text("Hi"));
+  await vi.advanceTimersByTimeAsync(4000);
+  expect(service.histories, "it reads again what it could not read").toHaveLength(1);
+  conversation.join("1", { kind: "send", key: "key", message: "Hello.", began: 0 });
+  void conversation.refresh();
+  await settle();
+  expect(service.resumed).toHaveLength(1);
+});
+
+test("a turn that is found after the page has begun its own is not shown, and its stream is closed", async () => {
+  await opened();
+  const [search] = service.resumed;
+  say("Hello.");
+  service.sent[0]?.push(start("2"), text("Hi"));
+  await settle();
+  search?.push(start("1"), text("from an earlier turn"));
+  await settle();
+  expect(texts()).toEqual(["Hello.", "Hi"]);
+  expect(conversation.following.turn.value?.id).toBe("2");
+  expect(search?.isClosed).toBe(true);
+});
+
+test("a turn that is found after the page's own has ended is not shown", async () => {
+  await opened();
+  const [search] = service.resumed;
+  say("Hello.");
+  service.sent[0]?.push(start("1"), text("Hi"), done("1"));
+  await settle();
+  search?.push(start("1"), text("Hi"));
+  await settle();
+  expect(texts()).toEqual(["Hello.", "Hi"]);
+  expect(search?.isClosed).toBe(true);
+});
+
+test("a stop that fails late changes no later turn", async () => {
+  await opened();
+  say("One.");
+  service.sent[0]?.push(start("1"), text("1"));
+  await settle();
+  void conversation.following.stop();
+  service.sent[0]?.push(done("1"));
+  await settle();
+  say("Two.");
+  service.sent[1]?.push(start("2"));
+  await settle();
+  void conversation.following.stop();
+  service.stops[0]?.reject(unreachable());
+  await settle();
+  expect(conversation.following.turn.value).toMatchObject({ id: "2", stopping: true });
+});
+
+test("a history that was asked for before an edit does not bring back what the edit replaces", async () => {
+  const message = (id: string, role: "user" | "assistant"): History["messages"][number] => {
+    return { msg_id: id, role, content: id, timestamp: 1, token_count: 1, metadata: null };
+  };
+  const before = { ...EMPTY, messages: [message("u1", "user"), message("a1", "assistant")] };
+  void conversation.refresh();
+  service.histories.shift()?.resolve(before);
+  await settle();
+  void conversation.refresh();
+  const [first] = conversation.stored.items.value;
+  if (first) conversation.edit(first, "Another.");
+  service.sent[0]?.push(start("2"), text("Hi"));
+  await settle();
+  service.histories.shift()?.resolve(before);
+  await settle();
+  expect(texts()).toEqual(["Another.", "Hi"]);
+});
+
+test("a conversation that is asked for twice at once is read once", async () => {
+  void conversation.refresh();
+  void conversation.refresh();
+  await settle();
+  expect(service.histories).toHaveLength(1);
+});
+
+test("a turn that has failed leaves a later one its key, by which a reload goes on with it", async () => {
+  await opened();
+  say("One.");
+  service.sent[0]?.push(start("1"), text("1"), new ChatError("upstream_interrupted", "cut", { saved: true }));
+  await settle();
+  say("Two.");
+  service.histories.shift()?.resolve(EMPTY);
+  await settle();
+  expect(readPending("luna")?.message).toBe("Two.");
+});
