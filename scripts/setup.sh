@@ -24,8 +24,9 @@
 #
 # `setup.sh python` also installs ruff from PyPI, into .tools/python.
 #
-# `setup.sh web` also installs the packages of web/ and of its example with npm, into their node_modules, and Chromium
-# with the package manager, if there are tests that need it. Node 20 or later must be there.
+# `setup.sh web` also installs the packages of web/ and of its example with npm, into their node_modules, Deno with npm,
+# into .tools/deno, and Chromium with the package manager, if there are tests that need it. Node 20.19, or 22.12 or later,
+# must be there.
 #
 # `setup.sh upstreams` also installs model servers from PyPI: LiteLLM's proxy into .tools/litellm, llmock into
 # .tools/llmock, and llama.cpp into .tools/llama. Building that takes a C++ compiler and minutes, once on each machine:
@@ -48,6 +49,8 @@ OPENAPI_VERSION=0.9.0
 OPENAPI=.tools/openapi
 SCHEMATHESIS_VERSION=4.32.5
 SCHEMATHESIS=.tools/schemathesis
+DENO_VERSION=2.9.6
+DENO=.tools/deno
 RUFF_VERSION=0.17.6
 RUFF=.tools/python
 LITELLM_VERSION=1.110.2
@@ -290,11 +293,24 @@ install_ruff() {
 # --- the client and the page ------------------------------------------------------------------------------------
 
 install_web() {
-    node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && has npm \
-        || fail "web/ needs Node 20 or later with npm, and this machine has $(node --version 2>/dev/null || echo none); install it from https://nodejs.org or with your package manager"
+    node -e '
+        const [major, minor] = process.versions.node.split(".").map(Number);
+        process.exit((major === 20 && minor >= 19) || (major === 22 && minor >= 12) || major > 22 ? 0 : 1);
+    ' 2>/dev/null && has npm \
+        || fail "web/ needs Node 20.19, or 22.12 or later, with npm, and this machine has $(node --version 2>/dev/null || echo none); install it from https://nodejs.org or with your package manager"
     install_from_npm web
     install_from_npm web/examples/ai-sdk
+    install_deno
     [ ! -d web/e2e ] || has chromium || has chromium-browser || install_packages chromium
+}
+
+# Not a package of web/, so that `make run` does not download it for the page.
+install_deno() {
+    local installed=$DENO/node_modules/deno/package.json
+    if ! grep --quiet "\"version\": \"$DENO_VERSION\"" "$installed" 2>/dev/null; then
+        echo "setup: installing deno $DENO_VERSION into $DENO"
+        quietly npm --prefix "$DENO" install --no-audit --no-fund --no-save "deno@$DENO_VERSION"
+    fi
 }
 
 install_from_npm() {
