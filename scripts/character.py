@@ -15,12 +15,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import client
 from client import Chat, ChatError, NotReachable
 
-FUNCTION = "put-character"
 # The largest event that AWS Lambda accepts.
 LAMBDA_EVENT_BYTES = 6 * 1024 * 1024
 
@@ -43,14 +41,14 @@ def main(environ: Mapping[str, str], env_file: Path = client.ENV_FILE) -> int:
         if not file and not character:
             say(USAGE)
             if url:
-                say(f"Stored here: {', '.join(map(visible, stored(Chat(url, token='')))) or 'none'}.")
+                say(f"Stored here: {', '.join(map(visible, Chat(url, token='').stored_characters())) or 'none'}.")
             return 0
         if not file or not character:
             raise ChatError(f"{'ID' if file else 'FILE'} is missing: make character FILE=card.png ID=mira")
         event = event_of(Path(file), character)
         if not url:
             raise NotReachable("`make run` is not running")
-        answer = Chat(url, token="").invoke(FUNCTION, event)
+        answer = Chat(url, token="").invoke(client.PUT_CHARACTER, event)
     except NotReachable:
         say("The service is not running; start it with `make run`.")
         # Without a file, the list is an extra.
@@ -63,19 +61,8 @@ def main(environ: Mapping[str, str], env_file: Path = client.ENV_FILE) -> int:
     if len(event) > LAMBDA_EVENT_BYTES:
         say("Note: this file is too large for a deployment, where an event may have 6 MB: make its picture smaller.")
     say(f"\nTo talk to the character: CHARACTER={shlex.quote(character)} make chat")
-    say(f"On the page, open #/{quote(character, safe='')} behind its address.")
+    say("The page lists it when it is loaded again.")
     return 0
-
-
-def stored(chat: Chat) -> Iterator[str]:
-    """Yields the ids of the stored characters."""
-    event: dict[str, Any] = {"action": "list"}
-    while True:
-        answer = chat.invoke(FUNCTION, json.dumps(event).encode())
-        yield from map(str, answer.get("characters") or ())
-        event["after"] = answer.get("next")
-        if not event["after"]:
-            return
 
 
 def event_of(file: Path, character: str) -> bytes:

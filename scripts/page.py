@@ -22,17 +22,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from client import ROOT, RUN
+from client import ROOT, RUN, Chat, ChatError
 
 WEB = ROOT / "web"
 DIST = WEB / "dist"
 LOG = RUN / "page.log"
-CHARACTERS = ["luna", "kai", "mei"]
+SAMPLES = ["luna", "kai", "mei"]
 
-# What Vite needs: see `engines` in its package.json.
-OLDEST_NODE = (20, 19)
+# The digest of what the page was built from. `make clean` removes it with the page.
+STAMP = DIST / ".stamp"
+# What Vite needs, as `engines` in web/package.json has it.
+NODE = "Node 20.19, or 22.12 or later"
 # npm may have to download everything first.
 BUILD_TIMEOUT_SECONDS = 300.0
+# The page waits for the list of characters before it shows anything. A function that must be started answers sooner.
+LIST_TIMEOUT_SECONDS = 2.0
 
 
 class NoPage(Exception):
@@ -91,9 +95,12 @@ class Page:
             self._build = None
             if status:
                 raise NoPage(f"it could not be built; {LOG.relative_to(ROOT)} says why")
-            stamp_file().write_text(self._stamp, encoding="utf-8")
+            STAMP.write_text(self._stamp, encoding="utf-8")
         served = files(DIST, self._api)
-        self._server.RequestHandlerClass = handler(served, policy(served["/index.html"][1].decode()))
+        config = Config(self._api)
+        self._server.RequestHandlerClass = handler(served, config.read, policy(served["/index.html"][1].decode()))
+        # The function that lists the characters is started before somebody waits for it.
+        threading.Thread(target=config.read, daemon=True).start()
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self._serves = True
 
@@ -110,16 +117,15 @@ class Page:
 
 def require_node() -> None:
     """Raises NoPage unless Node is here, and new enough."""
-    wanted = ".".join(str(part) for part in OLDEST_NODE)
     if not shutil.which("node") or not shutil.which("npm"):
-        raise NoPage(f"it needs Node {wanted} or later, with npm, which was not found")
+        raise NoPage(f"it needs {NODE}, with npm, which was not found")
     found = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout.strip()
     try:
         version = tuple(int(part) for part in found.lstrip("v").split(".")[:2])
     except ValueError:
         version = (0, 0)
-    if version < OLDEST_NODE:
-        raise NoPage(f"it needs Node {wanted} or later, and this is {found or 'none'}")
+    if not ((20, 19) <= version < (21, 0) or version >= (22, 12)):
+        raise NoPage(f"it needs {NODE}, and this is {found or 'none'}")
 
 
 def packages_are_current() -> bool:
@@ -142,15 +148,10 @@ def stamp() -> str:
     return digest.hexdigest()
 
 
-def stamp_file() -> Path:
-    """Returns where the digest of the page as it was built is kept. `make clean` removes it with the page."""
-    return DIST / ".stamp"
-
-
 def built_stamp() -> str:
     """Returns the digest of what the page was built from; empty if it was not, or not by a run."""
-    built = (DIST / "index.html").exists() and stamp_file().exists()
-    return stamp_file().read_text(encoding="utf-8") if built else ""
+    built = (DIST / "index.html").exists() and STAMP.exists()
+    return STAMP.read_text(encoding="utf-8") if built else ""
 
 
 # --- serving --------------------------------------------------------------------------------------------------
@@ -181,13 +182,29 @@ def files(folder: Path, api: str) -> dict[str, tuple[str, bytes]]:
         html.replace(b"connect-src 'self'", f"connect-src 'self' {api}".encode()),
     )
     found["/"] = found["/index.html"]
-    config = {"api": api, "characters": CHARACTERS}
-    found["/config.json"] = ("application/json", json.dumps(config).encode())
     return found
 
 
-def handler(served: Mapping[str, tuple[str, bytes]], csp: str) -> type[BaseHTTPRequestHandler]:
-    """Returns a handler of requests for the files, and for nothing else."""
+class Config:
+    """config.json: where the functions are, and which characters to offer besides those of the user's sessions."""
+
+    def __init__(self, api: str) -> None:
+        self._api = api
+        self._stored: list[str] = []
+
+    def read(self) -> bytes:
+        """Returns the file, with the samples and the characters that are stored by now."""
+        # Without an answer it has those that were stored before: the page shows what is wrong with the service.
+        with contextlib.suppress(ChatError):
+            self._stored = list(Chat(self._api, token="").stored_characters(LIST_TIMEOUT_SECONDS))
+        characters = list(dict.fromkeys([*SAMPLES, *self._stored]))
+        return json.dumps({"api": self._api, "characters": characters}).encode()
+
+
+def handler(
+    served: Mapping[str, tuple[str, bytes]], config: Callable[[], bytes], csp: str
+) -> type[BaseHTTPRequestHandler]:
+    """Returns a handler of requests for the files and for config.json, and for nothing else."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -197,7 +214,8 @@ def handler(served: Mapping[str, tuple[str, bytes]], csp: str) -> type[BaseHTTPR
         timeout = 60
 
         def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
-            found = served.get(urlsplit(self.path).path)
+            path = urlsplit(self.path).path
+            found = ("application/json", config()) if path == "/config.json" else served.get(path)
             kind, content = found or ("text/plain; charset=utf-8", b"Not found.\n")
             self.send_response(200 if found else 404)
             self.send_header("Content-Type", kind)

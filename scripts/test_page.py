@@ -31,7 +31,13 @@ class ServedPage(unittest.TestCase):
         (self.dist / ".stamp").write_text("digest", encoding="utf-8")
         (Path(folder.name) / "secret").write_text("secret", encoding="utf-8")
         served = page.files(self.dist, API)
-        handler = page.handler(served, page.policy(served["/index.html"][1].decode()))
+        self.stored: list[str] = []
+        config = page.Config(API)
+        chat = mock.Mock(stored_characters=lambda _: iter(self.stored))
+        patch = mock.patch.object(page, "Chat", return_value=chat)
+        patch.start()
+        self.addCleanup(patch.stop)
+        handler = page.handler(served, config.read, page.policy(served["/index.html"][1].decode()))
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -57,8 +63,21 @@ class ServedPage(unittest.TestCase):
         self.assertEqual(response.headers["Cache-Control"], "no-store")
 
     def test_the_page_is_told_where_the_functions_are(self) -> None:
+        response, config = self.ask("/config.json")
+        self.assertEqual(response.headers["Content-Type"], "application/json")
+        self.assertEqual(json.loads(config), {"api": API, "characters": ["luna", "kai", "mei"]})
+
+    def test_a_character_that_is_stored_meanwhile_is_offered_when_the_page_is_loaded_again(self) -> None:
+        self.stored = ["kai", "mira 2"]
         _, config = self.ask("/config.json")
-        self.assertEqual(json.loads(config)["api"], API)
+        self.assertEqual(json.loads(config)["characters"], ["luna", "kai", "mei", "mira 2"])
+
+    def test_while_the_functions_do_not_answer_the_characters_of_before_are_offered(self) -> None:
+        self.stored = ["mira"]
+        self.ask("/config.json")
+        with mock.patch.object(page, "Chat", side_effect=page.ChatError("no answer")):
+            response, config = self.ask("/config.json")
+        self.assertEqual((response.status, json.loads(config)["characters"][-1]), (200, "mira"))
 
     def test_a_script_has_the_type_that_browsers_ask_for(self) -> None:
         response, _ = self.ask("/assets/index-1.js?v=1")
@@ -75,6 +94,30 @@ class ServedPage(unittest.TestCase):
     def test_head_has_no_body(self) -> None:
         response, text = self.ask("/", "HEAD")
         self.assertEqual((response.status, text), (200, ""))
+
+
+class Stamp(unittest.TestCase):
+    """By what a run knows that the page must be built again."""
+
+    def test_it_changes_with_everything_that_the_page_is_built_from_and_with_nothing_else(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(page, "WEB", Path(folder)):
+
+            def write(name: str, text: str) -> str:
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+                return page.stamp()
+
+            for name in ("package.json", "package-lock.json"):
+                Path(folder, name).touch()
+            seen = [page.stamp()]
+            for name in ("package.json", "package-lock.json", "page/index.html", "page/src/a.ts", "src/client.ts"):
+                seen += [write(name, "1"), write(name, "2")]
+            Path(folder, "src/client.ts").rename(Path(folder, "src/turn.ts"))
+            seen.append(page.stamp())
+            self.assertEqual(len(set(seen)), len(seen))
+            self.assertEqual(write("e2e/page.test.ts", "1"), seen[-1])
+            self.assertEqual(page.stamp(), seen[-1])
 
 
 class PreparedPage(unittest.TestCase):
@@ -94,7 +137,9 @@ class PreparedPage(unittest.TestCase):
             with mock.patch.object(page.shutil, "which", return_value=None):
                 prepared, said = self.prepare({})
         self.assertIsNone(prepared)
-        self.assertEqual(said, "The page is not served: it needs Node 20.19 or later, with npm, which was not found.\n")
+        self.assertEqual(
+            said, "The page is not served: it needs Node 20.19, or 22.12 or later, with npm, which was not found.\n"
+        )
 
     def test_a_copy_without_web_serves_none(self) -> None:
         with mock.patch.object(page, "WEB", Path("/nonexistent")):
@@ -103,12 +148,26 @@ class PreparedPage(unittest.TestCase):
         self.assertEqual(said, "The page is not served: the folder web/ is missing.\n")
 
     def test_an_old_node_is_named(self) -> None:
-        old = mock.Mock(stdout="v18.20.4\n")
-        with mock.patch.object(page, "built_stamp", return_value=""):
+        for old in ("v18.20.4", "v20.18.3", "v21.7.3", "v22.11.0"):
+            with mock.patch.object(page, "built_stamp", return_value=""):
+                with mock.patch.object(page.shutil, "which", return_value="/usr/bin/node"):
+                    with mock.patch.object(page.subprocess, "run", return_value=mock.Mock(stdout=f"{old}\n")):
+                        _, said = self.prepare({})
+            self.assertEqual(
+                said, f"The page is not served: it needs Node 20.19, or 22.12 or later, and this is {old}.\n"
+            )
+        for good in ("v20.19.0", "v22.12.0", "v24.0.0"):
             with mock.patch.object(page.shutil, "which", return_value="/usr/bin/node"):
-                with mock.patch.object(page.subprocess, "run", return_value=old):
-                    _, said = self.prepare({})
-        self.assertEqual(said, "The page is not served: it needs Node 20.19 or later, and this is v18.20.4.\n")
+                with mock.patch.object(page.subprocess, "run", return_value=mock.Mock(stdout=f"{good}\n")):
+                    page.require_node()
+
+    def test_node_is_named_alike_everywhere(self) -> None:
+        engines = json.loads((page.WEB / "package.json").read_text(encoding="utf-8"))["engines"]
+        self.assertEqual(engines, {"node": "^20.19.0 || >=22.12.0"})
+        guides = ("README.md", "CONTRIBUTING.md", "docs/hosting.md", "docs/testing.md", "web/README.md")
+        for guide in (*guides, "web/page/README.md", "scripts/setup.sh"):
+            # A line may end in the middle.
+            self.assertIn(page.NODE, " ".join((page.ROOT / guide).read_text(encoding="utf-8").split()), guide)
 
     def test_a_page_that_is_built_needs_no_node_and_the_functions_allow_its_origin(self) -> None:
         settings: dict[str, str] = {}

@@ -731,7 +731,7 @@ class CharacterTest(unittest.TestCase):
         ):
             self.assertIn(line, output)
         self.assertIn("CHARACTER='mira 2' make chat\n", output)
-        self.assertTrue(output.endswith("#/mira%202 behind its address.\n"), output)
+        self.assertTrue(output.endswith("The page lists it when it is loaded again.\n"), output)
         self.assertNotIn("deployment", output)
 
     def test_text_of_a_card_cannot_steer_the_terminal(self) -> None:
