@@ -44,6 +44,10 @@ for (const colorScheme of ["light", "dark"] as const) {
     await visit.page.locator(".message.user [data-icon=edit]").first().click();
     expect(await findings(visit), "while a message is edited").toEqual([]);
     await visit.button("Cancel").click();
+    await visit.button("Settings").click();
+    await visit.page.getByLabel("Your name").fill("a".repeat(65));
+    expect(await findings(visit), "in the settings, with a name that is too long").toEqual([]);
+    await visit.button("Close").click();
     await visit.button("Clear the conversation").click();
     expect(await findings(visit), "at a question").toEqual([]);
     await visit.button("Cancel").click();

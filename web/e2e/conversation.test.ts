@@ -383,6 +383,18 @@ test("the page opens the conversation that the user was in last", async () => {
   await tab.page.getByRole("heading", { name: "Kai", level: 1 }).waitFor();
 });
 
+test("while the page is loaded, nothing is asked for twice", async () => {
+  const visit = await stage.open();
+  await visit.talk("Hello.");
+  const asked: string[] = [];
+  visit.page.on("request", (request) => asked.push(`${request.method()} ${request.url()}`));
+  await visit.page.reload();
+  await visit.sees("你说：Hello.");
+  await visit.page.waitForLoadState("networkidle");
+  expect(asked.filter((one) => one.includes("/chat/history"))).toHaveLength(1);
+  expect(asked.filter((one, index) => asked.indexOf(one) !== index)).toEqual([]);
+});
+
 test("on a phone the list and a conversation take turns, and back goes back", async () => {
   const visit = await stage.open({ viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
   await visit.page.locator(".entry", { hasText: "Mei" }).tap();

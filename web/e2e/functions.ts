@@ -14,6 +14,8 @@ const ROUTES: Record<string, string> = {
   "DELETE /api/v1/chat/history": "clear-history",
   "GET /api/v1/chat/sessions": "session-meta",
   "GET /api/v1/chat/character": "read-character",
+  "GET /api/v1/chat/data": "user-data",
+  "DELETE /api/v1/chat/data": "user-data",
 };
 
 const TARGET = process.env["CARGO_TARGET_DIR"] ?? resolve(import.meta.dirname, "../../target");

@@ -76,12 +76,13 @@ export class Stage {
     return visit;
   }
 
-  /** Opens a second tab in the browser of a user. */
-  async tab(visit: Visit): Promise<Visit> {
+  /** Opens a second tab in the browser of a user, as that user or as another. */
+  async tab(visit: Visit, user?: string): Promise<Visit> {
+    const token = user ? tokenOf(user) : visit.token;
     const page = await visit.context.newPage();
     this.#watch(page);
-    await page.goto(`${this.server.origin}/#token=${visit.token}`);
-    return new Visit(this, visit.context, page, visit.token);
+    await page.goto(`${this.server.origin}/#token=${token}`);
+    return new Visit(this, visit.context, page, token);
   }
 
   /** Stores a character as a card with these fields. */

@@ -96,6 +96,7 @@ test("two tabs of one session show the same, while it streams and after", async 
   stage.upstream.repeat();
   await second.talk("From here.");
   await first.sees("你说：From here.");
+  await first.page.bringToFront();
   await first.button("Clear the conversation").click();
   await first.button("Clear").click();
   await second.page.waitForSelector(".greeting");

@@ -108,7 +108,7 @@ export class Conversation {
     this.write("");
     this.failure.value = null;
     const greeting = this.greeting.peek();
-    void this.#run({ kind: "send", key: randomKey(), message, began: Date.now(), ...(greeting ? { greeting } : {}) });
+    void this.#run(this.#request("send", message, greeting ? { greeting } : {}));
   }
 
   /** Has the user's message before a reply answered again. */
@@ -126,7 +126,12 @@ export class Conversation {
   #replace(kind: "regenerate" | "edit", { id }: Item, message: string): void {
     if (this.following.turn.peek() || !id) return;
     this.failure.value = null;
-    void this.#run({ kind, key: randomKey(), message, msgId: id, began: Date.now() });
+    void this.#run(this.#request(kind, message, { msgId: id }));
+  }
+
+  #request(kind: Request["kind"], message: string, more: Partial<Request>): Request {
+    const userName = this.around.userName.peek();
+    return { kind, key: randomKey(), message, began: Date.now(), ...(userName ? { userName } : {}), ...more };
   }
 
   async #run(request: Request): Promise<void> {
@@ -145,6 +150,7 @@ export class Conversation {
     const options = {
       key: request.key,
       metadata: { client: "web", key: request.key },
+      ...(request.userName ? { userName: request.userName } : {}),
       ...(request.greeting ? { greeting: request.greeting.number } : {}),
     };
     switch (request.kind) {

@@ -18,6 +18,8 @@ export interface Surroundings {
   character: ReadonlySignal<Character | null>;
   /** Why there is nobody to talk to: the functions know no such character, or cannot read it. Null if there is. */
   absence: ReadonlySignal<"missing" | "broken" | null>;
+  /** What characters call the user; empty if that is left to them. */
+  userName: ReadonlySignal<string>;
   /** Asks for the character unless it is known. Never fails. */
   learn(): Promise<void>;
   /** Tells the other tabs. */

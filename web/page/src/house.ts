@@ -3,6 +3,8 @@ import { computed, signal } from "@preact/signals";
 import { type Character, CompanionChat, type Sessions } from "../../src/client.js";
 import { announce } from "./announce.ts";
 import { Conversation } from "./conversation.ts";
+import { forgetAll } from "./pending.ts";
+import { readName, writeName } from "./profile.ts";
 import { absenceOf } from "./reasons.ts";
 import type { Settings } from "./settings.ts";
 import { type News, Tabs } from "./tabs.ts";
@@ -26,6 +28,8 @@ export class House {
   /** Which conversation is open; null shows the list alone, on a phone. */
   readonly open = signal<string | null>(null);
   readonly isOffline = signal(!navigator.onLine);
+  /** What characters call the user; empty if that is left to them. */
+  readonly userName = signal(readName(userOfToken()));
   /** Resolves when the sessions have been asked for once. */
   readonly listed: Promise<void>;
 
@@ -83,6 +87,7 @@ export class House {
       client: this.#client,
       character: computed(() => shown(character.value)),
       absence: computed(() => (typeof character.value === "string" ? character.value : null)),
+      userName: this.userName,
       learn: () => this.#learn(id),
       tell: (news) => this.#tabs.tell(news),
       announce: (text) => {
@@ -98,6 +103,29 @@ export class House {
   async more(): Promise<void> {
     const before = this.next.peek();
     if (before) await this.#list(before);
+  }
+
+  /** Has characters call the user by another name; empty for none. */
+  rename(name: string): void {
+    if (name === this.userName.peek()) return;
+    writeName(userOfToken(), name);
+    this.#rename(name);
+    this.#tabs.tell({ type: "renamed" });
+  }
+
+  /** Returns a file with everything that is kept about the user: a JSON object a line. */
+  async exportData(): Promise<Blob> {
+    const lines: string[] = [];
+    for await (const item of this.#client.exportData()) lines.push(`${JSON.stringify(item)}\n`);
+    return new Blob(lines, { type: "application/x-ndjson" });
+  }
+
+  /** Erases everything that is kept about the user, here too, and begins anew. */
+  async eraseData(): Promise<void> {
+    await this.#client.eraseData();
+    writeName(userOfToken(), "");
+    this.#tabs.tell({ type: "erased" });
+    this.#beginAnew();
   }
 
   /** Asks for what may have changed while the page did not look. */
@@ -132,8 +160,11 @@ export class House {
   }
 
   async #ask(id: string): Promise<void> {
+    const userName = this.userName.peek();
     try {
-      this.#know(id, await this.#client.character(id));
+      const character = await this.#client.character(id, userName ? { userName } : {});
+      // Otherwise it was asked for again meanwhile, by the new name.
+      if (userName === this.userName.peek()) this.#know(id, character);
     } catch (error) {
       this.#learning.delete(id);
       const absence = absenceOf(error);
@@ -145,12 +176,36 @@ export class House {
     this.#known.value = new Map(this.#known.peek()).set(id, known);
   }
 
+  /** Asks for the characters again, whose greetings may have the name in them. */
+  #rename(name: string): void {
+    this.userName.value = name;
+    const ids = [...this.#learning.keys()];
+    this.#learning.clear();
+    for (const id of ids) void this.#learn(id);
+  }
+
+  /** Loads the page again, as for a new user. */
+  #beginAnew(): void {
+    forgetAll();
+    history.replaceState(null, "", location.pathname + location.search);
+    location.reload();
+  }
+
   #hear(news: News): void {
-    const conversation = this.#conversations.get(news.character);
-    if (news.type === "turn") conversation?.join(news.turnId, news.request);
-    else {
-      void conversation?.refresh();
-      void this.#list();
+    switch (news.type) {
+      case "turn":
+        this.#conversations.get(news.character)?.join(news.turnId, news.request);
+        break;
+      case "changed":
+        void this.#conversations.get(news.character)?.refresh();
+        void this.#list();
+        break;
+      case "renamed":
+        this.#rename(readName(userOfToken()));
+        break;
+      case "erased":
+        this.#beginAnew();
+        break;
     }
   }
 }

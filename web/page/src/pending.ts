@@ -1,4 +1,4 @@
-// The turn that runs, kept in the tab so that a page that is reloaded in mid-reply goes on with it: the same request
+// What a tab keeps: drafts, and the turn that runs, so that a page that is reloaded in mid-reply goes on with it: the same request
 // with the same key is the same turn, whether or not it had arrived.
 import type { Greeting } from "./items.ts";
 
@@ -12,6 +12,8 @@ export interface Request {
   msgId?: string;
   /** The greeting that it answers, as it was shown. */
   greeting?: Greeting;
+  /** What the user was called, if there was a name. */
+  userName?: string;
   /** When it began, in milliseconds since 1970. */
   began: number;
 }
@@ -34,6 +36,13 @@ export function writePending(character: string, request: Request): void {
 
 export function forgetPending(character: string): void {
   sessionStorage.removeItem(`pending:${character}`);
+}
+
+/** Forgets the turns that run, and all that the user has written. */
+export function forgetAll(): void {
+  for (const name of Object.keys(sessionStorage)) {
+    if (/^(pending|draft):/.test(name)) sessionStorage.removeItem(name);
+  }
 }
 
 export function readDraft(character: string): string {

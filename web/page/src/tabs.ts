@@ -2,7 +2,12 @@
 import type { Request } from "./pending.ts";
 
 export type News =
-  { type: "turn"; character: string; turnId: string; request: Request } | { type: "changed"; character: string };
+  | { type: "turn"; character: string; turnId: string; request: Request }
+  | { type: "changed"; character: string }
+  /** The user has another name. */
+  | { type: "renamed" }
+  /** All that is kept about the user was erased. */
+  | { type: "erased" };
 
 /** The way to the other tabs. */
 export class Tabs {

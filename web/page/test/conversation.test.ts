@@ -110,6 +110,7 @@ beforeEach(() => {
     client: service.client,
     character: signal(null),
     absence: signal(null),
+    userName: signal(""),
     learn: async () => undefined,
     tell: () => undefined,
     announce: () => undefined,

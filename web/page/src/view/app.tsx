@@ -3,9 +3,10 @@ import type { House } from "../house.ts";
 import { locked } from "../token.ts";
 import { say } from "../words.ts";
 import { hueOf } from "./avatar.tsx";
-import { Dialog } from "./dialog.tsx";
+import { Questions } from "./dialog.tsx";
 import { Locked } from "./locked.tsx";
 import { Room } from "./room.tsx";
+import { Settings } from "./settings.tsx";
 import { Shelf } from "./shelf.tsx";
 
 /** The whole page: the list beside the conversation, or on a phone one of the two. */
@@ -47,7 +48,8 @@ export function App({ house, goTo }: { house: House; goTo(id: string | null): vo
           <Shelf house={house} goTo={goTo} />
         </main>
       )}
-      <Dialog />
+      <Settings house={house} />
+      <Questions />
       <Announcer />
     </div>
   );

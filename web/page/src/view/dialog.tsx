@@ -1,4 +1,5 @@
 import { signal } from "@preact/signals";
+import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { say } from "../words.ts";
 
@@ -17,43 +18,61 @@ export function ask(asked: Question): void {
   question.value = asked;
 }
 
-/** The place of the questions. The browser keeps the focus in it, and gives it back. */
-export function Dialog() {
+/** A window over the page. The browser keeps the focus in it, and gives it back. */
+export function Dialog({
+  title,
+  onClose,
+  children,
+}: {
+  title: string;
+  onClose(): void;
+  children: ComponentChildren;
+}) {
   const element = useRef<HTMLDialogElement>(null);
-  const asked = question.value;
-  useEffect(() => {
-    if (asked && !element.current?.open) element.current?.showModal();
-  }, [asked]);
-  if (!asked) return null;
+  useEffect(() => element.current?.showModal(), []);
   return (
     <dialog
       ref={element}
       class="dialog"
       aria-labelledby="dialog-title"
-      aria-describedby="dialog-text"
-      onClose={() => (question.value = null)}
-      onKeyDown={(event) => event.stopPropagation()}
+      onClose={onClose}
       onClick={(event) => event.target === element.current && element.current?.close()}
     >
       <div class="dialog-box">
-        <h2 id="dialog-title">{asked.title}</h2>
-        <p id="dialog-text">{asked.text}</p>
-        <div class="dialog-foot">
-          <button type="button" class="button quiet" autofocus onClick={() => element.current?.close()}>
-            {say("cancel")}
-          </button>
-          <button
-            type="button"
-            class="button danger"
-            onClick={() => {
-              element.current?.close();
-              asked.run();
-            }}
-          >
-            {asked.yes}
-          </button>
-        </div>
+        <h2 id="dialog-title">{title}</h2>
+        {children}
       </div>
     </dialog>
+  );
+}
+
+/** Closes the dialog that a button is in, which gives the focus back. */
+export function closeDialog(event: Event): void {
+  (event.currentTarget as Element).closest("dialog")?.close();
+}
+
+/** The place of the questions. */
+export function Questions() {
+  const asked = question.value;
+  if (!asked) return null;
+  return (
+    <Dialog title={asked.title} onClose={() => (question.value = null)}>
+      <p>{asked.text}</p>
+      <div class="dialog-foot">
+        <button type="button" class="button quiet" autofocus onClick={closeDialog}>
+          {say("cancel")}
+        </button>
+        <button
+          type="button"
+          class="button danger"
+          onClick={(event) => {
+            closeDialog(event);
+            asked.run();
+          }}
+        >
+          {asked.yes}
+        </button>
+      </div>
+    </Dialog>
   );
 }

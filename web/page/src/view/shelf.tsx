@@ -1,6 +1,8 @@
 import type { House, Row } from "../house.ts";
 import { say } from "../words.ts";
 import { Avatar } from "./avatar.tsx";
+import { Icon } from "./icons.tsx";
+import { openSettings } from "./settings.tsx";
 import { shortTime } from "./times.ts";
 
 /** The list of characters: those the user talked to last come first. */
@@ -10,7 +12,19 @@ export function Shelf({ house, goTo }: { house: House; goTo(id: string): void })
   const Heading = open ? "h2" : "h1";
   return (
     <nav class="shelf" aria-label={say("characters")}>
-      <Heading>{say("characters")}</Heading>
+      <div class="shelf-head">
+        <Heading>{say("characters")}</Heading>
+        <button
+          type="button"
+          class="tool"
+          aria-label={say("settings")}
+          aria-haspopup="dialog"
+          title={say("settings")}
+          onClick={() => openSettings()}
+        >
+          <Icon name="settings" />
+        </button>
+      </div>
       <ul>
         {house.rows.value.map((row) => (
           <li key={row.id}>
