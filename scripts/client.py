@@ -262,22 +262,22 @@ class Chat:
         """Clears the conversation."""
         return self._call("DELETE", _path("history", character))
 
-    def stored_characters(self, timeout_seconds: float = INVOKE_TIMEOUT_SECONDS) -> Iterator[str]:
+    def stored_characters(self) -> Iterator[str]:
         """Yields the ids of the characters that put-character has stored, from the service that `make run` serves."""
         event: dict[str, Any] = {"action": "list"}
         while True:
-            answer = self.invoke(PUT_CHARACTER, json.dumps(event).encode(), timeout_seconds)
+            answer = self.invoke(PUT_CHARACTER, json.dumps(event).encode())
             yield from map(str, answer.get("characters") or ())
             event["after"] = answer.get("next")
             if not event["after"]:
                 return
 
-    def invoke(self, function: str, event: bytes, timeout_seconds: float = INVOKE_TIMEOUT_SECONDS) -> dict[str, Any]:
+    def invoke(self, function: str, event: bytes) -> dict[str, Any]:
         """Sends an event to a function that `make run` serves, and returns its answer.
 
         Raises ApiError if the function refuses the event: it then answers with a problem document.
         """
-        connection = self._connection(timeout_seconds)
+        connection = self._connection(INVOKE_TIMEOUT_SECONDS)
         try:
             path = f"/2015-03-31/functions/{function}/invocations"
             response = self._send_bytes(connection, "POST", path, event, {"content-type": "application/json"})

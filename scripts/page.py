@@ -35,8 +35,8 @@ STAMP = DIST / ".stamp"
 NODE = "Node 20.19, or 22.12 or later"
 # npm may have to download everything first.
 BUILD_TIMEOUT_SECONDS = 300.0
-# The page waits for the list of characters before it shows anything. A function that must be started answers sooner.
-LIST_TIMEOUT_SECONDS = 2.0
+# How long a page that is loaded waits for the list of characters. It shows nothing before.
+LIST_TIMEOUT_SECONDS = 0.2
 
 
 class NoPage(Exception):
@@ -99,8 +99,8 @@ class Page:
         served = files(DIST, self._api)
         config = Config(self._api)
         self._server.RequestHandlerClass = handler(served, config.read, policy(served["/index.html"][1].decode()))
-        # The function that lists the characters is started before somebody waits for it.
-        threading.Thread(target=config.read, daemon=True).start()
+        # So the function that lists the characters is started before somebody waits for it.
+        config.read()
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self._serves = True
 
@@ -193,12 +193,21 @@ class Config:
         self._stored: list[str] = []
 
     def read(self) -> bytes:
-        """Returns the file, with the samples and the characters that are stored by now."""
-        # Without an answer it has those that were stored before: the page shows what is wrong with the service.
-        with contextlib.suppress(ChatError):
-            self._stored = list(Chat(self._api, token="").stored_characters(LIST_TIMEOUT_SECONDS))
+        """Returns the file, with the samples and the characters that are stored by now.
+
+        If the functions do not answer at once, such as one that must be started first, it has those that were stored
+        before, and those that are stored now when it is read again.
+        """
+        listing = threading.Thread(target=self._list, daemon=True)
+        listing.start()
+        listing.join(LIST_TIMEOUT_SECONDS)
         characters = list(dict.fromkeys([*SAMPLES, *self._stored]))
         return json.dumps({"api": self._api, "characters": characters}).encode()
+
+    def _list(self) -> None:
+        # The page itself shows what is wrong with the service.
+        with contextlib.suppress(ChatError):
+            self._stored = list(Chat(self._api, token="").stored_characters())
 
 
 def handler(

@@ -7,6 +7,7 @@ import json
 import tempfile
 import threading
 import unittest
+from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
@@ -33,7 +34,7 @@ class ServedPage(unittest.TestCase):
         served = page.files(self.dist, API)
         self.stored: list[str] = []
         config = page.Config(API)
-        chat = mock.Mock(stored_characters=lambda _: iter(self.stored))
+        chat = mock.Mock(stored_characters=lambda: iter(self.stored))
         patch = mock.patch.object(page, "Chat", return_value=chat)
         patch.start()
         self.addCleanup(patch.stop)
@@ -78,6 +79,23 @@ class ServedPage(unittest.TestCase):
         with mock.patch.object(page, "Chat", side_effect=page.ChatError("no answer")):
             response, config = self.ask("/config.json")
         self.assertEqual((response.status, json.loads(config)["characters"][-1]), (200, "mira"))
+
+    def test_a_function_that_must_be_started_holds_the_page_up_only_for_a_moment(self) -> None:
+        started = threading.Event()
+        listed = threading.Event()
+
+        def stored_characters() -> "Iterator[str]":
+            started.wait(20)
+            yield "mira"
+            listed.set()
+
+        with mock.patch.object(page, "Chat", return_value=mock.Mock(stored_characters=stored_characters)):
+            _, config = self.ask("/config.json")
+            self.assertEqual(json.loads(config)["characters"], ["luna", "kai", "mei"])
+            started.set()
+            self.assertTrue(listed.wait(10))
+            _, config = self.ask("/config.json")
+        self.assertEqual(json.loads(config)["characters"][-1], "mira")
 
     def test_a_script_has_the_type_that_browsers_ask_for(self) -> None:
         response, _ = self.ask("/assets/index-1.js?v=1")

@@ -144,7 +144,7 @@ test("a reply of 5,000 tokens scrolls smoothly, with no task over 50 ms", async 
   const { tasks, frames } = await measured(visit, async () => {
     for (const [index, token] of tokens.entries()) {
       reply.say(token);
-      if (index % 10 === 9) await new Promise((resolve) => setTimeout(resolve, 30));
+      if (index % 10 === 9) await new Promise((resolve) => setTimeout(resolve, 20));
     }
     reply.end();
     await visit.page.locator(".message.reply[aria-busy=false] .body").last().waitFor();

@@ -1,4 +1,5 @@
 // What a user does when nothing is wrong.
+import { randomUUID } from "node:crypto";
 import { expect, test } from "vitest";
 import { until } from "../test/setup/process.ts";
 import { stageOfFile } from "./stage.ts";
@@ -237,11 +238,12 @@ test("a screen reader is not told again of what is gone, or of another conversat
 });
 
 test("older messages come in while the user scrolls up, and nothing jumps", async () => {
-  const visit = await stage.open();
+  const user = `user-${randomUUID()}`;
+  const client = stage.client(user);
   for (let number = 1; number <= 45; number += 1) {
-    await visit.talk(`Number ${number}.`);
+    for await (const event of client.send("luna", `Number ${number}.`)) if (event.type === "done") break;
   }
-  await visit.page.reload();
+  const visit = await stage.open({ user });
   await visit.sees("你说：Number 45.");
   const first = await visit.page.locator(".message.user .body").first().textContent();
   expect(first, "only the newest page is there").not.toBe("Number 1.");
@@ -271,7 +273,7 @@ test("older messages come in while the user scrolls up, and nothing jumps", asyn
   const texts = await visit.texts();
   const asked = texts.filter((text) => text.startsWith("Number"));
   expect(asked).toEqual(Array.from({ length: 45 }, (_, index) => `Number ${index + 1}.`));
-}, 120_000);
+});
 
 test("what a model says is text, never markup", async () => {
   const visit = await stage.open();

@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { existsSync } from "node:fs";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
 import { afterAll, afterEach, beforeEach, expect } from "vitest";
+import { CompanionChat } from "../src/client.js";
 import { Functions } from "./functions.ts";
 import { PageServer } from "./page.ts";
 import { Redis } from "../test/setup/redis.ts";
@@ -83,6 +84,11 @@ export class Stage {
     this.#watch(page);
     await page.goto(`${this.server.origin}/#token=${token}`);
     return new Visit(this, visit.context, page, token);
+  }
+
+  /** Returns a client of a user, for what a test needs to be there before the page is opened. */
+  client(user: string): CompanionChat {
+    return new CompanionChat({ baseUrl: this.functions.url, token: tokenOf(user) });
   }
 
   /** Stores a character as a card with these fields. */

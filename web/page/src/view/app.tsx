@@ -20,7 +20,7 @@ export function App({ house, goTo }: { house: House; goTo(id: string | null): vo
     );
   }
   return (
-    <div class={open ? "app has-room" : "app"} style={{ "--hue": String(hueOf(open ?? "")) }}>
+    <div class={open ? "app has-room" : "app"} style={open ? { "--hue": String(hueOf(open)) } : {}}>
       {open && house.conversation(open).canTalk.value && (
         <a
           class="skip"
