@@ -1,7 +1,7 @@
 import { defineConfig } from "vitest/config";
 
-// One file after another: they share this machine's two or four cores with real functions and a browser, and one of
-// them measures how long its frames take.
+// One file after another: they share this machine's two or four cores with real functions and a browser, and the page
+// has a time within which it must be painted.
 export default defineConfig({
   cacheDir: "../node_modules/.vite-e2e",
   test: {
