@@ -52,10 +52,6 @@ class Function {
     });
   }
 
-  get output(): string {
-    return this.#process?.output ?? "";
-  }
-
   /** Ends the process as a crash does: what it was answering is cut. */
   async kill(): Promise<void> {
     await this.#process?.kill();
@@ -184,11 +180,6 @@ export class Functions {
 
   get url(): string {
     return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
-  }
-
-  /** All that the functions printed. */
-  get output(): string {
-    return [...this.#functions.values()].map((one) => one.output).join("");
   }
 
   /** Loses the network: connections break, and no new one is made. */

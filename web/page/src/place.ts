@@ -38,7 +38,7 @@ function addressOf(id: string | null): string {
 }
 
 /** Whether the list and a conversation do not fit side by side. The style sheet has the same limit. */
-export function isNarrow(): boolean {
+function isNarrow(): boolean {
   return matchMedia("(max-width: 719px)").matches;
 }
 

@@ -9,7 +9,7 @@ export function canBeSent(text: string): boolean {
 }
 
 /** How many characters the name of a user may have. */
-export const LONGEST_NAME = 64;
+const LONGEST_NAME = 64;
 
 /** Whether the functions accept the text as the name of a user. */
 export function canBeName(text: string): boolean {

@@ -2,23 +2,20 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createServer } from "node:net";
 
-/** A process of a server, and all that it printed. */
+/** A process of a server. */
 export class Process {
-  output = "";
   readonly #child: ChildProcess;
   readonly #ended: Promise<void>;
 
   constructor(command: string, parameters: string[], env: Record<string, string>) {
     this.#child = spawn(command, parameters, {
       env: { PATH: process.env["PATH"] ?? "", ...env },
-      stdio: ["ignore", "pipe", "pipe"],
+      stdio: "ignore",
     });
     this.#ended = new Promise((resolve, reject) => {
       this.#child.once("exit", () => resolve());
       this.#child.once("error", reject);
     });
-    this.#child.stdout?.on("data", (chunk) => (this.output += chunk));
-    this.#child.stderr?.on("data", (chunk) => (this.output += chunk));
   }
 
   async kill(): Promise<void> {

@@ -9,7 +9,7 @@ import { focusBox } from "./focus.ts";
 import { Icon } from "./icons.tsx";
 import { isComposing } from "./keys.ts";
 
-export interface MessageProps {
+interface MessageProps {
   item: Item;
   id: string;
   name: string;
