@@ -8,7 +8,7 @@ import type { Request } from "./pending.ts";
 import { isLocked, reasonOf } from "./reasons.ts";
 import type { Stored } from "./stored.ts";
 import type { News } from "./tabs.ts";
-import { nextToken } from "./token.ts";
+import { acceptedToken } from "./token.ts";
 import { say } from "./words.ts";
 
 /** What a conversation needs from the page around it. */
@@ -91,7 +91,7 @@ export class Following {
           return { ...attempt, error };
         }
         this.#change(reply, { connection: "locked" });
-        await nextToken();
+        await acceptedToken();
         reply.prose.clear();
         this.#change(reply, { connection: "open" });
       }

@@ -55,8 +55,9 @@ export function onNewToken(listener: () => void): void {
   listeners.add(listener);
 }
 
-/** Waits until a new token has come. */
-export function nextToken(): Promise<void> {
+/** Waits for a token that is not refused: for a new one, unless that has come while the refusal was on its way. */
+export function acceptedToken(): Promise<void> {
+  if (locked.peek() === null) return Promise.resolve();
   return new Promise((resolve) => {
     const listener = (): void => {
       listeners.delete(listener);

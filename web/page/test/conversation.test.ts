@@ -4,6 +4,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { ChatError, type CompanionChat, type History, type TurnEvent } from "../../src/client.js";
 import { Conversation } from "../src/conversation.ts";
 import { readPending } from "../src/pending.ts";
+import { locked } from "../src/token.ts";
 
 // What the page has of its browser, at the time when its modules are loaded.
 vi.hoisted(() => {
@@ -217,4 +218,28 @@ test("a turn that has failed leaves a later one its key, by which a reload goes 
   service.histories.shift()?.resolve(EMPTY);
   await settle();
   expect(readPending("luna")?.message).toBe("Two.");
+});
+
+test("a refusal of a token that another has replaced by now is no reason to wait for one more", async () => {
+  await opened();
+  say("Hello.");
+  service.sent[0]?.push(new ChatError("unauthorized", "it has expired"));
+  await settle();
+  service.sent[1]?.push(start("1"), text("Hi"), done("1"));
+  await settle();
+  expect(texts()).toEqual(["Hello.", "Hi"]);
+});
+
+test("while the token is refused, a turn waits for another", async () => {
+  await opened();
+  locked.value = "expired";
+  try {
+    say("Hello.");
+    service.sent[0]?.push(new ChatError("unauthorized", "it has expired"));
+    await settle();
+    expect(service.sent).toHaveLength(1);
+    expect(conversation.following.turn.value?.connection).toBe("locked");
+  } finally {
+    locked.value = null;
+  }
 });
