@@ -43,8 +43,12 @@ test("a character calls the user by the name that the user has set", async () =>
   const tab = await stage.tab(visit);
   await isCalled(tab, "");
   await visit.page.bringToFront();
-  await openSettings(visit);
-  expect(await visit.page.getByLabel("Your name").inputValue(), "in the other tab, too").toBe("");
+  await until("the other tab has heard of it", async () => {
+    await openSettings(visit);
+    const name = await visit.page.getByLabel("Your name").inputValue();
+    await visit.button("Close").click();
+    return name === "";
+  });
 });
 
 test("a name that the functions refuse cannot be saved", async () => {
