@@ -25,7 +25,7 @@
 # `setup.sh python` also installs ruff from PyPI, into .tools/python.
 #
 # `setup.sh web` also installs the packages of web/ and of its example with npm, into their node_modules, and Chromium
-# with the package manager, if there are tests that need it. Node 20 or later must be there.
+# with the package manager. Node 20.19, or 22.12 or later, must be there.
 #
 # `setup.sh upstreams` also installs model servers from PyPI: LiteLLM's proxy into .tools/litellm, llmock into
 # .tools/llmock, and llama.cpp into .tools/llama. Building that takes a C++ compiler and minutes, once on each machine:
@@ -290,11 +290,14 @@ install_ruff() {
 # --- the client and the page ------------------------------------------------------------------------------------
 
 install_web() {
-    node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && has npm \
-        || fail "web/ needs Node 20 or later with npm, and this machine has $(node --version 2>/dev/null || echo none); install it from https://nodejs.org or with your package manager"
+    # What Vite needs: 20.19 and later ones of 20, 22.12 and later ones of 22, and every later Node.
+    node -e 'const [major, minor] = process.versions.node.split(".").map(Number);
+        process.exit((major === 20 && minor >= 19) || (major === 22 && minor >= 12) || major > 22 ? 0 : 1)' 2>/dev/null \
+        && has npm \
+        || fail "web/ needs Node 20.19, or 22.12 or later, with npm, and this machine has $(node --version 2>/dev/null || echo none); install it from https://nodejs.org or with your package manager"
     install_from_npm web
     install_from_npm web/examples/ai-sdk
-    [ ! -d web/e2e ] || has chromium || has chromium-browser || install_packages chromium
+    has chromium || has chromium-browser || install_packages chromium
 }
 
 install_from_npm() {
