@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 .PHONY: run chat character test openapi-check upstreams chaos bench plots measured-chat instructions capacity fuzz \
-	fuzz-build fuzz-seeds package template-check template-managed build deploy-check fmt lint docs lint-python web-test clean help
+	fuzz-build fuzz-seeds package template-check template-managed build functions-check deploy-check fmt lint docs \
+	lint-python web-test clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
@@ -117,13 +118,15 @@ build: ## build what `sam deploy` deploys, in .aws-sam
 # SAM and `make package` build with the same command in the same target folder, so the zips take no second build, and
 # the functions in them are the same to the byte unless ARCH differs. The example is selected together with the
 # workspace, as in `make test`: alone, its dependencies would be built once more, with other features.
-deploy-check: template-check package build ## the same, then build, zip, and run the functions behind a Runtime API
+functions-check: package build ## build, zip, and run the functions behind a Runtime API
 	@scripts/setup.sh arm64
 	@python3 infra/packages.py target/lambda .aws-sam/packages
 	cargo build --quiet --locked --target-dir target --workspace --examples
 	target/debug/examples/bootstraps .aws-sam/build template.yaml
 	cd .aws-sam/packages && find . -type f -exec cmp {} ../build/{} ';' 2>&1 | grep . || exit 0; \
 		cd ../.. && target/debug/examples/bootstraps .aws-sam/packages template.yaml
+
+deploy-check: template-check functions-check ## check all that is deployed: template-check and functions-check
 
 # libFuzzer with counters of coverage, by flags that the stable compiler has. Because the host is named as the target,
 # build scripts and macros go without them.
