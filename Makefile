@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 .PHONY: run chat character test openapi-check upstreams chaos bench plots measured-chat instructions capacity fuzz \
-	fuzz-build package template-check template-managed build deploy-check fmt lint docs lint-python web-test clean help
+	fuzz-build fuzz-seeds package template-check template-managed build functions-check deploy-check fmt lint docs \
+	lint-python web-test clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
@@ -38,7 +39,7 @@ test: ## run all tests
 
 openapi-check: ## start everything, and compare what it answers with docs/openapi.yaml, by generated requests
 	@scripts/setup.sh schemathesis
-	@$(OPENAPI_PATH) .tools/schemathesis/bin/python3 scripts/openapi/live.py
+	@$(OPENAPI_PATH) RUN_FOLDER=.run/openapi .tools/schemathesis/bin/python3 scripts/openapi/live.py
 
 # The test is selected together with the workspace, as in `make test`: alone, its dependencies would be built once more,
 # with other features.
@@ -63,7 +64,8 @@ DEBUG_BENCH := cargo bench --locked --target-dir target --profile dev --workspac
 FIGURES := $(abspath $(or $(BENCH_JSON),target/bench.json))
 TRIAL := target/bench-trial
 TRIAL_FIGURES := $(abspath $(or $(BENCH_JSON),$(TRIAL)/bench.json))
-PLOTS := cargo run --quiet --locked --target-dir target --package plots --
+# Selected together with the workspace, too, so that its dependencies are not built once more with other features.
+PLOTS := cargo run --quiet --locked --target-dir target --workspace --bin plots --
 
 bench: ## measure what a turn costs (PEER=http://… or PEER_DIR=… adds another service; BENCH_QUICK=1: trial run)
 	@scripts/setup.sh bench
@@ -72,7 +74,7 @@ ifdef BENCH_QUICK
 	@rm -rf $(TRIAL) && mkdir -p $(TRIAL)
 	BENCH_JSON=$(TRIAL_FIGURES) PEER=$(PEER) PEER_DIR=$(PEER_DIR) $(DEBUG_BENCH)
 	$(PLOTS) $(TRIAL_FIGURES) $(TRIAL)
-# A figure that was renamed would leave a plot without it. Without peers, these can be drawn.
+# A plot is left out if its figures were renamed. These need no peers, so every trial run of all parts must draw them.
 	$(if $(BENCH_ONLY),,cd $(TRIAL) && ls turn.svg resources.svg streams.svg)
 else
 	$(BUILD_MEASURED) --package testkit --example empty
@@ -116,13 +118,15 @@ build: ## build what `sam deploy` deploys, in .aws-sam
 # SAM and `make package` build with the same command in the same target folder, so the zips take no second build, and
 # the functions in them are the same to the byte unless ARCH differs. The example is selected together with the
 # workspace, as in `make test`: alone, its dependencies would be built once more, with other features.
-deploy-check: template-check package build ## the same, then build, zip, and run the functions behind a Runtime API
+functions-check: package build ## build, zip, and run the functions behind a Runtime API
 	@scripts/setup.sh arm64
 	@python3 infra/packages.py target/lambda .aws-sam/packages
 	cargo build --quiet --locked --target-dir target --workspace --examples
 	target/debug/examples/bootstraps .aws-sam/build template.yaml
 	cd .aws-sam/packages && find . -type f -exec cmp {} ../build/{} ';' 2>&1 | grep . || exit 0; \
 		cd ../.. && target/debug/examples/bootstraps .aws-sam/packages template.yaml
+
+deploy-check: template-check functions-check ## check all that is deployed: template-check and functions-check
 
 # libFuzzer with counters of coverage, by flags that the stable compiler has. Because the host is named as the target,
 # build scripts and macros go without them.
@@ -131,13 +135,17 @@ FUZZ_HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 FUZZ_FLAGS := --cfg fuzzing -C passes=sancov-module -C codegen-units=1 -C llvm-args=-sanitizer-coverage-level=4 \
 	-C llvm-args=-sanitizer-coverage-inline-8bit-counters -C llvm-args=-sanitizer-coverage-pc-table \
 	-C llvm-args=-sanitizer-coverage-trace-compares
+FUZZ_CARD := $(FUZZ)/$(FUZZ_HOST)/debug/card
 
 fuzz-build:
 	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked --target $(FUZZ_HOST) --target-dir $(abspath $(FUZZ))
 
+fuzz-seeds: fuzz-build ## run the reader of character cards once over each seed of the fuzzer
+	$(FUZZ_CARD) -runs=0 fuzz/seeds/card
+
 fuzz: fuzz-build ## look for files that make the reader of character cards panic (SECONDS=600)
 	@mkdir -p $(FUZZ)/corpus/card
-	$(FUZZ)/$(FUZZ_HOST)/debug/card -max_total_time=$(SECONDS) -max_len=4096 -timeout=5 -rss_limit_mb=512 \
+	$(FUZZ_CARD) -max_total_time=$(SECONDS) -max_len=4096 -timeout=5 -rss_limit_mb=512 \
 		-artifact_prefix=$(FUZZ)/ $(FUZZ)/corpus/card fuzz/seeds/card
 
 # Every variable of the command line is passed on, so that the tool refuses a misspelt one.
@@ -167,7 +175,7 @@ web-test: ## test the TypeScript client, and the page in a browser, against the 
 	@scripts/setup.sh web
 	cd web && npm run typecheck && npm test
 	cd web/examples/ai-sdk && npm run typecheck && npm test
-	@if [ -d web/e2e ]; then cd web && npm run e2e; fi
+	cd web && npm run e2e
 
 clean: ## remove everything that was built or installed here
 	rm -rf target .tools .run .aws-sam web/node_modules web/lib web/dist web/examples/*/node_modules \
@@ -175,4 +183,4 @@ clean: ## remove everything that was built or installed here
 		bench/peers/__pycache__
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -192,12 +192,13 @@ class Chat:
         body: dict[str, Any] = {"character_id": character, "message": message}
         if greeting is not None:
             body["greeting"] = greeting
+        payload = json.dumps(body, ensure_ascii=False).encode()
         key = {"idempotency-key": f'"{uuid.uuid4()}"'}
         for is_repeated in (False, True):
             turn, seen = "", ""
             began = False
             try:
-                for event in self._stream("POST", "/api/v1/chat/stream", key, body):
+                for event in self._stream("POST", "/api/v1/chat/stream", key, payload):
                     began = True
                     if event.name == "start" and event.data.get("resumable"):
                         turn = str(event.data.get("turn_id"))
@@ -275,20 +276,12 @@ class Chat:
     def invoke(self, function: str, event: bytes) -> dict[str, Any]:
         """Sends an event to a function that `make run` serves, and returns its answer.
 
-        Raises ApiError if the function refuses the event: it then answers with a problem document.
+        Raises ApiError if the event does not reach the function, or if the function refuses it: it then answers with a
+        problem document.
         """
-        connection = self._connection(INVOKE_TIMEOUT_SECONDS)
-        try:
-            path = f"/2015-03-31/functions/{function}/invocations"
-            response = self._send_bytes(connection, "POST", path, event, {"content-type": "application/json"})
-            body = _body(response)
-            if response.status != 200:
-                raise _problem(response.status, body)
-        finally:
-            connection.close()
-        answer = _object(body)
+        answer = self._call("POST", f"/2015-03-31/functions/{function}/invocations", event, INVOKE_TIMEOUT_SECONDS)
         if "code" in answer:
-            raise _problem(int(answer.get("status") or 0), body)
+            raise _refusal(int(answer.get("status") or 0), answer)
         return answer
 
     def status(self, method: str, path: str, timeout_seconds: float) -> int:
@@ -301,9 +294,7 @@ class Chat:
         finally:
             connection.close()
 
-    def _stream(
-        self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any] | None = None
-    ) -> Iterator[Event]:
+    def _stream(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Iterator[Event]:
         """Yields the frames of a response until it ends or is cut. A response without a body has none."""
         connection = self._connection(STREAM_TIMEOUT_SECONDS)
         try:
@@ -311,7 +302,7 @@ class Chat:
             if response.status == 204:
                 return
             if response.status != 200:
-                raise _problem(response.status, _body(response))
+                raise _rejection(response.status, _body(response))
             parser = SseParser()
             while True:
                 try:
@@ -324,16 +315,19 @@ class Chat:
         finally:
             connection.close()
 
-    def _call(self, method: str, path: str) -> dict[str, Any]:
-        connection = self._connection(REQUEST_TIMEOUT_SECONDS)
+    def _call(
+        self, method: str, path: str, body: bytes | None = None, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS
+    ) -> dict[str, Any]:
+        """Returns the JSON object of a response. Raises ApiError if the status reports a failure."""
+        connection = self._connection(timeout_seconds)
         try:
-            response = self._send(connection, method, path)
-            body = _body(response)
+            response = self._send(connection, method, path, body)
+            answer = _body(response)
             if response.status not in (200, 202):
-                raise _problem(response.status, body)
+                raise _rejection(response.status, answer)
         finally:
             connection.close()
-        return _object(body)
+        return _object(answer)
 
     def _connection(self, timeout_seconds: float) -> http.client.HTTPConnection:
         secure = self._parts.scheme == "https"
@@ -345,28 +339,16 @@ class Chat:
         connection: http.client.HTTPConnection,
         method: str,
         path: str,
-        body: Mapping[str, Any] | None = None,
+        body: bytes | None = None,
         more_headers: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
         headers = {"accept": "text/event-stream, application/json", **(more_headers or {})}
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
-        payload = None
         if body is not None:
             headers["content-type"] = "application/json"
-            payload = json.dumps(body, ensure_ascii=False).encode()
-        return self._send_bytes(connection, method, path, payload, headers)
-
-    def _send_bytes(
-        self,
-        connection: http.client.HTTPConnection,
-        method: str,
-        path: str,
-        body: bytes | None,
-        headers: Mapping[str, str],
-    ) -> http.client.HTTPResponse:
         try:
-            connection.request(method, self._parts.path.rstrip("/") + path, body, dict(headers))
+            connection.request(method, self._parts.path.rstrip("/") + path, body, headers)
             return connection.getresponse()
         except (http.client.HTTPException, OSError) as error:
             raise NotReachable(f"{self.url} does not answer ({_reason(error)})") from None
@@ -403,13 +385,18 @@ def _object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _problem(status: int, body: bytes) -> ApiError:
+def _rejection(status: int, body: bytes) -> ApiError:
+    """Returns the error of a response whose body should be a problem document."""
     try:
         problem = json.loads(body)
-        detail = problem.get("detail") or problem.get("title")
-        return ApiError(status, str(problem.get("code") or ""), str(detail or "the request was rejected"))
-    except (ValueError, AttributeError):
-        return ApiError(status, "", "the request was rejected")
+    except ValueError:
+        problem = None
+    return _refusal(status, problem if isinstance(problem, dict) else {})
+
+
+def _refusal(status: int, problem: Mapping[str, Any]) -> ApiError:
+    detail = problem.get("detail") or problem.get("title") or "the request was rejected"
+    return ApiError(status, str(problem.get("code") or ""), str(detail))
 
 
 # --- the file that `make run` writes for `make chat` and `make character` -------------------------------------

@@ -307,7 +307,7 @@ class Servers:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=END_WITH_PARENT,
             )
             self._servers.append(Server(name, process, log))
         return process.pid
@@ -402,6 +402,10 @@ def end_with_parent() -> None:
     """Runs in a new process, on Linux: makes the kernel end it if this script is killed and cannot clean up."""
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+# What a process that this script starts runs first (`preexec_fn`). Other systems than Linux have nothing like it.
+END_WITH_PARENT = end_with_parent if sys.platform == "linux" else None
 
 
 # --- the servers ----------------------------------------------------------------------------------------------
@@ -508,7 +512,7 @@ def prepare_page(settings: dict[str, str], url: str, port: int) -> page.Page | N
     """Starts to build the page, and lets it read what the functions answer. Returns None if there will be none."""
     prepared = page.Page(url, port + 1)
     try:
-        prepared.start_build(end_with_parent if sys.platform == "linux" else None)
+        prepared.start_build(END_WITH_PARENT)
     except page.NoPage as reason:
         page.say_why_not(reason)
         prepared.stop()

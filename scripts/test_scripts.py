@@ -196,6 +196,11 @@ class RunTest(unittest.TestCase):
         )
         self.assertEqual(len(run.check_turns([first, forgetful], echo=False)), 3)
 
+    def test_a_context_window_that_is_set_may_be_too_small_for_the_first_turn(self) -> None:
+        for name in ("CONTEXT_MAX_TOKENS", "CONTEXT_MAX_MESSAGES"):
+            self.assertTrue(run.has_small_window(run.function_settings({name: "9"})), name)
+            self.assertFalse(run.has_small_window(run.function_settings({name: ""})), name)
+
     def test_private_text_in_the_log_is_reported_and_not_repeated(self) -> None:
         turns = [run.Turn("我叫小雨。", "你好", "empty", 0, True, 1.0), run.Turn("？", "", "ok", 2, True, 1.0)]
         described = {"JWT_SECRET": "a-secret", "CHAT_USER": "demo-1"}
@@ -763,6 +768,13 @@ class CharacterTest(unittest.TestCase):
         self.server.json("POST", problem)
         self.assertEqual(self.store(), "Sorry: card: no (invalid_request, HTTP 422).\n")
         self.assertEqual(self.status, 1)
+
+    def test_an_event_that_does_not_reach_the_function_is_reported(self) -> None:
+        self.server.problem("POST", 500, "internal", "the function has ended")
+        self.assertEqual(self.store(), "Sorry: the function has ended (internal, HTTP 500).\n")
+        # As a server answers that is none of the service.
+        self.server.answers["POST"] = [(404, "text/html", b"<h1>Not found</h1>", False)]
+        self.assertEqual((self.store(), self.status), ("Sorry: the request was rejected (HTTP 404).\n", 1))
 
     def test_a_service_that_is_not_running_is_reported(self) -> None:
         not_running = "The service is not running; start it with `make run`.\n"

@@ -186,7 +186,7 @@ def make_venv(venv: Path, what: str, arguments: Sequence[str]) -> None:
         return
     report(f"Installing {what} into {venv.relative_to(ROOT)}.")
     quietly(f"{venv.relative_to(ROOT)} cannot be made", [sys.executable, "-m", "venv", "--clear", str(venv)])
-    pip(venv, f"{what} cannot be installed", ["install", *arguments])
+    pip(venv, f"{what} cannot be installed", ["install", "--no-compile", *arguments])
     stamp.write_text(made_with, encoding="utf-8")
 
 

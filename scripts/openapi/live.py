@@ -91,7 +91,7 @@ def service() -> Iterator[subprocess.Popen[str]]:
         text=True,
         # Ctrl-C reaches this process alone, which then ends the service.
         start_new_session=True,
-        preexec_fn=run.end_with_parent if sys.platform == "linux" else None,
+        preexec_fn=run.END_WITH_PARENT,
     )
     try:
         said = []

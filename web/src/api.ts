@@ -30,8 +30,9 @@ export interface paths {
          *     With `replaces`, the new turn takes the place of a stored message and of all messages after it. The old
          *     messages stay until the new turn is stored. Without `message`, the stored text is asked again.
          *
-         *     With `greeting`, the message answers that greeting of the character, which is then stored before it. If the
-         *     session has messages already, the number is checked and changes nothing.
+         *     With `greeting`, the message answers that greeting of the character, which is then stored before it. Once
+         *     messages are stored, the number changes nothing and is not checked. Where the history cannot be read, it is
+         *     checked, and the model is sent the greeting; it is stored only if the session turns out to be empty.
          */
         post: operations["sendMessage"];
         /**
@@ -236,8 +237,8 @@ export interface components {
             /** @description The user's name, for the places where the card has `{{user}}`. Null is none. */
             user_name?: components["schemas"]["UserName"] | null;
             /**
-             * @description Which greeting of the character the client has shown, from 0. It must exist, and must not be blank. Null is
-             *     none.
+             * @description Which greeting of the character the client has shown, from 0. It must exist and must not be blank, unless
+             *     messages are known to be stored. Null is none.
              * @example 0
              */
             greeting?: number | null;

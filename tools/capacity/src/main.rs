@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use self::measure::{Sample, Shape};
 use self::options::Options;
-use self::report::Measured;
+use self::report::{Measured, Plans};
 
 /// How many times smaller the second sample is. Redis's tables of keys double as they fill: with a power of two both
 /// samples find them equally full, and the difference between samples is not a difference between tables.
@@ -34,9 +34,10 @@ async fn main() -> ExitCode {
     let options = Options::read(std::env::args_os().skip(1), environment)
         .unwrap_or_else(|error| error.exit());
     let measured = measure(&options).await;
-    report::print(&options, &measured);
+    let plans = Plans::new(&options, &measured);
+    report::print(&options, &measured, &plans);
     if let Some(path) = &options.capacity_json {
-        let json = format!("{:#}\n", report::json(&options, &measured));
+        let json = format!("{:#}\n", report::json(&options, &measured, &plans));
         if let Err(error) = std::fs::write(path, json) {
             eprintln!("capacity: CAPACITY_JSON: {}: {error}", path.display());
             return ExitCode::FAILURE;

@@ -1,11 +1,12 @@
 //! The same turns on Lambda Managed Instances: many of them in a process, and instances that are paid for by the hour.
 //! Which of the two ways is cheaper, and from how many turns a month on.
 
+use cost::count;
 use serde_json::{Value, json};
 
 use crate::options::Options;
 use crate::plan::{DAY_SECONDS, DAYS_A_MONTH, LambdaPlan, on_demand_dollars_a_turn};
-use crate::report::{columns, count, dollars, heading, line, note};
+use crate::report::{columns, dollars, heading, line, note};
 
 /// The load for which instances run, divided by the load. Lambda starts more within minutes, and load that more than
 /// doubles within five is refused.
@@ -82,8 +83,7 @@ fn memories(options: &Options) -> Vec<u64> {
 }
 
 /// Returns all figures, in dollars and turns a month.
-pub(crate) fn json(options: &Options, on_demand: &LambdaPlan) -> Value {
-    let plan = ManagedPlan::new(options, on_demand);
+pub(crate) fn json(options: &Options, on_demand: &LambdaPlan, plan: &ManagedPlan) -> Value {
     let compared: Vec<Value> = memories(options)
         .into_iter()
         .map(|lambda_mb| {
@@ -102,8 +102,7 @@ pub(crate) fn json(options: &Options, on_demand: &LambdaPlan) -> Value {
 }
 
 /// Prints both ways side by side.
-pub(crate) fn print(options: &Options, on_demand: &LambdaPlan) {
-    let plan = ManagedPlan::new(options, on_demand);
+pub(crate) fn print(options: &Options, on_demand: &LambdaPlan, plan: &ManagedPlan) {
     heading("Or many turns in one process, on Lambda Managed Instances (template-managed.yaml)");
     line(
         "STREAMS_PER_VCPU",
@@ -137,7 +136,7 @@ pub(crate) fn print(options: &Options, on_demand: &LambdaPlan) {
             options.instance_dollars_per_hour, options.managed_fee_percent
         ),
     );
-    side_by_side(options, on_demand, &plan);
+    side_by_side(options, on_demand, plan);
     note(&format!(
         "Prices as of PRICES_DATE={}: list prices of us-east-1 without a savings plan. Not included: NAT gateways.",
         options.prices_date

@@ -84,7 +84,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 3, value_parser = whole(1..=15_000))]
     pub(crate) min_instances: u64,
 
-    /// Price of an hour of a managed instance, without Lambda's fee.
+    /// Price of an hour of a managed instance, without Lambda's fee: the list price of a c8g.xlarge in us-east-1.
     #[arg(long, default_value_t = 0.159_52, value_parser = decimal(0.0..=1_000.0))]
     pub(crate) instance_dollars_per_hour: f64,
 
@@ -93,7 +93,7 @@ pub(crate) struct Options {
     pub(crate) managed_fee_percent: f64,
 
     /// Date of the prices, which is printed with them.
-    #[arg(long, default_value = "2026-11")]
+    #[arg(long, default_value = "2026-09")]
     pub(crate) prices_date: String,
 
     /// File to which all figures are written as JSON.

@@ -56,7 +56,12 @@ pub(crate) struct RedisPlan {
 }
 
 impl RedisPlan {
-    pub(crate) fn new(options: &Options, bytes_a_session: f64, bytes_a_connection: f64) -> Self {
+    pub(crate) fn new(
+        options: &Options,
+        lambda: &LambdaPlan,
+        bytes_a_session: f64,
+        bytes_a_connection: f64,
+    ) -> Self {
         let sessions = options.sessions();
         let data = sessions * bytes_a_session;
         let busy_day = data * (BUSY_DAY - 1.0);
@@ -68,7 +73,7 @@ impl RedisPlan {
         let reply = 2.0 * options.bytes as f64 * (1.0 - 1.0 / QUESTION_SHARE as f64);
         let bytes_a_record = reply + RECORD_BYTES;
         let records_bytes = records * bytes_a_record;
-        let processes = LambdaPlan::new(options).busy_concurrency;
+        let processes = lambda.busy_concurrency;
         let connections = processes * bytes_a_connection;
         let maxmemory = data + busy_day + records_bytes + connections;
         let fragmentation = maxmemory * FRAGMENTATION;

@@ -1,9 +1,10 @@
 //! Prints all figures as a table and returns them as JSON.
 
+use cost::count;
 use serde_json::{Value, json};
 use shared::config::KeyLayout;
 
-use crate::managed;
+use crate::managed::{self, ManagedPlan};
 use crate::measure::Anatomy;
 use crate::options::Options;
 use crate::plan::{
@@ -36,28 +37,41 @@ impl Measured {
     }
 }
 
+/// What the load needs and costs.
+pub(crate) struct Plans {
+    redis: RedisPlan,
+    lambda: LambdaPlan,
+    managed: ManagedPlan,
+}
+
+impl Plans {
+    pub(crate) fn new(options: &Options, measured: &Measured) -> Self {
+        let lambda = LambdaPlan::new(options);
+        let (session, connection) = (measured.bytes_a_session, measured.bytes_a_connection);
+        Self {
+            redis: RedisPlan::new(options, &lambda, session, connection),
+            managed: ManagedPlan::new(options, &lambda),
+            lambda,
+        }
+    }
+}
+
 /// Prints all sections.
-pub(crate) fn print(options: &Options, measured: &Measured) {
+pub(crate) fn print(options: &Options, measured: &Measured, plans: &Plans) {
     assumptions(options);
     session(measured);
-    let redis = RedisPlan::new(
-        options,
-        measured.bytes_a_session,
-        measured.bytes_a_connection,
-    );
-    memory(measured, &redis);
-    lambda(options);
-    managed::print(options, &LambdaPlan::new(options));
+    memory(measured, &plans.redis);
+    lambda(options, &plans.lambda);
+    managed::print(options, &plans.lambda, &plans.managed);
 }
 
 /// Returns all figures, in bytes, seconds and dollars.
-pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
-    let redis = RedisPlan::new(
-        options,
-        measured.bytes_a_session,
-        measured.bytes_a_connection,
-    );
-    let lambda = LambdaPlan::new(options);
+pub(crate) fn json(options: &Options, measured: &Measured, plans: &Plans) -> Value {
+    let Plans {
+        redis,
+        lambda,
+        managed,
+    } = plans;
     let anatomy = &measured.anatomy;
     json!({
         "assumed": {
@@ -97,7 +111,7 @@ pub(crate) fn json(options: &Options, measured: &Measured) -> Value {
             "busy_concurrency": lambda.busy_concurrency, "turns_a_month": lambda.turns_a_month,
             "duration_dollars_a_month": lambda.duration_dollars, "request_dollars_a_month": lambda.request_dollars,
         },
-        "managed": managed::json(options, &lambda),
+        "managed": managed::json(options, lambda, managed),
     })
 }
 
@@ -279,8 +293,7 @@ fn memory(measured: &Measured, plan: &RedisPlan) {
     );
 }
 
-fn lambda(options: &Options) {
-    let plan = LambdaPlan::new(options);
+fn lambda(options: &Options, plan: &LambdaPlan) {
     let billed_ms = options.reply_seconds * 1_000.0;
     heading("Lambda: chat-stream mostly waits for the model, and waiting is billed");
     line(
@@ -369,20 +382,6 @@ fn tenths(number: f64) -> String {
     } else {
         count(number)
     }
-}
-
-/// Formats a rounded number with a comma between thousands.
-pub(crate) fn count(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        let left = digits.len() - at;
-        if at > 0 && left % 3 == 0 && !text.ends_with('-') {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[expect(clippy::print_stdout, reason = "a tool that prints")]

@@ -1,7 +1,8 @@
 //! What `chat-stream` costs on Lambda: the formulas and the default prices.
 //!
 //! `make capacity` prints the result for one load, and `make plots` draws it over many. Neither has formulas of its
-//! own. Not included: the model, API Gateway, Redis, logs, traffic, and the other functions.
+//! own, and both write numbers in the same way. Not included: the model, API Gateway, Redis, logs, traffic, and the
+//! other functions.
 
 /// Price in dollars of a GB-second: the list price of us-east-1 for arm64, first tier.
 pub const DOLLARS_PER_GB_SECOND: f64 = 0.000_013_333_4;
@@ -31,9 +32,39 @@ pub fn request_dollars(turns: f64, dollars_per_million_requests: f64) -> f64 {
     turns / 1e6 * dollars_per_million_requests
 }
 
+/// Formats a rounded number with a comma between thousands.
+#[must_use]
+pub fn count(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        let left = digits.len() - at;
+        if at > 0 && left % 3 == 0 && !text.ends_with('-') {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thousands_are_separated_by_commas() {
+        let written = [0.4, 999.0, 999.5, 12_345.0, 1e9, -1_000.0, -100.0].map(count);
+        let expected = [
+            "0",
+            "999",
+            "1,000",
+            "12,345",
+            "1,000,000,000",
+            "-1,000",
+            "-100",
+        ];
+        assert_eq!(written, expected);
+    }
 
     #[test]
     fn half_the_memory_halves_the_price_of_duration_and_leaves_that_of_requests() {

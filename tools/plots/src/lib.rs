@@ -26,26 +26,13 @@ pub struct Plot {
 /// # Errors
 /// If a plot cannot be laid out.
 pub fn plots(bench: &Bench) -> Result<Vec<Plot>, Error> {
-    Ok(vec![
-        Plot {
-            name: "turn.svg",
-            svg: scenes::turn(bench)?,
-        },
-        Plot {
-            name: "resources.svg",
-            svg: scenes::resources(bench)?,
-        },
-        Plot {
-            name: "memories.svg",
-            svg: scenes::memories(bench)?,
-        },
-        Plot {
-            name: "streams.svg",
-            svg: scenes::streams(bench)?,
-        },
-        Plot {
-            name: "cost.svg",
-            svg: Some(scenes::cost()?),
-        },
-    ])
+    let plots = [
+        ("turn.svg", scenes::turn(bench)?),
+        ("resources.svg", scenes::resources(bench)?),
+        ("endpoint.svg", scenes::endpoint(bench)?),
+        ("memories.svg", scenes::memories(bench)?),
+        ("streams.svg", scenes::streams(bench)?),
+        ("cost.svg", Some(scenes::cost()?)),
+    ];
+    Ok(plots.map(|(name, svg)| Plot { name, svg }).into())
 }

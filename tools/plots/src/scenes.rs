@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use cost::count;
+
 use crate::bars::{Bar, Panel, bars};
 use crate::canvas::{Error, Words};
 use crate::figures::{Bench, Spread};
@@ -49,14 +51,8 @@ pub(crate) fn turn(bench: &Bench) -> Result<Option<String>, Error> {
         }
         panel(heading, "ms", bars)
     });
-    let panels: Vec<Panel> = panels.flatten().collect();
-    let footer = bench.machine.line();
-    let words = Words {
-        title: "A warm turn of 50 deltas, with 50 messages stored",
-        explanation: SPREAD,
-        footer: &footer,
-    };
-    bars(&words, &panels)
+    let title = "A warm turn of 50 deltas, with 50 messages stored";
+    measured(bench, title, SPREAD, panels)
 }
 
 /// Draws the CPU time and the memory of each service that was measured.
@@ -76,14 +72,17 @@ pub(crate) fn resources(bench: &Bench) -> Result<Option<String>, Error> {
         ),
         panel("Peak resident memory", "MB", memory(bench)),
     ];
-    let panels: Vec<Panel> = panels.into_iter().flatten().collect();
-    let footer = bench.machine.line();
-    let words = Words {
-        title: "CPU of a turn of 50 deltas with 50 messages stored, and memory of the process",
-        explanation: SPREAD,
-        footer: &footer,
-    };
-    bars(&words, &panels)
+    let title = "CPU of a turn of 50 deltas with 50 messages stored, and memory of the process";
+    measured(bench, title, SPREAD, panels)
+}
+
+/// Draws the times of the endpoint that `PEER` named, and ours. They are no part of the other plots: nobody knows what
+/// that endpoint has stored, or which model it asks.
+pub(crate) fn endpoint(bench: &Bench) -> Result<Option<String>, Error> {
+    let panels = [("First text", "first text"), ("Whole turn", "whole turn")]
+        .map(|(heading, what)| panel(heading, "ms", in_turns(bench, "any upstream: ", what)));
+    let title = "A turn of another endpoint, with whatever upstream it has, and ours";
+    measured(bench, title, SPREAD, panels)
 }
 
 /// Draws the chat memories of libraries, and ours.
@@ -106,21 +105,16 @@ pub(crate) fn memories(bench: &Bench) -> Result<Option<String>, Error> {
             });
         }
     }
-    let panels = operations.into_iter().filter_map(|(operation, bars)| {
+    let panels = operations.into_iter().map(|(operation, bars)| {
         let heading = match operation {
             "load" => "Load of the messages",
             _ => "Commit of a turn",
         };
         panel(heading, "ms", bars)
     });
-    let panels: Vec<Panel> = panels.collect();
-    let footer = bench.machine.line();
-    let words = Words {
-        title: "Chat memories on the same Redis, with 50 messages stored",
-        explanation: "Medians of blocks of calls. The thin lines span the blocks.",
-        footer: &footer,
-    };
-    bars(&words, &panels)
+    let title = "Chat memories on the same Redis, with 50 messages stored";
+    let explanation = "Medians of blocks of calls. The thin lines span the blocks.";
+    measured(bench, title, explanation, panels)
 }
 
 /// Draws the latency of a process over the number of its concurrent streams. One number of streams makes no line.
@@ -128,17 +122,9 @@ pub(crate) fn streams(bench: &Bench) -> Result<Option<String>, Error> {
     let delta = "a delta, from the upstream to the platform";
     let alone = "a delta, from the upstream's write to a bare client";
     let late = "the same, 99th percentile";
-    let first = "first text";
     let wanted = [
         ("streams", delta, "a delta: median", Some(0)),
         ("streams", late, "a delta: 99th percentile", Some(1)),
-        ("streams", first, "first text: median", Some(2)),
-        (
-            "streams",
-            "first text, 99th percentile",
-            "first text: 99th percentile",
-            Some(3),
-        ),
         (
             "alone",
             alone,
@@ -217,6 +203,23 @@ pub(crate) fn cost() -> Result<String, Error> {
     lines(&words, axes, Scale::Linear, &drawn)
 }
 
+/// Draws what a run has measured, with the machine and the day below it. Returns `None` if there are no panels.
+fn measured(
+    bench: &Bench,
+    title: &'static str,
+    explanation: &str,
+    panels: impl IntoIterator<Item = Option<Panel>>,
+) -> Result<Option<String>, Error> {
+    let panels: Vec<Panel> = panels.into_iter().flatten().collect();
+    let footer = bench.machine.line();
+    let words = Words {
+        title,
+        explanation,
+        footer: &footer,
+    };
+    bars(&words, &panels)
+}
+
 /// Returns a panel, unless only what is drawn for comparison was measured.
 fn panel(heading: &str, unit: &'static str, bars: Vec<Bar>) -> Option<Panel> {
     (!bars.is_empty()).then(|| Panel {
@@ -228,12 +231,23 @@ fn panel(heading: &str, unit: &'static str, bars: Vec<Bar>) -> Option<Panel> {
 
 /// Returns a time of each service. They were measured in turns, which the figures of a run without peers were not.
 fn services(bench: &Bench, how: &str, what: &str, without_peers: &str) -> Vec<Bar> {
-    let prefix = format!("deltas {how}: ");
+    let mut bars = in_turns(bench, &format!("deltas {how}: "), what);
+    if bars.is_empty() {
+        let mut figures = bench.times("turn");
+        bars.extend(
+            figures.find_map(|(figure, value)| (figure == without_peers).then(|| ours(value))),
+        );
+    }
+    bars
+}
+
+/// Returns a time of each service that was measured in turns with ours, which comes first.
+fn in_turns(bench: &Bench, prefix: &str, what: &str) -> Vec<Bar> {
     let suffix = format!(": {what}");
     let mut bars = Vec::new();
     let figures = bench.times("peer");
     let found = figures.filter_map(|(figure, value)| {
-        let name = figure.strip_prefix(&prefix)?.strip_suffix(&suffix)?;
+        let name = figure.strip_prefix(prefix)?.strip_suffix(&suffix)?;
         Some((name, value))
     });
     let mut others = 0;
@@ -248,12 +262,6 @@ fn services(bench: &Bench, how: &str, what: &str, without_peers: &str) -> Vec<Ba
                 series: Some(others),
             });
         }
-    }
-    if bars.is_empty() {
-        let mut figures = bench.times("turn");
-        bars.extend(
-            figures.find_map(|(figure, value)| (figure == without_peers).then(|| ours(value))),
-        );
     }
     bars
 }
@@ -310,19 +318,6 @@ fn over_streams(bench: &Bench, group: &str, what: &str) -> Vec<(f64, f64)> {
     points
         .map(|(streams, value)| (f64::from(streams), value))
         .collect()
-}
-
-/// Formats a whole number below a million, with a comma between thousands.
-fn count(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    match digits
-        .len()
-        .checked_sub(3)
-        .and_then(|at| digits.split_at_checked(at))
-    {
-        Some((thousands, rest)) if !thousands.is_empty() => format!("{thousands},{rest}"),
-        _ => digits,
-    }
 }
 
 /// Formats a power of ten.

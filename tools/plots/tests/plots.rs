@@ -66,6 +66,16 @@ fn figures() -> Vec<Value> {
             "MB",
             81.4,
         ),
+        measured("peer", "any upstream: the peer: first text", 70_000.0),
+        measured("peer", "any upstream: ours: first text", 620.0),
+        measured("peer", "any upstream: the peer: whole turn", 900_000.0),
+        measured("peer", "any upstream: ours: whole turn", 4_310.0),
+        single(
+            "peer",
+            "any upstream: first text: the peer's over ours",
+            "x",
+            113.0,
+        ),
         single("peak", "chat-stream", "MB", 10.25),
         single("peak", "chat-stream, the tokenizer included", "MB", 34.5),
         measured("libraries", "companion-chat: load", 90.0),
@@ -193,6 +203,19 @@ fn cpu_and_memory_are_shown_for_each_service() {
             "0.91 ms", "6.00 ms", "5.30 ms", "28.0 ms", "10.2 MB", "81.4 MB",
         ],
     );
+}
+
+#[test]
+fn an_endpoint_is_shown_beside_ours_and_in_no_other_plot() {
+    let plots = drawn(&figures());
+    let endpoint = svg(&plots, "endpoint.svg");
+    assert_shows(&endpoint, &["First text, ms", "Whole turn, ms"]);
+    assert_shows(&endpoint, &["companion-chat", "the peer"]);
+    assert_shows(&endpoint, &["0.62 ms", "70.0 ms", "4.31 ms", "900 ms"]);
+    for name in ["turn.svg", "resources.svg"] {
+        let texts = texts(&svg(&plots, name));
+        assert!(!texts.contains(&"the peer".to_owned()), "{name}: {texts:?}");
+    }
 }
 
 #[test]
@@ -328,7 +351,13 @@ fn what_was_not_measured_is_left_out() {
     };
     assert_eq!(
         missing(&[]),
-        ["turn.svg", "resources.svg", "memories.svg", "streams.svg"]
+        [
+            "turn.svg",
+            "resources.svg",
+            "endpoint.svg",
+            "memories.svg",
+            "streams.svg"
+        ]
     );
     let one = measured("streams", "10: the same, 99th percentile", 300.0);
     assert!(
@@ -414,7 +443,7 @@ fn figures_of_nothing_and_extreme_ones_are_drawn() {
         for streams in [1, 1000] {
             figures.push(measured(
                 "streams",
-                &format!("{streams}: first text"),
+                &format!("{streams}: a delta, from the upstream to the platform"),
                 value,
             ));
         }
