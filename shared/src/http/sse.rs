@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::Write;
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::unfold;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Response};
@@ -16,7 +17,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use lambda_http::Body;
 use serde::Serialize;
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::turn_json::{Ended, Failed, Start};
 use super::{Answer, ui_stream};
@@ -44,8 +45,8 @@ pub enum Protocol {
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Initial capacity of a chunk; fits a typical delta event.
-const FRAME_CAPACITY_BYTES: usize = 128;
+/// Capacity of the buffer that chunks are cut from, in bytes; fits several typical delta events.
+const BUFFER_BYTES: usize = 512;
 /// Size, in bytes, at which a chunk of merged frames is sent.
 const MAX_CHUNK_BYTES: usize = 8 * 1024;
 /// Frames closer together than this form a burst.
@@ -64,12 +65,15 @@ pub fn stream(turn: Turn, protocol: Protocol) -> StreamingAnswer {
         },
         Protocol::UiMessageStream => Encoder::Ui(ui_stream::Encoder::new(turn.id())),
     };
-    let following = Following {
+    // Boxed, because `unfold` moves it with each chunk.
+    let following = Box::new(Following {
         turn,
         encoder,
+        buffer: BytesMut::with_capacity(BUFFER_BYTES),
+        silence: Box::pin(sleep(HEARTBEAT_INTERVAL)),
         sent: None,
         alone: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
-    };
+    });
     let frames = unfold(following, |mut following| async {
         let bytes = following.next_chunk().await?;
         Some((Ok(BodyFrame::data(bytes)), following))
@@ -96,6 +100,11 @@ pub fn stream(turn: Turn, protocol: Protocol) -> StreamingAnswer {
 struct Following {
     turn: Turn,
     encoder: Encoder,
+    /// Empty between chunks. They share its memory, so most need none of their own.
+    buffer: BytesMut,
+    /// Elapses when a heartbeat is due. One timer for the whole stream: to postpone it costs less than to make one for each
+    /// chunk.
+    silence: Pin<Box<Sleep>>,
     /// When the last chunk was sent; `None` before the first delta.
     sent: Option<Instant>,
     /// Whether this thread serves a single response. With several, yielding may take arbitrarily long.
@@ -107,25 +116,28 @@ impl Following {
     /// because each chunk costs the runtime a wake-up and a system call. The first delta is never merged, and merging
     /// never waits for I/O.
     async fn next_chunk(&mut self) -> Option<Bytes> {
-        let Ok(frame) = timeout(HEARTBEAT_INTERVAL, self.turn.next()).await else {
-            return Some(Bytes::from_static(PING));
+        let heartbeat_at = Instant::now() + HEARTBEAT_INTERVAL;
+        self.silence.as_mut().reset(heartbeat_at);
+        let frame = tokio::select! {
+            biased;
+            frame = self.turn.next() => frame,
+            () = &mut self.silence => return Some(Bytes::from_static(PING)),
         };
         let Some(frame) = frame else {
             return self.encoder.cut();
         };
-        let mut bytes = Vec::with_capacity(FRAME_CAPACITY_BYTES);
-        self.encoder.encode(&frame, &mut bytes);
+        self.encoder.encode(&frame, &mut self.buffer);
         let in_burst = self.sent.is_some_and(|sent| sent.elapsed() < BURST_GAP);
         if in_burst && self.alone {
             let mut rounds = 0;
             while rounds < COALESCE_ROUNDS
-                && bytes.len() < MAX_CHUNK_BYTES
+                && self.buffer.len() < MAX_CHUNK_BYTES
                 && !self.turn.has_ended()
             {
                 run_ready_tasks().await;
                 rounds += 1;
                 if let Some(frame) = self.turn.try_next() {
-                    self.encoder.encode(&frame, &mut bytes);
+                    self.encoder.encode(&frame, &mut self.buffer);
                     rounds = 0;
                 }
             }
@@ -133,7 +145,7 @@ impl Following {
         if self.sent.is_some() || matches!(frame, Frame::Delta(_)) {
             self.sent = Some(Instant::now());
         }
-        Some(bytes.into())
+        Some(self.buffer.split().freeze())
     }
 }
 
@@ -151,7 +163,7 @@ enum Encoder {
 
 impl Encoder {
     /// Appends the encoded `frame` to `into`.
-    fn encode(&mut self, frame: &Frame, into: &mut Vec<u8>) {
+    fn encode(&mut self, frame: &Frame, into: &mut BytesMut) {
         match self {
             Self::Events { turn, text_bytes } => {
                 if let Frame::Delta(content) = frame {
@@ -214,7 +226,7 @@ struct Done<'a> {
 }
 
 /// Appends the event of `frame` to `into`. `text_bytes` is the length of the reply's text up to this frame.
-fn encode(turn: TurnId, frame: &Frame, text_bytes: usize, into: &mut Vec<u8>) {
+fn encode(turn: TurnId, frame: &Frame, text_bytes: usize, into: &mut BytesMut) {
     let id = Id(Some(text_bytes));
     match frame {
         Frame::Start {
@@ -260,14 +272,15 @@ fn encode(turn: TurnId, frame: &Frame, text_bytes: usize, into: &mut Vec<u8>) {
 struct Id(Option<usize>);
 
 /// Appends one event to `into`. Serialized JSON contains no line breaks, so one `data` line holds it.
-fn event(into: &mut Vec<u8>, name: &str, id: Id, data: &impl Serialize) {
+fn event(into: &mut BytesMut, name: &str, id: Id, data: &impl Serialize) {
+    let mut into = into.writer();
     // Writing text and numbers to memory cannot fail.
     let _ = match id {
         Id(Some(bytes)) => write!(into, "id: {bytes}\nevent: {name}\ndata: "),
         Id(None) => write!(into, "id: done\nevent: {name}\ndata: "),
     };
-    let _ = serde_json::to_writer(&mut *into, data);
-    into.extend_from_slice(b"\n\n");
+    let _ = serde_json::to_writer(&mut into, data);
+    let _ = into.write_all(b"\n\n");
 }
 
 #[cfg(test)]
@@ -278,9 +291,9 @@ mod tests {
 
     fn text(frame: &Frame) -> String {
         let turn = TurnId::parse("01234567-89ab-7cde-8f01-23456789abcd").expect("a UUID");
-        let mut bytes = Vec::new();
+        let mut bytes = BytesMut::new();
         encode(turn, frame, 7, &mut bytes);
-        String::from_utf8(bytes).expect("UTF-8")
+        String::from_utf8(bytes.to_vec()).expect("UTF-8")
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::io::Write;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 
@@ -101,7 +101,7 @@ impl Encoder {
     }
 
     /// Appends the parts of `frame` to `into`.
-    pub(super) fn encode(&mut self, frame: &Frame, into: &mut Vec<u8>) {
+    pub(super) fn encode(&mut self, frame: &Frame, into: &mut BytesMut) {
         match frame {
             Frame::Start {
                 memory,
@@ -154,18 +154,18 @@ impl Encoder {
         if std::mem::replace(&mut self.has_ended, true) {
             return None;
         }
-        let mut bytes = Vec::new();
+        let mut bytes = BytesMut::new();
         part(&mut bytes, &Part::Error { error_text: FAILED });
         Some(bytes.into())
     }
 
-    fn end_text(&self, into: &mut Vec<u8>) {
+    fn end_text(&self, into: &mut BytesMut) {
         if self.has_text {
             part(into, &Part::TextEnd { id: TEXT });
         }
     }
 
-    fn end(&mut self, into: &mut Vec<u8>) {
+    fn end(&mut self, into: &mut BytesMut) {
         into.extend_from_slice(DONE);
         self.has_ended = true;
     }
@@ -183,11 +183,12 @@ fn last(finish_reason: FinishReason) -> Part<'static> {
 }
 
 /// Appends one part to `into`. Serialized JSON contains no line breaks, so one line holds it.
-fn part(into: &mut Vec<u8>, part: &Part<'_>) {
+fn part(into: &mut BytesMut, part: &Part<'_>) {
+    let mut into = into.writer();
     // Writing text and numbers to memory cannot fail.
     let _ = into.write_all(b"data: ");
-    let _ = serde_json::to_writer(&mut *into, part);
-    into.extend_from_slice(b"\n\n");
+    let _ = serde_json::to_writer(&mut into, part);
+    let _ = into.write_all(b"\n\n");
 }
 
 #[cfg(test)]
@@ -205,11 +206,11 @@ mod tests {
 
     fn text(frames: &[Frame]) -> String {
         let mut encoder = encoder();
-        let mut bytes = Vec::new();
+        let mut bytes = BytesMut::new();
         for frame in frames {
             encoder.encode(frame, &mut bytes);
         }
-        String::from_utf8(bytes).expect("UTF-8")
+        String::from_utf8(bytes.to_vec()).expect("UTF-8")
     }
 
     fn start() -> Frame {
@@ -324,11 +325,11 @@ mod tests {
     #[test]
     fn a_stream_that_stops_early_ends_with_one_error_and_a_whole_one_with_none() {
         let (mut early, mut whole) = (encoder(), encoder());
-        early.encode(&start(), &mut Vec::new());
+        early.encode(&start(), &mut BytesMut::new());
         let error = format!("data: {{\"type\":\"error\",\"errorText\":\"{FAILED}\"}}\n\n");
         assert_eq!(early.cut(), Some(error.into()));
         assert_eq!(early.cut(), None);
-        whole.encode(&done(FinishReason::Stop, None), &mut Vec::new());
+        whole.encode(&done(FinishReason::Stop, None), &mut BytesMut::new());
         assert_eq!(whole.cut(), None);
     }
 }

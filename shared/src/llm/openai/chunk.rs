@@ -2,7 +2,10 @@
 //!
 //! The usual chunk is read in one pass without copying its text. Rare members stay raw JSON until they are needed.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -35,11 +38,41 @@ pub(super) struct NotAChunk;
 #[derive(Deserialize)]
 struct Form<'a> {
     #[serde(borrow, default)]
-    choices: Option<Vec<Choice<'a>>>,
+    choices: Option<First<'a>>,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
+}
+
+/// What the first choice with the index 0, or without one, adds to the chunk. The request asks for one choice only.
+struct First<'a>(Option<Chunk<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for First<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Choices;
+
+        impl<'de> Visitor<'de> for Choices {
+            type Value = First<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a list of choices")
+            }
+
+            // A list of them would take memory for each chunk.
+            fn visit_seq<A: SeqAccess<'de>>(self, mut choices: A) -> Result<Self::Value, A::Error> {
+                let mut first = None;
+                while let Some(choice) = choices.next_element::<Choice<'de>>()? {
+                    if first.is_none() && choice.index.is_none_or(|index| index == 0.0) {
+                        first = Some(choice.chunk());
+                    }
+                }
+                Ok(First(first))
+            }
+        }
+
+        deserializer.deserialize_seq(Choices)
+    }
 }
 
 #[derive(Deserialize)]
@@ -54,6 +87,31 @@ struct Choice<'a> {
     finish_reason: Option<&'a RawValue>,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
+}
+
+impl<'a> Choice<'a> {
+    fn chunk(self) -> Chunk<'a> {
+        let mut chunk = Chunk {
+            usage: self.usage.and_then(|json| usage::read(json.get())),
+            finish: self.finish_reason.and_then(|json| {
+                let word: String = serde_json::from_str(json.get()).ok()?;
+                finish::read(&word)
+            }),
+            ..Chunk::default()
+        };
+        if let Some(delta) = self.delta {
+            chunk.has_thought = delta.has_thought();
+            chunk.text = delta.text();
+        }
+        if let Some(message) = self.message
+            && chunk.text.is_none()
+        {
+            chunk.has_thought |= message.has_thought();
+            chunk.text = message.text();
+            chunk.is_whole = true;
+        }
+        chunk
+    }
 }
 
 #[derive(Deserialize)]
@@ -123,42 +181,20 @@ impl<'a> Chunk<'a> {
             return Err(NotAChunk);
         }
         let form: Form<'a> = serde_json::from_str(data).map_err(|_| NotAChunk)?;
-        let mut chunk = Self {
-            usage: form.usage.and_then(|json| usage::read(json.get())),
-            error: form
-                .error
-                .and_then(|json| serde_json::from_str(json.get()).ok()),
-            ..Self::default()
+        let usage = form.usage.and_then(|json| usage::read(json.get()));
+        let error = form
+            .error
+            .and_then(|json| serde_json::from_str(json.get()).ok());
+        let mut chunk = match form.choices {
+            Some(First(chunk)) => chunk.unwrap_or_default(),
+            None if error.is_none() && usage.is_none() => Self {
+                error: flat_error(data),
+                ..Self::default()
+            },
+            None => Self::default(),
         };
-        let Some(choices) = form.choices else {
-            if chunk.error.is_none() && chunk.usage.is_none() {
-                chunk.error = flat_error(data);
-            }
-            return Ok(chunk);
-        };
-        // The request asks for one choice only.
-        let first = |choice: &Choice<'_>| choice.index.is_none_or(|index| index == 0.0);
-        let Some(choice) = choices.into_iter().find(first) else {
-            return Ok(chunk);
-        };
-        if let Some(usage) = choice.usage.and_then(|json| usage::read(json.get())) {
-            chunk.usage.get_or_insert(usage);
-        }
-        chunk.finish = choice.finish_reason.and_then(|json| {
-            let word: String = serde_json::from_str(json.get()).ok()?;
-            finish::read(&word)
-        });
-        if let Some(delta) = choice.delta {
-            chunk.has_thought = delta.has_thought();
-            chunk.text = delta.text();
-        }
-        if let Some(message) = choice.message
-            && chunk.text.is_none()
-        {
-            chunk.has_thought |= message.has_thought();
-            chunk.text = message.text();
-            chunk.is_whole = true;
-        }
+        chunk.usage = usage.or(chunk.usage);
+        chunk.error = error.or(chunk.error);
         Ok(chunk)
     }
 }

@@ -1,12 +1,13 @@
 //! A reply that is arriving: which text is shown, how the reply ends, and when waiting for it ends.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::chunk::Chunk;
 use super::finish::Finish;
@@ -27,8 +28,9 @@ pub struct Reply {
     body: Option<Incoming>,
     form: Form,
     idle_timeout: Duration,
-    /// Time until which the next token must arrive.
-    deadline: Instant,
+    /// Elapses if the next token does not arrive in time. One timer for the whole reply: to postpone it costs less than to
+    /// make one for each delta.
+    silence: Pin<Box<Sleep>>,
     /// Whether a token has arrived, shown or not.
     alive: bool,
     /// Whether the user was shown any text.
@@ -63,7 +65,7 @@ impl Reply {
             body: Some(body),
             form: Form::Unknown,
             idle_timeout,
-            deadline: first_token_deadline,
+            silence: Box::pin(sleep_until(first_token_deadline)),
             alive: false,
             shown: false,
             joiner: Joiner::default(),
@@ -94,15 +96,19 @@ impl Reply {
             let Some(body) = &mut self.body else {
                 return Ok(self.end());
             };
-            match timeout_at(self.deadline, body.frame()).await {
-                Ok(Some(Ok(frame))) => {
+            let frame = tokio::select! {
+                biased;
+                frame = body.frame() => frame,
+                () = &mut self.silence => return self.silent(),
+            };
+            match frame {
+                Some(Ok(frame)) => {
                     if let Some(bytes) = frame.data_ref() {
                         self.push(bytes)?;
                     }
                 }
-                Ok(Some(Err(_))) => return self.ended(Cause::Cut),
-                Ok(None) => return self.body_ended(),
-                Err(_) => return self.silent(),
+                Some(Err(_)) => return self.ended(Cause::Cut),
+                None => return self.body_ended(),
             }
         }
     }
@@ -195,11 +201,15 @@ impl Reply {
                 Finish::Ended(reason) => reason,
                 Finish::Failed => return Err(self.broken(Cause::FailureReported)),
             });
-            self.deadline = Instant::now() + USAGE_GRACE.min(self.idle_timeout);
+            self.must_arrive_within(USAGE_GRACE.min(self.idle_timeout));
         } else if token && self.finish_reason.is_none() {
-            self.deadline = Instant::now() + self.idle_timeout;
+            self.must_arrive_within(self.idle_timeout);
         }
         Ok(text.and_then(|text| self.show(text)))
+    }
+
+    fn must_arrive_within(&mut self, limit: Duration) {
+        self.silence.as_mut().reset(Instant::now() + limit);
     }
 
     /// Returns a step with the text that a delta adds, if it adds any.
