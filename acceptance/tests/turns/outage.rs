@@ -1,10 +1,14 @@
 //! Redis is down for the whole turn, from the middle, or until the middle: the stream is as without records.
 
+use std::time::Instant;
+
+use serde_json::json;
+use testkit::events::Event;
 use testkit::redis::Server;
 use testkit::stage::Stage;
 use testkit::upstream::{Gate, Script};
 
-use crate::{PIECES, ask, gated, resume, stage, stored, text, turn_id};
+use crate::{PATIENCE, PIECES, ask, gated, resume, stage, stored, text, turn_id};
 
 #[tokio::test]
 async fn two_requests_with_one_key_that_began_without_redis_are_stored_once() {
@@ -101,6 +105,32 @@ async fn a_turn_is_not_held_up_by_a_server_that_pauses_writes() {
         (answer.reply(), &answer.last()["saved"]),
         (PIECES.concat(), &true.into())
     );
+}
+
+#[tokio::test]
+async fn a_turn_that_is_refused_before_its_claim_is_answered_leaves_no_record() {
+    let stage = Stage::builder()
+        .env("MEMORY_READ_TIMEOUT_MS", "10000")
+        .start()
+        .await;
+    let pause = ["CLIENT", "PAUSE", PAUSE_MS, "WRITE"];
+    stage.redis.command::<String>(&pause).await;
+    let body = json!({ "character_id": "nobody", "message": "晚上好呀" });
+    let refused = Event::stream().token(&stage.token).json(&body).http();
+    let refused = stage.chat.invoke(&refused).await;
+    refused.assert_problem(404, "character_not_found");
+    let unpause = ["CLIENT", "UNPAUSE"];
+    stage.redis.command::<String>(&unpause).await;
+    // The server carries out the claim before it answers to this.
+    let began = Instant::now();
+    loop {
+        let keys: Vec<String> = stage.redis.command(&["KEYS", "chat:*:nobody:*"]).await;
+        if keys.is_empty() {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{keys:?}");
+        tokio::task::yield_now().await;
+    }
 }
 
 /// A record that cannot be written says nothing about reads.
