@@ -58,7 +58,6 @@ FUNCTIONS = (
         own_secrets=("LlmApiKeySecretArn",),
         rolls_back_on=("UpstreamErrorsAlarm", "CommitFailuresAlarm", "MemoryDownAlarm"),
         streams=True,
-        memory_megabytes=256,
     ),
     Function(
         name="stop-stream",

@@ -48,7 +48,7 @@ AWSTemplateFormatVersion: "2010-09-09"
           - InstanceTypes
 """,
     ),
-    ("          - ChatReservedConcurrency\n", ""),
+    ("          - ChatMemorySize\n          - ChatReservedConcurrency\n", ""),
     (
         """\
     Description: VPC of SubnetIds. Empty runs the functions outside any VPC.
@@ -120,6 +120,14 @@ AWSTemplateFormatVersion: "2010-09-09"
     ),
     (
         """\
+  # A turn mostly waits for the model, and waiting is billed by memory. CPU grows with memory; `make bench BENCH_ONLY=small`
+  # measures what a turn needs of it. Above 1,769 MB a process has more than one CPU, which a turn has no use for.
+  ChatMemorySize:
+    Description: Memory of chat-stream, in MB. More memory is more CPU too, up to a whole one with 1769.
+    Type: Number
+    Default: 128
+    MinValue: 128
+    MaxValue: 1769
   # All are 0, because a reservation is taken from the account's limit, which may be as low as 10, and Lambda refuses one
   # that leaves less than 100 to everything else. To keep a flood of chats from starving the other functions, limit chats
   # alone: see docs/deploy.md.
@@ -208,11 +216,7 @@ AWSTemplateFormatVersion: "2010-09-09"
 """,
     ),
     (
-        """\
-      # A turn mostly waits for the model, and waiting is billed by memory. But CPU grows with memory, and at 128 MB the
-      # TLS handshakes of a cold start and the tokenizer (for a model that reports no usage) would take seconds.
-      MemorySize: 256
-""",
+        "      MemorySize: !Ref ChatMemorySize\n",
         """\
       MemorySize: !Ref ChatEnvironmentMegabytes
       CapacityProviderConfig:

@@ -107,13 +107,20 @@ class Deployment(unittest.TestCase):
         self.assertEqual(anchors(PACKAGED), [])
         self.assertNotIn("<<", PACKAGED)
 
+    def test_the_memory_of_chat_stream_is_a_parameter(self) -> None:
+        usual, larger = Effective({}), Effective({"ChatMemorySize": 512})
+        for function in FUNCTIONS:
+            memory = [int(stack.properties(function.resource)["MemorySize"]) for stack in (usual, larger)]
+            expected = [128, 512] if function.name == "chat-stream" else [function.memory_megabytes] * 2
+            self.assertEqual(memory, expected, function.name)
+
     def test_platform_tracing_and_logs_are_the_same_for_all_and_memory_is_their_own(self) -> None:
         stack = Effective({"LogRetentionDays": 7})
         for function in FUNCTIONS:
             properties = stack.properties(function.resource)
             self.assertEqual((properties["Runtime"], properties["Architectures"]), ("provided.al2023", ["arm64"]))
             self.assertEqual(properties["TracingConfig"], {"Mode": "Active"})
-            self.assertEqual(properties["MemorySize"], function.memory_megabytes)
+            self.assertEqual(int(properties["MemorySize"]), function.memory_megabytes)
             self.assertNotIn("VpcConfig", properties)
             log_group = function.stem + "LogGroup"
             logs = {"LogFormat": "JSON", "ApplicationLogLevel": "TRACE", "LogGroup": f"${{{log_group}}}"}

@@ -1,8 +1,7 @@
 //! Cold starts, at full speed and at shares of a CPU, compared with a function that does nothing and with a build
 //! without the SDK, and with TLS to Redis and to the model.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,6 +12,7 @@ use testkit::tls::TlsServer;
 use testkit::tokens::token;
 use testkit::upstream::{Front, Upstream};
 
+use super::cgroup::Cgroup;
 use super::report::{Report, Series, heading};
 use super::{Effort, chat_stream, empty_function, first_text, process, reply, settings, store};
 
@@ -214,49 +214,5 @@ impl FirstTurns {
         self.text.push_time(first_text(&answer));
         self.whole.push_time(answer.ended - answer.handed_over);
         first_text(&answer)
-    }
-}
-
-/// A cgroup of either version that limits its processes to a share of a CPU. It is removed on drop.
-struct Cgroup {
-    path: PathBuf,
-}
-
-impl Cgroup {
-    fn new(share: f64) -> Option<Self> {
-        const PERIOD: f64 = 20_000.0;
-        let quota = PERIOD * share;
-        let first = Path::new("/sys/fs/cgroup/cpu");
-        let (parent, limits) = if first.exists() {
-            let limits = [
-                ("cpu.cfs_period_us", format!("{PERIOD}")),
-                ("cpu.cfs_quota_us", format!("{quota:.0}")),
-            ];
-            (first, limits.to_vec())
-        } else {
-            let limits = [("cpu.max", format!("{quota:.0} {PERIOD}"))];
-            (Path::new("/sys/fs/cgroup"), limits.to_vec())
-        };
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("companion-chat-bench-{}-{number}", std::process::id());
-        let path = parent.join(name);
-        std::fs::create_dir(&path).ok()?;
-        let group = Self { path };
-        for (file, limit) in limits {
-            std::fs::write(group.path.join(file), limit).ok()?;
-        }
-        Some(group)
-    }
-
-    fn processes(&self) -> PathBuf {
-        self.path.join("cgroup.procs")
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // It can only be removed once its processes are gone, and they are: their owners wait for them.
-        let _ = std::fs::remove_dir(&self.path);
     }
 }

@@ -14,6 +14,7 @@
 mod alone;
 mod binaries;
 mod card;
+mod cgroup;
 mod cold;
 mod instructions;
 mod lists;
@@ -25,6 +26,7 @@ mod quickest;
 mod raw;
 mod record;
 mod report;
+mod small;
 mod streams;
 mod tokenizer;
 mod turns;
@@ -45,7 +47,7 @@ const DELTAS: usize = 50;
 const PACE: Duration = Duration::from_millis(5);
 const AFTER_FIRST_WORDS: Duration = Duration::from_millis(3);
 
-const GROUPS: [&str; 13] = [
+const GROUPS: [&str; 14] = [
     "alone",
     "turn",
     "peak",
@@ -54,6 +56,7 @@ const GROUPS: [&str; 13] = [
     "memory",
     "lists",
     "cold",
+    "small",
     "streams",
     "binary",
     "tokenizer",
@@ -131,6 +134,9 @@ async fn main() {
     }
     if wanted("cold") {
         cold::starts(&mut report, effort).await;
+    }
+    if wanted("small") {
+        small::shares(&mut report, effort).await;
     }
     if wanted("streams") {
         streams::many_at_once(&mut report, effort).await;

@@ -12,8 +12,8 @@ use crate::message::PromptMessage;
 use crate::tokens;
 
 /// Longest time that exact counting may take. On the smallest Lambda function most of it is spent on the tokenizer's
-/// tables.
-const COUNT_WITHIN: Duration = Duration::from_millis(1_500);
+/// tables. What follows, the commit and the last frame, is then to be done 1.5 s after the last delta.
+const COUNT_WITHIN: Duration = Duration::from_millis(1_300);
 /// The part of [`FINISH_MARGIN`](super::turn::FINISH_MARGIN) that must remain after counting, to send the last frame.
 const LAST_FRAME_MARGIN: Duration = Duration::from_millis(200);
 

@@ -57,7 +57,7 @@ pub(crate) struct Options {
     pub(crate) reply_seconds: f64,
 
     /// Memory of the function chat-stream, in MB as Lambda counts them (1,024 are a GB).
-    #[arg(long, default_value_t = 256, value_parser = whole(128..=10_240))]
+    #[arg(long, default_value_t = 128, value_parser = whole(128..=10_240))]
     pub(crate) lambda_mb: u64,
 
     /// CPU time of a turn, in milliseconds.

@@ -225,7 +225,7 @@ fn managed_instances_are_compared_with_what_is_paid_on_demand() {
 
 #[test]
 fn the_bills_are_equal_at_the_number_of_turns_that_is_named() {
-    let (_, figures) = run(&["LAMBDA_MB=256"]);
+    let (_, figures) = run(&[]);
     let from = figure(&figures, "/managed/compared/1/cheaper_from_turns_a_month");
     // With the default prices: fifteen million turns a month.
     assert!((14e6..16e6).contains(&from), "{from}");
