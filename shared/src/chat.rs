@@ -30,6 +30,7 @@ pub use self::follow::Resume;
 pub use self::frame::{FailureCode, Frame, MemoryStatus, Reply, Unsaved, Usage};
 pub(crate) use self::turn::FINISH_MARGIN;
 pub use self::understood::Understood;
+use crate::capacity::{Capacity, Shortage};
 use crate::characters::{self, Characters};
 use crate::config::{ContextConfig, MemoryConfig};
 use crate::context::{TooLong, Window};
@@ -88,6 +89,9 @@ pub enum Refusal {
     /// The history could not be read, and the turn replaces a part of it.
     #[error(transparent)]
     HistoryUnavailable(memory::Error),
+    /// The process carries as many turns as it can.
+    #[error("the process is full: it lacks {}", .0.as_str())]
+    Full(Shortage),
     /// The user has used up a limit, and may try again after this number of seconds.
     #[error("the user has used up a limit")]
     LimitReached(u64),
@@ -194,6 +198,8 @@ pub struct Rooms {
     pub characters: Characters,
     /// The upstream.
     pub llm: Llm,
+    /// How many turns the process carries at once.
+    pub capacity: Arc<Capacity>,
 }
 
 /// The chat service. Cheap to clone; clones share everything.
@@ -208,6 +214,7 @@ struct Inner {
     records: Option<Turns>,
     characters: Characters,
     llm: Llm,
+    capacity: Arc<Capacity>,
     counter: Arc<Counter>,
     /// Allows one exact token count at a time.
     counting: Arc<Semaphore>,
@@ -242,6 +249,7 @@ impl Chat {
             limits,
             characters,
             llm,
+            capacity,
         } = rooms;
         Self {
             inner: Arc::new(Inner {
@@ -250,6 +258,7 @@ impl Chat {
                 limits,
                 characters,
                 llm,
+                capacity,
                 counter: Arc::new(Counter::new()),
                 counting: Arc::new(Semaphore::new(1)),
                 window: Window {

@@ -23,10 +23,12 @@
 //! | [`secrets`] | the values of secrets; the only room that knows the AWS SDK |
 //! | [`outbound`] | the HTTP client for the upstream, published keys and AWS |
 //! | [`telemetry`] | logs and metrics |
+//! | [`capacity`] | how many invocations and turns the descriptors and the memory of the process carry |
 //! | [`clock`] | wall-clock ages, Unix time, and locks that survive a panic |
 //! | [`ids`], [`config`] | identifiers and settings, parsed once at the edge |
 
 pub mod auth;
+pub mod capacity;
 pub mod characters;
 pub mod chat;
 pub mod clock;

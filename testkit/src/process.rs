@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use rustix::net::{getpeername, getsockname, sockopt};
 use rustix::process::{
-    Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open,
+    Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process,
+    pidfd_getfd, pidfd_open, prlimit,
 };
 use tokio::process::{Child, Command};
 
@@ -109,6 +110,15 @@ impl Process {
             }
         }
         Ok(connections)
+    }
+
+    /// Lowers the soft limit of open descriptors to none (`true`), or raises it to the hard one. What is open stays open.
+    pub(crate) fn withhold_descriptors(&self, withheld: bool) -> std::io::Result<()> {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let current = if withheld { Some(0) } else { maximum };
+        let limit = Rlimit { current, maximum };
+        prlimit(Some(self.raw_pid()), Resource::Nofile, limit)?;
+        Ok(())
     }
 
     fn raw_pid(&self) -> Pid {

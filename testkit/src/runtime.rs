@@ -277,6 +277,16 @@ impl Function {
         self.process.pid()
     }
 
+    /// Takes all descriptors from the function that it has not opened yet (`true`), or gives them back.
+    ///
+    /// # Panics
+    /// If the operating system does not let a parent limit its child.
+    pub fn withhold_descriptors(&self, withheld: bool) {
+        self.process
+            .withhold_descriptors(withheld)
+            .expect("a parent may limit its child");
+    }
+
     /// Returns the port of the stand-in Runtime API.
     #[must_use]
     pub fn api_port(&self) -> u16 {

@@ -1358,8 +1358,7 @@ export interface components {
         };
         /**
          * @description Redis is unavailable, and this request needs it. A character is read without it if the process knows it, or if
-         *     it is a sample. A new message needs Redis only if its character cannot be read without it, if its key belongs to
-         *     a turn whose record cannot be read, or for `replaces`.
+         *     it is a sample.
          */
         MemoryUnavailable: {
             headers: {
@@ -1560,7 +1559,28 @@ export interface operations {
                     };
                 };
             };
-            503: components["responses"]["MemoryUnavailable"];
+            /**
+             * @description `memory_unavailable`: Redis is unavailable, and the character cannot be read without it, the key belongs to a
+             *     turn whose record cannot be read, or `replaces` is set. `overloaded`: the process runs as many turns as it
+             *     can; nothing has begun, and running turns go on.
+             */
+            503: {
+                headers: {
+                    "Cache-Control": components["headers"]["NoStore"];
+                    "Retry-After": components["headers"]["RetryAfter"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @constant */
+                        title?: "Service Unavailable";
+                        /** @constant */
+                        status?: 503;
+                        /** @enum {unknown} */
+                        code?: "memory_unavailable" | "overloaded";
+                    };
+                };
+            };
         };
     };
     stopTurn: {

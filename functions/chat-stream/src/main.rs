@@ -28,6 +28,7 @@ fn chat(base: &Base) -> Result<Chat, Box<dyn Error>> {
         limits: Limits::new(base.store.clone(), base.layout, LimitsConfig::from_env()?),
         characters: Characters::new(base.store.clone(), SystemTime::now),
         llm: Llm::new(&LlmConfig::from_env()?, &base.secrets)?,
+        capacity: base.capacity.clone(),
     };
     let (context, memory) = (ContextConfig::from_env()?, &base.memory_config);
     Ok(Chat::new(rooms, context, memory, base.ending.clone()))

@@ -12,6 +12,7 @@ use super::prompt::{self, Moment};
 use super::relay::Relay;
 use super::turn::Task;
 use super::{Ask, Chat, FailureCode, MemoryStatus, Refusal, Source, Turn};
+use crate::capacity::Place;
 use crate::characters::lore::Greeting;
 use crate::characters::{Audience, Character};
 use crate::clock::unix_seconds;
@@ -46,15 +47,16 @@ impl Chat {
     /// cannot be read is not an error, unless the turn replaces a part of it: the turn runs without it.
     ///
     /// # Errors
-    /// Returns [`Refusal`] if the character is not available, the message does not fit, the message to replace is not
-    /// stored, a limit is used up, or the idempotency key is of another request. Nothing is sent upstream or stored.
+    /// Returns [`Refusal`] if the process is full, the character is not available, the message does not fit, the message
+    /// to replace is not stored, a limit is used up, or the idempotency key is of another request. Nothing is sent upstream or stored.
     pub async fn begin(&self, ask: Ask, invocation: Invocation) -> Result<Turn, Refusal> {
+        let place = self.inner.capacity.admit().map_err(Refusal::Full)?;
         let mut takes_over = None;
         for _ in 0..MAX_CLAIMS {
             let opening = self.open(&ask, &invocation, takes_over).await;
             let other = match &opening.claim {
                 Claiming::Pending(_) | Claiming::Decided(Claim::Owned | Claim::Unknown) => {
-                    return self.run(ask, invocation, opening).await;
+                    return self.run(ask, invocation, opening, place).await;
                 }
                 Claiming::Decided(Claim::Reused) => return Err(Refusal::KeyReused),
                 Claiming::Decided(Claim::Limited(seconds)) => {
@@ -86,6 +88,7 @@ impl Chat {
         mut ask: Ask,
         invocation: Invocation,
         opening: Opening,
+        place: Place,
     ) -> Result<Turn, Refusal> {
         let Opening {
             id,
@@ -153,6 +156,7 @@ impl Chat {
             ask,
             invocation,
             relay,
+            _place: place,
         };
         // The task outlives the connection and ends by itself: every wait in it is bounded, except the wait for a
         // client that neither reads nor disconnects, and by then the commit is decided. `settle` awaits the task at the

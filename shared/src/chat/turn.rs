@@ -12,6 +12,7 @@ use super::opening::Claiming;
 use super::record::{self, Last};
 use super::relay::Relay;
 use super::{Ask, FailureCode, Frame, Inner, MemoryStatus, Reply};
+use crate::capacity::Place;
 use crate::clock::unix_seconds;
 use crate::ids::TurnId;
 use crate::llm::{self, FinishReason, Prompt, Step};
@@ -49,6 +50,8 @@ pub(super) struct Task {
     /// Declared before `relay` so that a panic drops it first: dropping the relay ends the response.
     pub(super) invocation: Invocation,
     pub(super) relay: Relay,
+    /// Held until the turn has ended.
+    pub(super) _place: Place,
 }
 
 /// How the generation ended.

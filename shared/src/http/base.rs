@@ -2,16 +2,20 @@
 //! and CORS.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authenticator;
+use crate::capacity::Capacity;
 use crate::config::{AuthConfig, CorsConfig, KeyLayout, MemoryConfig, RedisConfig, Section};
 use crate::memory::Memory;
 use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 use crate::turns::Turns;
+
+use super::poll::most_at_once;
 
 /// The parts that all functions share. Building them connects to nothing, so an outage does not prevent a start.
 pub struct Base {
@@ -29,6 +33,8 @@ pub struct Base {
     pub memory_config: MemoryConfig,
     /// Cancelled when the process is asked to end. What runs then settles at once.
     pub ending: CancellationToken,
+    /// How many invocations and turns the process carries at once.
+    pub capacity: Arc<Capacity>,
     pub(super) telemetry: Telemetry,
 }
 
@@ -73,6 +79,7 @@ impl Base {
             layout: redis.key_layout,
             memory_config,
             ending: CancellationToken::new(),
+            capacity: Arc::new(Capacity::of_this_process(most_at_once())),
             store,
             secrets,
         })

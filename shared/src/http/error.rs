@@ -11,8 +11,8 @@ use crate::chat::Refusal;
 use crate::context::TooLong;
 use crate::memory;
 
-/// Value of `Retry-After`, in seconds, while memory is unavailable.
-const MEMORY_RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// Value of `Retry-After`, in seconds, while memory is unavailable or the process is full.
+const SOON: HeaderValue = HeaderValue::from_static("1");
 
 /// Public text for data of a user that cannot be reached.
 pub(super) const DATA_UNAVAILABLE: &str = "the data cannot be read or erased at the moment";
@@ -49,6 +49,8 @@ pub enum Problem {
     MethodNotAllowed(&'static str),
     /// Redis is unavailable, and this request needs it. Holds the public text.
     MemoryUnavailable(&'static str),
+    /// The process carries as many turns as it can.
+    Overloaded,
     /// The character's prompt alone exceeds the context limit, so that no message can be answered.
     CharacterTooLarge,
     /// A defect of this service, of its configuration or of its data.
@@ -78,7 +80,7 @@ impl Problem {
             | Self::MessageNotFound => StatusCode::NOT_FOUND,
             Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::MemoryUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::MemoryUnavailable(_) | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::CharacterTooLarge | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -99,6 +101,7 @@ impl Problem {
             Self::KeyReused => "idempotency_key_reused",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::MemoryUnavailable(_) => "memory_unavailable",
+            Self::Overloaded => "overloaded",
             Self::CharacterTooLarge => "character_too_large",
             Self::Internal => "internal",
         }
@@ -121,6 +124,7 @@ impl Problem {
             }
             Self::KeyReused => "this Idempotency-Key was used for another request",
             Self::MethodNotAllowed(_) => "this path does not support this method",
+            Self::Overloaded => "too many turns run at the moment; try again soon",
             Self::CharacterTooLarge => {
                 "this character's prompt does not fit into the context window"
             }
@@ -132,7 +136,7 @@ impl Problem {
         match self {
             Self::Unauthorized(_) => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             Self::MethodNotAllowed(allow) => Some((ALLOW, HeaderValue::from_static(allow))),
-            Self::MemoryUnavailable(_) => Some((RETRY_AFTER, MEMORY_RETRY_SECONDS)),
+            Self::MemoryUnavailable(_) | Self::Overloaded => Some((RETRY_AFTER, SOON)),
             Self::TooManyRequests(seconds) => Some((RETRY_AFTER, HeaderValue::from(*seconds))),
             Self::BadRequest(_)
             | Self::InvalidJson(_)
@@ -277,6 +281,13 @@ impl From<Refusal> for Problem {
                 "greeting: must be the number of one of the character's greetings".to_owned(),
             ),
             Refusal::HistoryUnavailable(error) => Self::history_unavailable(error),
+            Refusal::Full(shortage) => {
+                tracing::warn!(
+                    lacks = shortage.as_str(),
+                    "the process is full; a turn is refused"
+                );
+                Self::Overloaded
+            }
             Refusal::LimitReached(seconds) => Self::TooManyRequests(seconds),
             Refusal::KeyReused => Self::KeyReused,
             Refusal::TurnNotFound => Self::TurnNotFound,
@@ -323,6 +334,10 @@ mod tests {
         );
         assert_eq!(
             header(Problem::MemoryUnavailable("x"), "retry-after").expect("set"),
+            "1"
+        );
+        assert_eq!(
+            header(Problem::Overloaded, "retry-after").expect("set"),
             "1"
         );
         assert_eq!(

@@ -36,14 +36,14 @@ const DEADLINE: &str = "lambda-runtime-deadline-ms";
 /// The pause after the first failed poll. It doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// The time after which a worker whose polls all fail ends. The process ends with its last worker.
+/// The time after which a worker whose polls all fail ends, if nothing runs. The process ends with its last worker.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 /// The same for a process that serves one invocation at a time: nothing else runs in it, so it is replaced soon.
 const GIVE_UP_ALONE_AFTER: Duration = Duration::from_secs(2);
 
 /// Returns the number of invocations that the platform sends to this process at once. The runtime reads the variable
 /// in the same way.
-pub(super) fn most_at_once() -> u32 {
+pub(super) fn most_at_once() -> usize {
     let most = std::env::var("AWS_LAMBDA_MAX_CONCURRENCY").ok();
     most.and_then(|most| most.parse().ok()).unwrap_or(1).max(1)
 }
@@ -63,41 +63,50 @@ pub(super) fn end_on_sigterm(ending: CancellationToken) {
     });
 }
 
-/// Serves invocations until `ending` is cancelled. Those that run then have `margin` to finish. `new` returns the
-/// runtime, each time with a client of its own.
-///
-/// # Errors
-/// The Runtime API can no longer be polled.
-pub(super) async fn poll<S>(
-    new: impl Fn() -> Runtime<S>,
-    ending: &CancellationToken,
-    margin: Duration,
-) -> Result<(), Error>
-where
-    S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    let running = TaskTracker::new();
-    let new = || tracked(new(), running.clone());
-    let served = async {
-        match most_at_once() {
-            1 => alone(new, ending).await,
-            workers => {
-                let service = service_of(new()).ok_or("the runtime has no service")?;
-                work(service, workers, ending).await
+/// How invocations are polled for, and until when.
+pub(super) struct Polling {
+    /// The number of invocations to wait for at once.
+    pub(super) workers: usize,
+    /// Cancelled when the process is asked to end.
+    pub(super) ending: CancellationToken,
+    /// The time that the invocations which run then have to finish.
+    pub(super) margin: Duration,
+}
+
+impl Polling {
+    /// Serves invocations until the process is asked to end. `new` returns the runtime, each time with a client of its
+    /// own.
+    ///
+    /// # Errors
+    /// The Runtime API can no longer be polled.
+    pub(super) async fn serve<S>(self, new: impl Fn() -> Runtime<S>) -> Result<(), Error>
+    where
+        S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let running = TaskTracker::new();
+        let new = || tracked(new(), running.clone());
+        let served = async {
+            match self.workers {
+                1 => alone(new, &self.ending).await,
+                workers => {
+                    let service = service_of(new()).ok_or("the runtime has no service")?;
+                    let platform = Platform::new(workers, self.ending.clone(), running.clone());
+                    work(service, workers, platform).await
+                }
             }
+        };
+        let ended = async {
+            self.ending.cancelled().await;
+            running.close();
+            if timeout(self.margin, running.wait()).await.is_err() {
+                tracing::warn!("invocations that still run are given up");
+            }
+        };
+        tokio::select! {
+            served = served => served,
+            () = ended => Ok(()),
         }
-    };
-    let ended = async {
-        ending.cancelled().await;
-        running.close();
-        if timeout(margin, running.wait()).await.is_err() {
-            tracing::warn!("invocations that still run are given up");
-        }
-    };
-    tokio::select! {
-        served = served => served,
-        () = ended => Ok(()),
     }
 }
 
@@ -189,18 +198,12 @@ where
     }
 }
 
-async fn work<S>(service: S, workers: u32, ending: &CancellationToken) -> Result<(), Error>
+async fn work<S>(service: S, workers: usize, platform: Platform) -> Result<(), Error>
 where
     S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let platform = Arc::new(Platform {
-        client: PooledClient::builder()
-            .with_pool_size(usize::try_from(workers)?)
-            .build(),
-        config: Arc::new(Config::from_env()),
-        ending: ending.clone(),
-    });
+    let platform = Arc::new(platform);
     let mut working = JoinSet::new();
     for _ in 0..workers {
         working.spawn(worker(service.clone(), Arc::clone(&platform)));
@@ -218,8 +221,8 @@ where
     outcome
 }
 
-/// Serves one invocation after another, until the process is asked to end or all polls have failed for
-/// [`GIVE_UP_AFTER`].
+/// Serves one invocation after another, until the process is asked to end, or until nothing runs and all polls have
+/// failed for [`GIVE_UP_AFTER`].
 async fn worker<S>(mut service: S, platform: Arc<Platform>) -> Result<(), Error>
 where
     S: Service<LambdaInvocation, Response = (), Error = Error> + Send,
@@ -233,6 +236,10 @@ where
                 service.ready().await?.call(invocation).await?;
             }
             Err(error) => {
+                // What runs may hold the descriptors that a poll needs.
+                if !platform.running.is_empty() {
+                    failures.since = None;
+                }
                 failures
                     .pause(error, GIVE_UP_AFTER, &platform.ending)
                     .await?;
@@ -246,9 +253,20 @@ struct Platform {
     client: PooledClient,
     config: Arc<Config>,
     ending: CancellationToken,
+    /// The invocations that run.
+    running: TaskTracker,
 }
 
 impl Platform {
+    fn new(workers: usize, ending: CancellationToken, running: TaskTracker) -> Self {
+        Self {
+            client: PooledClient::builder().with_pool_size(workers).build(),
+            config: Arc::new(Config::from_env()),
+            ending,
+            running,
+        }
+    }
+
     /// Waits for the next invocation and returns it.
     async fn next(&self) -> Result<LambdaInvocation, Error> {
         let poll = build_request().method(Method::GET).uri(NEXT);

@@ -11,7 +11,6 @@ use std::error::Error as StdError;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream};
@@ -26,9 +25,10 @@ use tokio::runtime::Builder;
 use super::cors::Grant;
 use super::event::{Event, Gateway};
 use super::nodelay::NoDelay;
+use super::poll::{self, Polling};
 use super::request::UserRequest;
 use super::sse::{self, StreamingAnswer, StreamingBody};
-use super::{Answer, Base, CharacterCommand, Problem, Server, direct, poll};
+use super::{Answer, Base, CharacterCommand, Problem, Server, direct};
 use crate::chat::FINISH_MARGIN;
 use crate::telemetry::{self, Invocation};
 
@@ -98,14 +98,14 @@ fn start<T>(
     serve: impl AsyncFnOnce(T) -> Result<(), Error>,
 ) -> ExitCode {
     let started = Base::from_env(function).and_then(|base| {
-        let ending = base.ending.clone();
-        Ok((ending, build(base)?))
+        let (ending, capacity) = (base.ending.clone(), Arc::clone(&base.capacity));
+        Ok((ending, capacity, build(base)?))
     });
-    let (ending, built) = match started {
+    let (ending, capacity, built) = match started {
         Ok(started) => started,
         Err(error) => return telemetry::start_failed(&*error),
     };
-    let mut runtime = match poll::most_at_once() {
+    let mut runtime = match capacity.invocations() {
         1 => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
@@ -140,7 +140,7 @@ where
     S: Clone + Send + Sync + 'static,
     F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
-    let (ending, margin) = (server.base.ending.clone(), ending_margin(&server.base));
+    let polling = polling(&server.base);
     let server = Arc::new(server);
     let service = service_fn(move |event: LambdaEvent<Event>| {
         let (server, service) = (Arc::clone(&server), service.clone());
@@ -152,7 +152,7 @@ where
                 .map(|answer| buffered(answer, gateway))
         }
     });
-    poll::poll(|| Runtime::new(service.clone()), &ending, margin).await
+    polling.serve(|| Runtime::new(service.clone())).await
 }
 
 /// Serves streamed responses, concurrently where the platform allows it, until the process is asked to end. A response
@@ -170,7 +170,7 @@ where
     S: Clone + Send + Sync + 'static,
     F: Future<Output = Result<StreamingAnswer, Problem>> + Send + 'static,
 {
-    let (ending, margin) = (server.base.ending.clone(), ending_margin(&server.base));
+    let polling = polling(&server.base);
     let server = Arc::new(server);
     let no_delay = Arc::new(NoDelay::default());
     let service = service_fn(move |event: LambdaEvent<Event>| {
@@ -183,7 +183,7 @@ where
                 .map(|response| streamed(response, no_delay))
         }
     });
-    poll::poll(|| Runtime::new(service.clone()), &ending, margin).await
+    polling.serve(|| Runtime::new(service.clone())).await
 }
 
 /// Serves events without a route until the process is asked to end.
@@ -199,7 +199,7 @@ where
     S: Clone + Send + Sync + 'static,
     F: Future<Output = Result<Answer, Problem>> + Send + 'static,
 {
-    let (ending, margin) = (base.ending.clone(), ending_margin(&base));
+    let polling = polling(&base);
     let base = Arc::new(base);
     let service = service_fn(move |event: LambdaEvent<Box<RawValue>>| {
         let (base, service) = (Arc::clone(&base), service.clone());
@@ -209,13 +209,17 @@ where
             Ok::<_, Infallible>(direct::answer(&event.payload, &invocation, route).await)
         }
     });
-    poll::poll(|| Runtime::new(service.clone()), &ending, margin).await
+    polling.serve(|| Runtime::new(service.clone())).await
 }
 
-/// Returns how long an invocation may still run after the process was asked to end: the time limit of a commit, and the
-/// time to send the last frame.
-fn ending_margin(base: &Base) -> Duration {
-    base.memory_config.write_timeout + FINISH_MARGIN
+/// Returns how invocations are polled for. After the process was asked to end, they have the time limit of a commit, and
+/// the time to send the last frame.
+fn polling(base: &Base) -> Polling {
+    Polling {
+        workers: base.capacity.invocations(),
+        ending: base.ending.clone(),
+        margin: base.memory_config.write_timeout + FINISH_MARGIN,
+    }
 }
 
 /// Returns the response to one request, even if its route fails or panics. The runtime would turn an error or a panic

@@ -68,6 +68,18 @@ impl FunctionBuilder {
         self
     }
 
+    /// Limits the descriptors that the function may have open at once, up to `hard` if it raises the limit itself.
+    #[must_use]
+    pub fn descriptors(self, soft: usize, hard: usize) -> Self {
+        self.runner(&["prlimit", &format!("--nofile={soft}:{hard}")])
+    }
+
+    /// Sets the memory that the platform says the function has, in MB. It has as much as the machine all the same.
+    #[must_use]
+    pub fn memory(self, megabytes: usize) -> Self {
+        self.env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", megabytes.to_string())
+    }
+
     /// Replaces `/etc/hosts` for this function alone, so that a name can have several addresses.
     #[must_use]
     pub fn hosts(self, lines: &str) -> Self {

@@ -12,6 +12,7 @@ export function reasonOf(error: unknown): string {
       return say("reasonExpired");
     case "unreachable":
     case "unavailable":
+    case "overloaded":
     case "connection_lost":
       return say("reasonUnreachable");
     case "memory_unavailable":
@@ -38,7 +39,7 @@ export function reasonOf(error: unknown): string {
 
 /** Whether no answer came, or one that says to come back later. */
 export function isPassing(error: unknown): boolean {
-  return error instanceof ChatError && ["unreachable", "unavailable", "memory_unavailable"].includes(error.code);
+  return error instanceof ChatError && ["unreachable", "unavailable", "overloaded", "memory_unavailable"].includes(error.code);
 }
 
 /** Whether the functions refuse the token, or there is none. */
