@@ -11,11 +11,7 @@ mod direct;
 mod error;
 mod event;
 pub mod ndjson;
-#[cfg(target_os = "linux")]
-mod nodelay;
-#[cfg(not(target_os = "linux"))]
-#[path = "http/nodelay_elsewhere.rs"]
-mod nodelay;
+mod platform;
 mod poll;
 mod request;
 mod serve;

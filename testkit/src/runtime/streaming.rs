@@ -17,7 +17,6 @@ pub struct Streaming {
     parser: EventParser,
     events: VecDeque<SseEvent>,
     ended: bool,
-    peer_port: u16,
 }
 
 impl Streaming {
@@ -38,7 +37,6 @@ impl Streaming {
             parser: EventParser::default(),
             events: VecDeque::new(),
             ended: false,
-            peer_port: 0,
         }
     }
 
@@ -51,12 +49,6 @@ impl Streaming {
 
     pub(super) fn handed_over_at(&mut self, at: Instant) {
         self.answer.handed_over = at;
-    }
-
-    /// Returns the function's own port of the connection that carries the answer.
-    #[must_use]
-    pub fn carried_by(&self) -> u16 {
-        self.peer_port
     }
 
     /// Returns the HTTP status.
@@ -102,13 +94,13 @@ impl Streaming {
 
     async fn receive(&mut self) {
         match self.received.recv().await {
-            Some(Part::Head { head, peer_port }) => {
+            Some(Part::Head(head)) => {
                 self.answer.streamed = true;
-                self.head(&head, peer_port);
+                self.head(&head);
             }
-            Some(Part::Whole { json, peer_port }) => {
+            Some(Part::Whole(json)) => {
                 let head: Head = serde_json::from_slice(&json).expect("the answer to a request");
-                self.head(&head, peer_port);
+                self.head(&head);
                 self.answer.chunks.push(Chunk {
                     bytes: head.body(),
                     at: Instant::now(),
@@ -133,8 +125,7 @@ impl Streaming {
             }
         }
     }
-    fn head(&mut self, head: &Head, peer_port: u16) {
-        self.peer_port = peer_port;
+    fn head(&mut self, head: &Head) {
         self.answer.status = head.status_code;
         self.answer.headers = head.headers();
     }
