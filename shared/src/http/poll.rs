@@ -177,7 +177,8 @@ impl<H> Worker<H> {
         let reply = match event {
             Ok(event) => {
                 let event = LambdaEvent::new(event, invocation.context.clone());
-                (self.handle)(event).await
+                // Boxed, because a worker that waits, or a response that streams, would keep room for it.
+                Box::pin((self.handle)(event)).await
             }
             Err(_) => Reply::Unreadable,
         };
