@@ -72,7 +72,8 @@ async fn a_process_for_one_invocation_survives_failed_polls() {
     let read = events::session(&token("alice"), "luna");
     assert_eq!(function.invoke(&read).await.status, 404);
     let began = Instant::now();
-    for (round, status) in (1..).zip([500, 403, 204, 200]) {
+    // The runtime takes 204 for no event yet, and polls again at once.
+    for (round, status) in (1..).zip([500, 403, 200]) {
         function.fail_polls(Some(status));
         let told = |output: &str| output.matches("the Runtime API cannot be polled").count();
         while told(&function.output()) < round {

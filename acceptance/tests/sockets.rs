@@ -11,7 +11,7 @@ use testkit::sentinel::Sentinels;
 use testkit::tokens::{KeyPair, Token};
 use testkit::upstream::{Gate, Script, Step, Upstream};
 
-/// Clients open further connections as they go on, so one invocation proves little.
+/// The runtime and the clients open further connections as they go on, so one invocation proves little.
 const INVOCATIONS: usize = 20;
 
 /// Published keys, and a token by one of them.
@@ -36,9 +36,9 @@ impl Keys {
     }
 }
 
-/// That there is a connection to one of each `peers`, and none that waits.
+/// That there is a connection to one of each `peers`, and none that waits. Those that `is_idle` says carry nothing.
 #[track_caller]
-fn assert_no_delay(function: &Function, peers: &[&[u16]]) {
+fn assert_no_delay(function: &Function, peers: &[&[u16]], is_idle: impl Fn(u16, u16) -> bool) {
     let connections = function.connections();
     for ports in peers {
         assert!(
@@ -46,8 +46,11 @@ fn assert_no_delay(function: &Function, peers: &[&[u16]]) {
             "none to {ports:?}: {connections:?}"
         );
     }
-    for (_, peer, nodelay) in &connections {
-        assert!(*nodelay, "to {peer}, of {peers:?}: {connections:?}");
+    for (own, peer, nodelay) in &connections {
+        assert!(
+            *nodelay || is_idle(*own, *peer),
+            "to {peer}, of {peers:?}: {connections:?}"
+        );
     }
 }
 
@@ -70,13 +73,20 @@ async fn assert_no_delay_in_turns(keys: &Keys, redis: Vec<(String, String)>, red
         assert_eq!(answer.next_event().await.expect("start").event, "start");
         let delta = answer.next_event().await.expect("a delta");
         assert_eq!(delta.data["content"], "在的");
-        let peers: [&[u16]; 4] = [&[platform], redis_ports, &[upstream.port()], &[publisher]];
-        assert_no_delay(&chat, &peers);
+        // The runtime may have opened a connection to spare, which carries nothing yet.
+        let carrier = answer.carried_by();
+        assert_no_delay(
+            &chat,
+            &[&[platform], redis_ports, &[upstream.port()], &[publisher]],
+            |own, peer| peer == platform && own != carrier,
+        );
         gate.open();
         assert_eq!(answer.finish().await.last()["saved"], true);
     }
 }
 
+/// Here nothing looks over the sockets, as the streaming function does for the platform's, so what has the option was
+/// given it by its own client. The platform's has not: a whole answer is written to it at once.
 async fn assert_no_delay_in_buffered_answers(
     keys: &Keys,
     redis: Vec<(String, String)>,
@@ -98,8 +108,8 @@ async fn assert_no_delay_in_buffered_answers(
         let platform = function.api_port();
         for _ in 0..INVOCATIONS {
             assert_eq!(function.invoke(&event).await.status, status, "{name}");
-            let peers: [&[u16]; 3] = [&[platform], redis_ports, &[keys.publisher.port()]];
-            assert_no_delay(&function, &peers);
+            let peers = [redis_ports, &[keys.publisher.port()]];
+            assert_no_delay(&function, &peers, |_, peer| peer == platform);
         }
     }
 }

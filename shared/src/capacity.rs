@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Descriptors that are kept for everything but invocations and turns: the standard streams, the event loop, Redis and
 /// its replicas, name look-ups, and connections that are opened a moment before others close.
 const RESERVED_DESCRIPTORS: usize = 32;
+/// Connections of an invocation to the Runtime API: one polls, and one sends the response.
+const DESCRIPTORS_PER_INVOCATION: usize = 2;
 /// If descriptors are scarce, nine of ten invocations may run a turn, and the tenth refuses further ones.
 const TURNS_OF_TEN: usize = 9;
 /// The part of the memory, in percent, above which no more turns are begun than have run below it.
@@ -105,17 +107,17 @@ impl Drop for Place {
     }
 }
 
-/// Returns how many invocations and how many turns a limit of descriptors carries. An invocation has one connection to
-/// the Runtime API, and a turn one to the model besides.
+/// Returns how many invocations and how many turns a limit of descriptors carries. A turn has one connection to the
+/// model, besides those of its invocation.
 fn shared_out(limit: usize, asked: usize) -> (usize, usize) {
     let free = limit.saturating_sub(RESERVED_DESCRIPTORS);
-    let left = free.saturating_sub(asked);
+    let left = free.saturating_sub(asked.saturating_mul(DESCRIPTORS_PER_INVOCATION));
     if left >= asked {
         return (asked, left);
     }
-    let fit = free * 10 / (10 + TURNS_OF_TEN);
+    let fit = free * 10 / (10 * DESCRIPTORS_PER_INVOCATION + TURNS_OF_TEN);
     let invocations = fit.max(2).min(asked);
-    let left = free.saturating_sub(invocations);
+    let left = free.saturating_sub(invocations * DESCRIPTORS_PER_INVOCATION);
     (invocations, left.min(invocations - 1).max(1))
 }
 
@@ -196,8 +198,8 @@ mod tests {
                 assert!((1..=asked).contains(&invocations), "{limit} {asked}");
                 assert!(turns >= 1, "{limit} {asked}");
                 // Below this, nothing works, and a process that tries says so.
-                if limit >= RESERVED_DESCRIPTORS + 3 {
-                    let needed = invocations + turns;
+                if limit >= RESERVED_DESCRIPTORS + 2 * DESCRIPTORS_PER_INVOCATION + 1 {
+                    let needed = invocations * DESCRIPTORS_PER_INVOCATION + turns;
                     assert!(needed <= limit - RESERVED_DESCRIPTORS, "{limit} {asked}");
                 }
                 // One is left to refuse what is too much.
@@ -206,8 +208,8 @@ mod tests {
             }
         }
         assert_eq!(shared_out(1_024, 64).0, 64);
-        assert_eq!(shared_out(1_024, 1_600), (522, 470));
-        assert_eq!(shared_out(64, 64), (16, 15));
+        assert_eq!(shared_out(1_024, 1_600), (342, 308));
+        assert_eq!(shared_out(64, 64), (11, 10));
     }
 
     #[test]

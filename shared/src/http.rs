@@ -11,7 +11,11 @@ mod direct;
 mod error;
 mod event;
 pub mod ndjson;
-mod platform;
+#[cfg(target_os = "linux")]
+mod nodelay;
+#[cfg(not(target_os = "linux"))]
+#[path = "http/nodelay_elsewhere.rs"]
+mod nodelay;
 mod poll;
 mod request;
 mod serve;

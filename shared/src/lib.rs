@@ -4,7 +4,7 @@
 //!
 //! | room | owns |
 //! | --- | --- |
-//! | [`http`] | parsing, limits, problem+json, server-sent events; the only room that knows the Lambda Runtime API |
+//! | [`http`] | parsing, limits, problem+json, server-sent events; the only room that knows the Lambda runtime |
 //! | [`auth`] | authenticating a bearer token as an [`ids::UserId`] |
 //! | [`chat`] | one turn, from message to done; the only room that sees both memory and llm |
 //! | [`data`] | everything that is kept about a user, for the user |

@@ -124,7 +124,7 @@ impl Function {
         let parsed = serde_json::from_str(event).expect("JSON");
         let (_, mut received) = self.hand_over(&parsed, event.to_owned(), &Arc::default());
         match tokio::time::timeout(ANSWER_WITHIN, received.recv()).await {
-            Ok(Some(Part::Whole(json))) => {
+            Ok(Some(Part::Whole { json, .. })) => {
                 String::from_utf8(json.to_vec()).expect("the answer is UTF-8")
             }
             Ok(Some(Part::Error(error))) => panic!("{error}:\n{}", self.output()),
@@ -162,15 +162,6 @@ impl Function {
             "the function did not poll for the next event in time:\n{}",
             self.output()
         );
-    }
-
-    /// Waits until this many polls wait for an event.
-    ///
-    /// # Panics
-    /// If they do not arrive in time.
-    pub async fn wait_for_polls(&self, polls: usize) {
-        let waited = tokio::time::timeout(PATIENCE, self.api.wait_for_polls(polls)).await;
-        assert!(waited.is_ok(), "fewer polls in time:\n{}", self.output());
     }
 
     /// Returns all that the function has printed and that has been read so far: a line may lag behind the response that

@@ -22,6 +22,8 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub(crate) struct Received {
     pub(crate) request: Request<Incoming>,
     pub(crate) connection: u64,
+    /// The port at the other end.
+    pub(crate) peer_port: u16,
 }
 
 pub(crate) struct HttpServer {
@@ -47,7 +49,7 @@ impl HttpServer {
             let mut serving = tokio::task::JoinSet::new();
             loop {
                 while serving.try_join_next().is_some() {}
-                let Ok((stream, _)) = listener.accept().await else {
+                let Ok((stream, peer)) = listener.accept().await else {
                     return;
                 };
                 stream.set_nodelay(true).expect("a TCP socket");
@@ -58,6 +60,7 @@ impl HttpServer {
                         let answer = handler(Received {
                             request,
                             connection,
+                            peer_port: peer.port(),
                         });
                         async move { Ok::<_, std::convert::Infallible>(answer.await) }
                     });

@@ -3,24 +3,35 @@
 //! Lambda sends SIGTERM before it ends a process in which an extension is registered, and so do containers and process
 //! managers. Invocations that still run then have a limited time to finish, and their responses are sent completely.
 //!
-//! As many workers as the process serves invocations at once poll, each on a connection of its own. A worker pauses
-//! after a failed poll and tries again. A response that cannot be sent is logged, and the worker goes on: see
-//! docs/decisions/own-polling.md.
+//! The runtime's own loop ends at the first poll that fails. For one invocation at a time, it is run again after a
+//! pause. For several at once, it would poll again immediately, which keeps a CPU busy while the Runtime API is
+//! unavailable, and it would permanently lose a worker to a response that is not an event. The workers here pause
+//! after a failure and try again: see docs/decisions/own-polling.md.
 
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lambda_runtime::layers::trace::request_span;
-use lambda_runtime::{Config, Error, LambdaEvent};
-use serde::de::DeserializeOwned;
+use futures_util::FutureExt;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use lambda_runtime::layers::TracingLayer;
+use lambda_runtime::tower::util::{MapFutureLayer, MapRequestLayer, MapResultLayer};
+use lambda_runtime::tower::{Layer, Service, ServiceExt};
+use lambda_runtime::{Config, Context, Error, LambdaInvocation, Runtime};
+use lambda_runtime_api_client::{PooledClient, body::Body, build_request};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
 
-use super::platform::{Invocation, Platform, Reply};
+use crate::clock::lock;
+
+const NEXT: &str = "/2018-06-01/runtime/invocation/next";
+const REQUEST_ID: &str = "lambda-runtime-aws-request-id";
+const DEADLINE: &str = "lambda-runtime-deadline-ms";
 
 /// The pause after the first failed poll. It doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -63,28 +74,27 @@ pub(super) struct Polling {
 }
 
 impl Polling {
-    /// Has `handle` answer invocations until the process is asked to end.
+    /// Serves invocations until the process is asked to end. `new` returns the runtime, each time with a client of its
+    /// own.
     ///
     /// # Errors
     /// The Runtime API can no longer be polled.
-    pub(super) async fn serve<E, F>(
-        self,
-        handle: impl Fn(LambdaEvent<E>) -> F + Clone + Send + Sync + 'static,
-    ) -> Result<(), Error>
+    pub(super) async fn serve<S>(self, new: impl Fn() -> Runtime<S>) -> Result<(), Error>
     where
-        E: DeserializeOwned + Send + 'static,
-        F: Future<Output = Reply> + Send + 'static,
+        S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
+        S::Future: Send,
     {
         let running = TaskTracker::new();
-        let worker = Worker {
-            handle,
-            config: Arc::new(Config::from_env()),
-            give_up_after: match self.workers {
-                1 => GIVE_UP_ALONE_AFTER,
-                _ => GIVE_UP_AFTER,
-            },
-            ending: self.ending.clone(),
-            running: running.clone(),
+        let new = || tracked(new(), running.clone());
+        let served = async {
+            match self.workers {
+                1 => alone(new, &self.ending).await,
+                workers => {
+                    let service = service_of(new()).ok_or("the runtime has no service")?;
+                    let platform = Platform::new(workers, self.ending.clone(), running.clone());
+                    work(service, workers, platform).await
+                }
+            }
         };
         let ended = async {
             self.ending.cancelled().await;
@@ -94,21 +104,109 @@ impl Polling {
             }
         };
         tokio::select! {
-            served = work(worker, self.workers) => served,
+            served = served => served,
             () = ended => Ok(()),
         }
     }
 }
 
-async fn work<E, F, H>(worker: Worker<H>, workers: usize) -> Result<(), Error>
+/// Returns the runtime with a span around each invocation, which survives a response that cannot be sent, and with the
+/// running ones counted in `running`.
+fn tracked<S>(
+    runtime: Runtime<S>,
+    running: TaskTracker,
+) -> Runtime<
+    impl Service<LambdaInvocation, Response = (), Error = Error, Future: Send> + Clone + Send + 'static,
+>
 where
-    H: Fn(LambdaEvent<E>) -> F + Clone + Send + Sync + 'static,
-    E: DeserializeOwned + Send + 'static,
-    F: Future<Output = Reply> + Send + 'static,
+    S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
 {
+    runtime
+        .layer(MapFutureLayer::new(move |invocation: S::Future| {
+            running.track_future(invocation)
+        }))
+        .layer(MapResultLayer::new(survive_failed_response))
+        .layer(TracingLayer::new())
+}
+
+/// Logs a response that could not be sent, and returns success so that the runtime goes on.
+fn survive_failed_response(outcome: Result<(), Error>) -> Result<(), Error> {
+    if outcome.is_err() {
+        tracing::warn!("failed to send a response to the Runtime API; continuing");
+    }
+    Ok(())
+}
+
+/// Returns the service of a runtime, which sends its responses through the runtime's own client.
+fn service_of<S>(runtime: Runtime<S>) -> Option<S>
+where
+    S: Service<LambdaInvocation, Response = (), Error = Error> + Clone,
+{
+    /// A layer that adds nothing, and keeps a copy of the service that it is put around.
+    struct Kept<S>(Arc<Mutex<Option<S>>>);
+
+    impl<S: Clone> Layer<S> for Kept<S> {
+        type Service = S;
+
+        fn layer(&self, service: S) -> S {
+            *lock(&self.0) = Some(service.clone());
+            service
+        }
+    }
+
+    let kept = Arc::new(Mutex::new(None));
+    drop(runtime.layer(Kept(Arc::clone(&kept))));
+    lock(&kept).take()
+}
+
+/// Serves one invocation after another in the runtime's own loop, until all polls have failed for
+/// [`GIVE_UP_ALONE_AFTER`].
+///
+/// The loop polls with the client that sends the responses, so a poll takes the connection of the response before it.
+/// `cargo lambda watch` needs that: it answers a response before it has read all of it. If the end of the response
+/// then comes with a later read than its beginning, as it does above 8 KiB, hyper's server (1.12 and earlier)
+/// withholds that it has ended until the connection carries another request, or closes. On a connection for responses
+/// alone, that is the next response: the client of this one would wait for it.
+async fn alone<S>(new: impl Fn() -> Runtime<S>, ending: &CancellationToken) -> Result<(), Error>
+where
+    S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let invoked = Arc::new(AtomicBool::new(false));
+    let mut failures = Failures::default();
+    loop {
+        let noted = Arc::clone(&invoked);
+        let runtime = new().layer(MapRequestLayer::new(move |invocation| {
+            noted.store(true, Ordering::Relaxed);
+            invocation
+        }));
+        // A panic leaves nothing behind: the next round has a runtime of its own.
+        let ended = AssertUnwindSafe(runtime.run_concurrent())
+            .catch_unwind()
+            .await;
+        let error = match ended {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            // The runtime panics if a response lacks the headers of an event.
+            Err(_panic) => "the Runtime API answered without an event".into(),
+        };
+        if invoked.swap(false, Ordering::Relaxed) {
+            failures = Failures::default();
+        }
+        failures.pause(error, GIVE_UP_ALONE_AFTER, ending).await?;
+    }
+}
+
+async fn work<S>(service: S, workers: usize, platform: Platform) -> Result<(), Error>
+where
+    S: Service<LambdaInvocation, Response = (), Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let platform = Arc::new(platform);
     let mut working = JoinSet::new();
     for _ in 0..workers {
-        working.spawn(worker.clone().run());
+        working.spawn(worker(service.clone(), Arc::clone(&platform)));
     }
     let mut outcome = Ok(());
     while let Some(ended) = working.join_next().await {
@@ -116,75 +214,79 @@ where
             Ok(ended) => outcome = outcome.and(ended),
             // A worker that panicked is replaced.
             Err(_panic) => {
-                working.spawn(worker.clone().run());
+                working.spawn(worker(service.clone(), Arc::clone(&platform)));
             }
         }
     }
     outcome
 }
 
-/// Serves one invocation after another.
-#[derive(Clone)]
-struct Worker<H> {
-    handle: H,
+/// Serves one invocation after another, until the process is asked to end, or until nothing runs and all polls have
+/// failed for [`GIVE_UP_AFTER`].
+async fn worker<S>(mut service: S, platform: Arc<Platform>) -> Result<(), Error>
+where
+    S: Service<LambdaInvocation, Response = (), Error = Error> + Send,
+    S::Future: Send,
+{
+    let mut failures = Failures::default();
+    while let Some(polled) = platform.ending.run_until_cancelled(platform.next()).await {
+        match polled {
+            Ok(invocation) => {
+                failures = Failures::default();
+                service.ready().await?.call(invocation).await?;
+            }
+            Err(error) => {
+                // What runs may hold the descriptors that a poll needs.
+                if !platform.running.is_empty() {
+                    failures.since = None;
+                }
+                failures
+                    .pause(error, GIVE_UP_AFTER, &platform.ending)
+                    .await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Platform {
+    client: PooledClient,
     config: Arc<Config>,
-    give_up_after: Duration,
     ending: CancellationToken,
-    /// The invocations that run in this process.
+    /// The invocations that run.
     running: TaskTracker,
 }
 
-impl<H> Worker<H> {
-    /// Runs until the process is asked to end, or until nothing runs and all polls have failed for `give_up_after`.
-    async fn run<E, F>(self) -> Result<(), Error>
-    where
-        H: Fn(LambdaEvent<E>) -> F,
-        E: DeserializeOwned,
-        F: Future<Output = Reply>,
-    {
-        let mut platform = Platform::from_env(Arc::clone(&self.config))?;
-        let mut failures = Failures::default();
-        while let Some(polled) = self.ending.run_until_cancelled(platform.next()).await {
-            match polled {
-                Ok(invocation) => {
-                    failures = Failures::default();
-                    let span = request_span(&invocation.context);
-                    let answered = self.answer(&mut platform, invocation).instrument(span);
-                    self.running.track_future(answered).await;
-                }
-                Err(error) => {
-                    // What runs may hold the descriptors that a poll needs.
-                    if !self.running.is_empty() {
-                        failures.since = None;
-                    }
-                    failures
-                        .pause(error, self.give_up_after, &self.ending)
-                        .await?;
-                }
-            }
+impl Platform {
+    fn new(workers: usize, ending: CancellationToken, running: TaskTracker) -> Self {
+        Self {
+            client: PooledClient::builder().with_pool_size(workers).build(),
+            config: Arc::new(Config::from_env()),
+            ending,
+            running,
         }
-        Ok(())
     }
 
-    async fn answer<E, F>(&self, platform: &mut Platform, invocation: Invocation)
-    where
-        H: Fn(LambdaEvent<E>) -> F,
-        E: DeserializeOwned,
-        F: Future<Output = Reply>,
-    {
-        let event = invocation.event();
-        let invocation = invocation.without_event();
-        let reply = match event {
-            Ok(event) => {
-                let event = LambdaEvent::new(event, invocation.context.clone());
-                // Boxed, because a worker that waits, or a response that streams, would keep room for it.
-                Box::pin((self.handle)(event)).await
-            }
-            Err(_) => Reply::Unreadable,
-        };
-        if let Err(error) = platform.respond(&invocation, reply).await {
-            tracing::warn!(%error, "failed to send a response to the Runtime API; continuing");
+    /// Waits for the next invocation and returns it.
+    async fn next(&self) -> Result<LambdaInvocation, Error> {
+        let poll = build_request().method(Method::GET).uri(NEXT);
+        let answer = self.client.call(poll.body(Body::empty())?).await?;
+        let (parts, body) = answer.into_parts();
+        if parts.status != StatusCode::OK {
+            return Err(format!("the Runtime API answered {}", parts.status).into());
         }
+        let body = body.collect().await?.to_bytes();
+        let header = |name| parts.headers.get(name);
+        // The runtime panics if one of these headers is missing.
+        let (Some(id), Some(_)) = (header(REQUEST_ID), header(DEADLINE)) else {
+            return Err("the Runtime API answered without an event".into());
+        };
+        let context = Context::new(id.to_str()?, Arc::clone(&self.config), &parts.headers)?;
+        Ok(LambdaInvocation {
+            parts,
+            body,
+            context,
+        })
     }
 }
 

@@ -1,27 +1,33 @@
-//! Runs a function: its start, and the steps that all invocations share. It ends when the process is asked to end, or
-//! when the Runtime API can no longer be polled.
+//! Runs a function: the runtime's loop, and the steps that all invocations share.
+//!
+//! If the connection to the Runtime API breaks while a response is sent, the runtime would end the process, or
+//! permanently one of its workers, and with it every turn that still runs there. Here a failed response is logged and
+//! the loop goes on. It ends only when the process is asked to end, or when the Runtime API can no longer be polled.
 //!
 //! Every invocation has a span of the runtime, which adds the request id to every log line.
 
+use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream};
 use http::Response;
+use http_body_util::BodyExt;
 use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayV2httpResponse};
-use lambda_runtime::{Error, LambdaEvent};
+use lambda_runtime::{Error, LambdaEvent, MetadataPrelude, Runtime, StreamResponse, service_fn};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::runtime::Builder;
 
 use super::cors::Grant;
 use super::event::{Event, Gateway};
-use super::platform::Reply;
+use super::nodelay::NoDelay;
 use super::poll::{self, Polling};
 use super::request::UserRequest;
-use super::sse::{self, StreamingAnswer};
+use super::sse::{self, StreamingAnswer, StreamingBody};
 use super::{Answer, Base, CharacterCommand, Problem, Server, direct};
 use crate::chat::FINISH_MARGIN;
 use crate::telemetry::{self, Invocation};
@@ -136,16 +142,17 @@ where
 {
     let polling = polling(&server.base);
     let server = Arc::new(server);
-    let handle = move |event: LambdaEvent<Event>| {
+    let service = service_fn(move |event: LambdaEvent<Event>| {
         let (server, service) = (Arc::clone(&server), service.clone());
         let route = move |request| route(service, request);
         let gateway = event.payload.gateway;
         async move {
-            let answer = answer(&server, allow, event, route, |refusal| refusal).await;
-            whole(&buffered(answer, gateway))
+            answer(&server, allow, event, route, |refusal| refusal)
+                .await
+                .map(|answer| buffered(answer, gateway))
         }
-    };
-    polling.serve(handle).await
+    });
+    polling.serve(|| Runtime::new(service.clone())).await
 }
 
 /// Serves streamed responses, concurrently where the platform allows it, until the process is asked to end. A response
@@ -165,12 +172,18 @@ where
 {
     let polling = polling(&server.base);
     let server = Arc::new(server);
-    let handle = move |event: LambdaEvent<Event>| {
+    let no_delay = Arc::new(NoDelay::default());
+    let service = service_fn(move |event: LambdaEvent<Event>| {
         let (server, service) = (Arc::clone(&server), service.clone());
+        let no_delay = Arc::clone(&no_delay);
         let route = move |request| route(service, request);
-        async move { Reply::Streamed(answer(&server, allow, event, route, sse::whole).await) }
-    };
-    polling.serve(handle).await
+        async move {
+            answer(&server, allow, event, route, sse::whole)
+                .await
+                .map(|response| streamed(response, no_delay))
+        }
+    });
+    polling.serve(|| Runtime::new(service.clone())).await
 }
 
 /// Serves events without a route until the process is asked to end.
@@ -188,15 +201,15 @@ where
 {
     let polling = polling(&base);
     let base = Arc::new(base);
-    let handle = move |event: LambdaEvent<Box<RawValue>>| {
+    let service = service_fn(move |event: LambdaEvent<Box<RawValue>>| {
         let (base, service) = (Arc::clone(&base), service.clone());
         async move {
             let invocation = direct::begin(&base.telemetry, &event.context);
             let route = |command| route(service, invocation.clone(), command);
-            whole(&direct::answer(&event.payload, &invocation, route).await)
+            Ok::<_, Infallible>(direct::answer(&event.payload, &invocation, route).await)
         }
-    };
-    polling.serve(handle).await
+    });
+    polling.serve(|| Runtime::new(service.clone())).await
 }
 
 /// Returns how invocations are polled for. After the process was asked to end, they have the time limit of a commit, and
@@ -209,14 +222,15 @@ fn polling(base: &Base) -> Polling {
     }
 }
 
-/// Returns the response to one request, even if its route fails or panics.
+/// Returns the response to one request, even if its route fails or panics. The runtime would turn an error or a panic
+/// into a 502 without a body.
 async fn answer<T, F>(
     server: &Server,
     allow: Allow,
     event: LambdaEvent<Event>,
     route: impl FnOnce(UserRequest) -> F,
     refuse: impl FnOnce(Answer) -> Response<T>,
-) -> Response<T>
+) -> Result<Response<T>, Infallible>
 where
     F: Future<Output = Result<Response<T>, Problem>>,
 {
@@ -233,7 +247,7 @@ where
         Err(problem) => refuse(problem.into_answer()),
     };
     invocation.note(|figures| figures.status = Some(response.status().as_u16()));
-    grant.add_to(response)
+    Ok(grant.add_to(response))
 }
 
 /// A buffered response in the format of its gateway.
@@ -265,9 +279,34 @@ fn buffered(answer: Answer, gateway: Gateway) -> Buffered {
     }
 }
 
-/// Returns the reply with this JSON. Answers consist of text and numbers, which always serialize.
-fn whole(answer: &impl Serialize) -> Reply {
-    Reply::Whole(serde_json::to_vec(answer).unwrap_or_default())
+/// Returns a response in the form that the runtime sends as a stream.
+fn streamed(
+    response: Response<StreamingBody>,
+    no_delay: Arc<NoDelay>,
+) -> StreamResponse<impl Stream<Item = Result<Bytes, Infallible>> + Send + Unpin> {
+    let (head, body) = response.into_parts();
+    StreamResponse {
+        metadata_prelude: MetadataPrelude {
+            status_code: head.status,
+            headers: head.headers,
+            cookies: Vec::new(),
+        },
+        stream: sent_at_once(body, no_delay).into_data_stream(),
+    }
+}
+
+/// Sets TCP_NODELAY on the connection that carries the response, before its first frame is sent. The runtime may open
+/// that connection after the handler was called. It is open at the first frame, because the runtime sends the head of
+/// the response before it polls for a frame.
+fn sent_at_once(body: StreamingBody, no_delay: Arc<NoDelay>) -> StreamingBody {
+    let mut is_first = true;
+    body.map_frame(move |frame| {
+        if std::mem::take(&mut is_first) {
+            no_delay.ensure();
+        }
+        frame
+    })
+    .boxed_unsync()
 }
 
 #[cfg(test)]

@@ -19,9 +19,17 @@ use crate::unspeakable::Unspeakable;
 /// A part of a function's answer. Parts arrive in order, and the channel closes after the last.
 pub(super) enum Part {
     /// The head of a streamed answer.
-    Head(Box<Head>),
+    Head {
+        head: Box<Head>,
+        /// The port of the function's end of the connection.
+        peer_port: u16,
+    },
     /// An answer that is not streamed.
-    Whole(Bytes),
+    Whole {
+        json: Bytes,
+        /// The port of the function's end of the connection.
+        peer_port: u16,
+    },
     Chunk(Chunk),
     Error(Value),
     /// The function's connection broke.
@@ -131,12 +139,11 @@ impl Api {
             .await;
     }
 
-    pub(super) async fn wait_for_polls(&self, polls: usize) {
-        let mut load = self.load.subscribe();
-        let _ = load.wait_for(|load| load.polls >= polls).await;
-    }
-
-    pub(super) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer_port: u16,
+    ) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let rest = path
             .strip_prefix("/2018-06-01/runtime/")
@@ -144,7 +151,9 @@ impl Api {
         let parts: Vec<&str> = rest.split('/').collect();
         match (request.method(), parts.as_slice()) {
             (&Method::GET, ["invocation", "next"]) => self.next().await,
-            (&Method::POST, ["invocation", id, "response"]) => self.response(id, request).await,
+            (&Method::POST, ["invocation", id, "response"]) => {
+                self.response(id, request, peer_port).await
+            }
             (&Method::POST, ["invocation", id, "error"]) => self.error(id, request).await,
             (&Method::POST, ["init", "error"]) => answer(StatusCode::ACCEPTED),
             _ => answer(StatusCode::NOT_FOUND),
@@ -203,7 +212,12 @@ impl Api {
     }
 
     /// Receives an answer as it arrives. The connection is cut when the test no longer reads the answer.
-    async fn response(&self, id: &str, request: Request<Incoming>) -> Response<Body> {
+    async fn response(
+        &self,
+        id: &str,
+        request: Request<Incoming>,
+        peer_port: u16,
+    ) -> Response<Body> {
         let Some(running) = self.finish(id) else {
             return answer(StatusCode::NOT_FOUND);
         };
@@ -216,7 +230,7 @@ impl Api {
                 return running.truncated().await;
             };
             let json = body.to_bytes();
-            let _ = running.parts.send(Part::Whole(json)).await;
+            let _ = running.parts.send(Part::Whole { json, peer_port }).await;
             return answer(StatusCode::ACCEPTED);
         }
         let mut prelude = Some(BytesMut::new());
@@ -246,7 +260,13 @@ impl Api {
                         serde_json::from_slice(&collected[..end]).expect("a prelude is JSON");
                     prelude = None;
                     heard = Heard::of(&head, &self.unspeakable);
-                    let _ = running.parts.send(Part::Head(Box::new(head))).await;
+                    let _ = running
+                        .parts
+                        .send(Part::Head {
+                            head: Box::new(head),
+                            peer_port,
+                        })
+                        .await;
                     rest
                 }
             };

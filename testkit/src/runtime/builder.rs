@@ -74,12 +74,6 @@ impl FunctionBuilder {
         self.runner(&["prlimit", &format!("--nofile={soft}:{hard}")])
     }
 
-    /// Runs the function on this CPU alone, counted from 0.
-    #[must_use]
-    pub fn on_cpu(self, cpu: usize) -> Self {
-        self.runner(&["taskset", "-c", &cpu.to_string()])
-    }
-
     /// Sets the memory that the platform says the function has, in MB. It has as much as the machine all the same.
     #[must_use]
     pub fn memory(self, megabytes: usize) -> Self {
@@ -196,8 +190,10 @@ impl FunctionBuilder {
         }
         let api = Api::new(self.deadline, self.trace_id, asked, unspeakable);
         let serving = Arc::clone(&api);
-        let server =
-            HttpServer::start(move |received| Arc::clone(&serving).serve(received.request)).await;
+        let server = HttpServer::start(move |received| {
+            Arc::clone(&serving).serve(received.request, received.peer_port)
+        })
+        .await;
         let mut command = match (&self.cgroup, self.runner.split_first()) {
             (None, None) => Command::new(&self.path),
             (None, Some((program, arguments))) => {

@@ -17,6 +17,7 @@ pub struct Streaming {
     parser: EventParser,
     events: VecDeque<SseEvent>,
     ended: bool,
+    peer_port: u16,
 }
 
 impl Streaming {
@@ -37,6 +38,7 @@ impl Streaming {
             parser: EventParser::default(),
             events: VecDeque::new(),
             ended: false,
+            peer_port: 0,
         }
     }
 
@@ -49,6 +51,12 @@ impl Streaming {
 
     pub(super) fn handed_over_at(&mut self, at: Instant) {
         self.answer.handed_over = at;
+    }
+
+    /// Returns the function's own port of the connection that carries the answer.
+    #[must_use]
+    pub fn carried_by(&self) -> u16 {
+        self.peer_port
     }
 
     /// Returns the HTTP status.
@@ -94,13 +102,13 @@ impl Streaming {
 
     async fn receive(&mut self) {
         match self.received.recv().await {
-            Some(Part::Head(head)) => {
+            Some(Part::Head { head, peer_port }) => {
                 self.answer.streamed = true;
-                self.head(&head);
+                self.head(&head, peer_port);
             }
-            Some(Part::Whole(json)) => {
+            Some(Part::Whole { json, peer_port }) => {
                 let head: Head = serde_json::from_slice(&json).expect("the answer to a request");
-                self.head(&head);
+                self.head(&head, peer_port);
                 self.answer.chunks.push(Chunk {
                     bytes: head.body(),
                     at: Instant::now(),
@@ -125,7 +133,8 @@ impl Streaming {
             }
         }
     }
-    fn head(&mut self, head: &Head) {
+    fn head(&mut self, head: &Head, peer_port: u16) {
+        self.peer_port = peer_port;
         self.answer.status = head.status_code;
         self.answer.headers = head.headers();
     }
