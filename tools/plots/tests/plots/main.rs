@@ -1,132 +1,14 @@
 //! What a reader sees in the plots of a run.
 #![expect(clippy::expect_used, reason = "tests fail by panicking")]
 
+mod form;
+mod run;
+
 use plots::{Bench, Plot};
 use roxmltree::{Document, Node};
 use serde_json::{Value, json};
 
-fn machine() -> Value {
-    json!({
-        "cpu": "A Processor 9000", "cpus": 2, "kernel": "Linux 6.1.0", "date": "27 Nov 2026", "version": "0.1.0",
-        "trial": false,
-    })
-}
-
-fn measured(group: &str, figure: &str, median: f64) -> Value {
-    json!({
-        "group": group, "figure": figure, "unit": "µs",
-        "median": median, "p10": median * 0.9, "p90": median * 1.2, "p99": median * 2.0, "samples": 270,
-    })
-}
-
-fn single(group: &str, figure: &str, unit: &str, value: f64) -> Value {
-    json!({ "group": group, "figure": figure, "unit": unit, "value": value })
-}
-
-/// The figures of a run with one service beside ours.
-fn figures() -> Vec<Value> {
-    vec![
-        measured("turn", "first text, 50 messages stored", 999.0),
-        measured("turn", "the upstream alone, first text", 80.0),
-        measured("turn", "the upstream alone, whole reply", 3_100.0),
-        single("turn", "first text over the upstream's own", "µs", 1.0),
-        measured(
-            "peer",
-            "deltas at once: the Python service: first text",
-            3_000.0,
-        ),
-        measured("peer", "deltas at once: ours: first text", 500.0),
-        single(
-            "peer",
-            "deltas at once: first text: the Python service's over ours",
-            "x",
-            6.0,
-        ),
-        measured(
-            "peer",
-            "deltas at once: the Python service: whole turn",
-            12_000.0,
-        ),
-        measured("peer", "deltas at once: ours: whole turn", 4_250.0),
-        measured(
-            "peer",
-            "deltas at once: the Python service: CPU a turn",
-            6_000.0,
-        ),
-        measured("peer", "deltas at once: ours: CPU a turn", 912.0),
-        measured(
-            "peer",
-            "deltas one by one: the Python service: CPU a turn",
-            28_000.0,
-        ),
-        measured("peer", "deltas one by one: ours: CPU a turn", 5_300.0),
-        single(
-            "peer",
-            "deltas at once: the Python service: peak resident memory",
-            "MB",
-            81.4,
-        ),
-        measured("peer", "any upstream: the peer: first text", 70_000.0),
-        measured("peer", "any upstream: ours: first text", 620.0),
-        measured("peer", "any upstream: the peer: whole turn", 900_000.0),
-        measured("peer", "any upstream: ours: whole turn", 4_310.0),
-        single(
-            "peer",
-            "any upstream: first text: the peer's over ours",
-            "x",
-            113.0,
-        ),
-        single("peak", "chat-stream", "MB", 10.25),
-        single("peak", "chat-stream, the tokenizer included", "MB", 34.5),
-        measured("libraries", "companion-chat: load", 90.0),
-        measured("libraries", "companion-chat: commit", 60.0),
-        measured(
-            "libraries",
-            "langchain-redis RedisChatMessageHistory: load",
-            1_190.0,
-        ),
-        measured(
-            "libraries",
-            "langchain-redis RedisChatMessageHistory: commit",
-            350.0,
-        ),
-        single(
-            "libraries",
-            "langchain-redis RedisChatMessageHistory: load, over ours",
-            "x",
-            13.0,
-        ),
-        // The file need not be in the order of the axis.
-        measured(
-            "streams",
-            "1000: a delta, from the upstream to the platform",
-            600.0,
-        ),
-        measured(
-            "streams",
-            "1: a delta, from the upstream to the platform",
-            80.0,
-        ),
-        measured("streams", "1000: the same, 99th percentile", 4_500.0),
-        measured("streams", "1: the same, 99th percentile", 300.0),
-        measured(
-            "streams",
-            "1000, begun in one moment: the same, 99th percentile",
-            12_000_000.0,
-        ),
-        single("streams", "1: memory a stream", "kB", 66.0),
-        measured(
-            "alone",
-            "1 streams: a delta, from the upstream's write to a bare client",
-            30.0,
-        ),
-        measured(
-            "alone",
-            "1000 streams: a delta, from the upstream's write to a bare client",
-            200.0,
-        ),
-    ]
-}
+use self::run::{figures, machine, measured, single};
 
 fn drawn(figures: &[Value]) -> Vec<Plot> {
     let json = json!({ "machine": machine(), "figures": figures }).to_string();
@@ -378,83 +260,9 @@ fn what_was_not_measured_is_left_out() {
 }
 
 #[test]
-fn the_same_run_gives_the_same_bytes() {
-    assert_eq!(drawn(&figures()), drawn(&figures()));
-}
-
-#[test]
-fn every_color_changes_in_the_dark_theme() {
-    for plot in drawn(&figures()) {
-        let svg = plot.svg.expect("drawn");
-        let document = Document::parse(&svg).expect("well-formed");
-        let style = document
-            .descendants()
-            .find(|node| node.has_tag_name("style"));
-        let style = style.and_then(|node| node.text()).expect("a style");
-        assert!(style.contains("prefers-color-scheme: dark"));
-        for name in ["fill", "stroke"] {
-            let colors = document
-                .descendants()
-                .filter_map(|node| node.attribute(name));
-            for color in colors.filter(|color| *color != "none") {
-                assert!(
-                    style.contains(&format!("[{name}=\"{color}\"]{{{name}:#")),
-                    "{}: {color}",
-                    plot.name
-                );
-            }
-        }
-    }
-}
-
-#[test]
-fn plots_are_small_and_load_nothing() {
-    for plot in drawn(&figures()) {
-        let svg = plot.svg.expect("drawn");
-        assert!(svg.len() < 16_000, "{}: {} bytes", plot.name, svg.len());
-        for word in ["href", "url(", "@font-face", "@import", "<script"] {
-            assert!(!svg.contains(word), "{}: {word}", plot.name);
-        }
-        let document = Document::parse(&svg).expect("well-formed");
-        let title = document
-            .root_element()
-            .first_element_child()
-            .expect("a child");
-        assert_eq!(
-            title.tag_name().name(),
-            "title",
-            "for readers who do not see it"
-        );
-    }
-}
-
-#[test]
 fn names_of_others_are_shown_as_they_are() {
     let name = "<b>R&D</b> \"1\"";
     let figure = format!("deltas at once: {name}: first text");
     let svg = svg(&drawn(&[measured("peer", &figure, 1_000.0)]), "turn.svg");
     assert_shows(&svg, &[name]);
-}
-
-#[test]
-fn figures_of_nothing_and_extreme_ones_are_drawn() {
-    for value in [0.0, -5.0, 1e-300, 1e300] {
-        let mut figures = Vec::new();
-        for streams in [1, 1000] {
-            figures.push(measured(
-                "streams",
-                &format!("{streams}: a delta, from the upstream to the platform"),
-                value,
-            ));
-        }
-        figures.push(measured("turn", "first text, 50 messages stored", value));
-        drawn(&figures);
-    }
-}
-
-#[test]
-fn another_file_is_refused() {
-    for json in ["", "[]", "{}", r#"{"machine":{},"figures":[]}"#] {
-        assert!(Bench::from_json(json).is_err(), "{json}");
-    }
 }
