@@ -4,6 +4,7 @@
 //! used, so an outage interrupts no conversation with a known character. In a cluster a character may be on another
 //! server than the session, so a turn waits only briefly for a newer copy than it has.
 
+mod cache;
 pub mod card;
 mod form;
 pub mod lore;
@@ -11,14 +12,13 @@ pub mod macros;
 mod sheet;
 mod shelf;
 
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::digest;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use self::cache::{Cache, Kept, Source};
 pub use self::form::{Character, Malformed, Persona};
 pub use self::sheet::{Audience, Field, Sheet, USER};
 pub use self::shelf::{Listed, Shelf, StoredCharacter};
@@ -32,11 +32,6 @@ use crate::telemetry::{Invocation, Operation};
 const FRESH: Duration = Duration::from_secs(60);
 /// Time for which a turn waits for a newer copy than the cached one. Redis replies in a fraction of it.
 const NEWER_WITHIN: Duration = Duration::from_millis(10);
-/// Limit of cached characters. Beyond it the oldest copy is dropped.
-const MAX_COPIES: usize = 1_000;
-/// Limit of the stored bytes of all cached characters. A copy takes a few times as much. Beyond it the oldest copies are
-/// dropped, but the newest stays.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Stored bytes up to which a character is read on the thread that serves. A larger one is read on another thread, because
 /// all turns of the process would wait.
 const READ_AT_ONCE: usize = 64 * 1024;
@@ -67,46 +62,13 @@ pub enum Error {
     Failed,
 }
 
-struct Kept {
-    character: Arc<Character>,
-    fetched_at: SystemTime,
-    source: Source,
-}
-
-/// What a copy was read from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Source {
-    /// SHA-256 of the stored bytes.
-    digest: [u8; 32],
-    bytes: usize,
-}
-
-impl Source {
-    fn of(json: &[u8]) -> Self {
-        let hash = digest::digest(&digest::SHA256, json);
-        Self {
-            digest: hash.as_ref().try_into().unwrap_or_default(),
-            bytes: json.len(),
-        }
-    }
-}
-
 /// Finds characters, in the cache and in Redis. Cheap to clone; clones share the cache.
 #[derive(Clone)]
 pub struct Characters {
     store: Store,
     clock: fn() -> SystemTime,
+    /// Locked for a lookup or an insertion, never across an await.
     cache: Arc<Mutex<Cache>>,
-}
-
-/// Locked for a lookup or an insertion, never across an await.
-#[derive(Default)]
-struct Cache {
-    copies: HashMap<CharacterId, Kept>,
-    /// The stored bytes of all copies.
-    bytes: usize,
-    /// The characters that are being read again.
-    refreshing: HashSet<CharacterId>,
 }
 
 /// A character that is being read again. Dropped when that has ended, also by a panic.
@@ -114,14 +76,7 @@ struct Refreshing(Characters, CharacterId);
 
 impl Drop for Refreshing {
     fn drop(&mut self) {
-        lock(&self.0.cache).refreshing.remove(&self.1);
-    }
-}
-
-impl Cache {
-    fn remove(&mut self, id: &CharacterId) {
-        let removed = self.copies.remove(id);
-        self.bytes -= removed.map_or(0, |copy| copy.source.bytes);
+        lock(&self.0.cache).end_refresh(&self.1);
     }
 }
 
@@ -146,11 +101,12 @@ impl Characters {
         invocation: &Invocation,
     ) -> Result<Arc<Character>, Error> {
         let now = (self.clock)();
-        let Some((copy, fetched_at)) = self.copy(id) else {
+        let copy = lock(&self.cache).copy(id);
+        let Some(copy) = copy else {
             return self.read(id, invocation).await;
         };
-        if is_fresh(fetched_at, now) || !lock(&self.cache).refreshing.insert(id.clone()) {
-            return Ok(copy);
+        if is_fresh(copy.fetched_at, now) || !lock(&self.cache).begin_refresh(id) {
+            return Ok(copy.character);
         }
         let refreshing = Refreshing(self.clone(), id.clone());
         // It ends within the read budget. It is not a part of the invocation, which may end before it.
@@ -160,7 +116,7 @@ impl Characters {
         });
         match timeout(NEWER_WITHIN, newer).await {
             Ok(Ok(newer)) => newer,
-            Ok(Err(_)) | Err(_) => Ok(copy),
+            Ok(Err(_)) | Err(_) => Ok(copy.character),
         }
     }
 
@@ -212,8 +168,8 @@ impl Characters {
         id: &CharacterId,
         error: store::Error,
     ) -> Result<Arc<Character>, Error> {
-        if let Some((copy, _)) = self.copy(id) {
-            return Ok(copy);
+        if let Some(copy) = lock(&self.cache).copy(id) {
+            return Ok(copy.character);
         }
         let sample = sample_text(id).ok_or(Error::Unavailable(error))?;
         let (sample, source) = self.parsed(id, sample.as_bytes().to_vec()).await?;
@@ -227,33 +183,24 @@ impl Characters {
         id: &CharacterId,
         json: Vec<u8>,
     ) -> Result<(Arc<Character>, Source), Error> {
-        let source = Source::of(&json);
-        let copy = lock(&self.cache)
-            .copies
-            .get(id)
-            .filter(|copy| copy.source == source)
-            .map(|copy| Arc::clone(&copy.character));
-        if let Some(copy) = copy {
-            return Ok((copy, source));
-        }
-        let character = if json.len() <= READ_AT_ONCE {
-            Character::from_json(id, &json)
-        } else {
-            let id = id.clone();
-            let parsed = spawn_blocking(move || Character::from_json(&id, &json));
-            parsed.await.map_err(|error| {
-                tracing::error!(%error, "a character could not be read");
-                Error::Failed
-            })?
+        let is_large = json.len() > READ_AT_ONCE;
+        let (cache, id) = (Arc::clone(&self.cache), id.clone());
+        let parse = move || {
+            let source = Source::of(&json);
+            let copy = lock(&cache).copy(&id);
+            if let Some(copy) = copy.filter(|copy| copy.source == source) {
+                return Ok((copy.character, source));
+            }
+            let character = Character::from_json(&id, &json).map_err(Error::Malformed)?;
+            Ok((Arc::new(character), source))
         };
-        Ok((Arc::new(character.map_err(Error::Malformed)?), source))
-    }
-
-    /// Returns the cached copy and when it was fetched.
-    fn copy(&self, id: &CharacterId) -> Option<(Arc<Character>, SystemTime)> {
-        let cache = lock(&self.cache);
-        let copy = cache.copies.get(id)?;
-        Some((Arc::clone(&copy.character), copy.fetched_at))
+        if !is_large {
+            return parse();
+        }
+        spawn_blocking(parse).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a character could not be read");
+            Err(Error::Failed)
+        })
     }
 
     fn keep(
@@ -263,24 +210,12 @@ impl Characters {
         source: Source,
         fetched_at: SystemTime,
     ) -> Arc<Character> {
-        let cache = &mut *lock(&self.cache);
         let copy = Kept {
             character: Arc::clone(&character),
             fetched_at,
             source,
         };
-        let replaced = cache.copies.insert(id.clone(), copy);
-        cache.bytes += source.bytes;
-        cache.bytes -= replaced.map_or(0, |copy| copy.source.bytes);
-        while cache.copies.len() > MAX_COPIES || (cache.bytes > MAX_BYTES && cache.copies.len() > 1)
-        {
-            let others = cache.copies.iter().filter(|(other, _)| *other != id);
-            let oldest = others.min_by_key(|(_, copy)| copy.fetched_at);
-            let Some(oldest) = oldest.map(|(other, _)| other.clone()) else {
-                break;
-            };
-            cache.remove(&oldest);
-        }
+        lock(&self.cache).keep(id, copy);
         character
     }
 }

@@ -17,6 +17,8 @@ const MAX_EXAMPLES: usize = 1_000;
 /// Longest name that `{{char}}` stands for, in bytes. A text may have any number of these macros.
 const MAX_NAME_BYTES: usize = 1_000;
 
+/// Limit of the bytes of all examples together, far more than a prompt has room for. The one that exceeds it is the last.
+const MAX_EXAMPLES_BYTES: usize = 1 << 20;
 /// Limit of the bytes of all greetings together. A card of greetings alone is smaller, and no response carries more.
 const MAX_GREETINGS_BYTES: usize = 6 << 20;
 
@@ -178,13 +180,18 @@ impl Sheet {
         trimmed(self.expanded(text, audience, "", field.as_str()))
     }
 
-    /// Returns the examples of chats, each with the line before it.
+    /// Returns the examples of chats, each with the line before it, up to 1 MiB.
     #[must_use]
     pub fn examples(&self, audience: &Audience<'_>) -> Vec<String> {
+        let mut bytes_left = MAX_EXAMPLES_BYTES;
         let examples = self.examples.iter().enumerate();
-        let expanded = examples.map(|(number, example)| {
-            let place = format!("mes_example {number}");
-            trimmed(self.expanded(example, audience, "", &place)).into_owned()
+        let expanded = examples.map_while(|(number, example)| {
+            (bytes_left > 0).then(|| {
+                let place = format!("mes_example {number}");
+                let text = trimmed(self.expanded(example, audience, "", &place)).into_owned();
+                bytes_left = bytes_left.saturating_sub(text.len());
+                text
+            })
         });
         expanded.collect()
     }
@@ -381,6 +388,16 @@ mod tests {
             card.greetings_for(&alice()),
             ["Hi Alice", "", "Good evening"]
         );
+    }
+
+    #[test]
+    fn examples_that_repeat_a_long_name_do_not_fill_the_memory() {
+        let name = "x".repeat(1 << 20);
+        let examples = format!("<START>{}", "{{char}}".repeat(100)).repeat(900);
+        let card = serde_json::json!({"data": {"name": name, "mes_example": examples}});
+        let examples = sheet(&card.to_string()).examples(&alice());
+        let bytes: usize = examples.iter().map(String::len).sum();
+        assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");
     }
 
     #[test]

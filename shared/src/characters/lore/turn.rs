@@ -27,6 +27,8 @@ pub(super) struct Turn<'a> {
     /// The entries that wait for no list, in the order in which they were found.
     ready: Vec<usize>,
     pattern_work: usize,
+    /// The bytes of all texts so far, hidden keys included.
+    bytes: usize,
 }
 
 impl<'a> Turn<'a> {
@@ -43,6 +45,7 @@ impl<'a> Turn<'a> {
                 .map(|(index, _)| index)
                 .collect(),
             pattern_work: MAX_PATTERN_WORK,
+            bytes: 0,
         }
     }
 
@@ -55,9 +58,8 @@ impl<'a> Turn<'a> {
         self.scan_messages();
         let mut in_lore = self.nothing_found();
         let mut chosen = Vec::new();
-        let mut bytes: usize = 0;
         for placed in fixed {
-            bytes = bytes.saturating_add(placed.text.len());
+            self.has_room(&placed.text);
             self.scan_content(placed, text, &mut in_lore);
         }
         let mut next = 0;
@@ -71,8 +73,7 @@ impl<'a> Turn<'a> {
                 continue;
             }
             let expanded = text(index, &entry.content);
-            bytes = bytes.saturating_add(expanded.len());
-            if bytes > MAX_TEXT_BYTES {
+            if !self.has_room(&expanded) {
                 break;
             }
             let placed = entry.placed(index, expanded);
@@ -94,9 +95,20 @@ impl<'a> Turn<'a> {
         }
         self.scan(&placed.text, None, found);
         let entry = self.lore.entries.get(placed.entry);
-        if let Some(entry) = entry.filter(|entry| !entry.hidden.is_empty()) {
-            self.scan(&text(placed.entry, &entry.hidden), None, found);
+        if let Some(entry) = entry.filter(|entry| !entry.hidden.is_empty())
+            && self.bytes <= MAX_TEXT_BYTES
+        {
+            let hidden = text(placed.entry, &entry.hidden);
+            if self.has_room(&hidden) {
+                self.scan(&hidden, None, found);
+            }
         }
+    }
+
+    /// Counts a text. Returns whether it is within [`MAX_TEXT_BYTES`].
+    fn has_room(&mut self, text: &str) -> bool {
+        self.bytes = self.bytes.saturating_add(text.len());
+        self.bytes <= MAX_TEXT_BYTES
     }
 
     fn scan_messages(&mut self) {

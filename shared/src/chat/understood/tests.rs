@@ -188,6 +188,21 @@ fn fixed_tokens_are_those_of_the_parts_that_prompts_have() {
 }
 
 #[test]
+fn the_id_stands_for_the_name_of_a_card_without_a_name_or_a_nickname() {
+    let id_stands = |data: Value| {
+        let warnings = of(&data).warnings;
+        assert!(
+            warnings.contains(&"the card has no name".to_owned()),
+            "{warnings:?}"
+        );
+        warnings.contains(&"its id stands for the name".to_owned())
+    };
+    assert!(id_stands(json!({ "description": "Calm." })));
+    assert!(id_stands(json!({ "name": " ", "nickname": " " })));
+    assert!(!id_stands(json!({ "name": "", "nickname": "Mi" })));
+}
+
+#[test]
 fn blank_greetings_are_not_counted() {
     for (data, greetings) in [
         (json!({ "name": "Mira" }), 0),

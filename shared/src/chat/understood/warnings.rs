@@ -26,7 +26,8 @@ pub(super) struct Fixed<'a> {
 /// Returns the warnings of the reader, and those of the lorebook's compiler.
 pub(super) fn of_reading(sheet: &Sheet) -> Vec<String> {
     let mut warnings: Vec<String> = sheet.warnings().iter().map(ToString::to_string).collect();
-    if sheet.card().name.trim().is_empty() {
+    let card = sheet.card();
+    if card.name.trim().is_empty() && card.nickname.is_none() {
         warnings.push("its id stands for the name".to_owned());
     }
     let bad = sheet.lore().keys_without_effect();
