@@ -102,13 +102,6 @@ fn assert_refused(refused: &[Answer]) {
     }
 }
 
-async fn cpu_while_watched(function: &Function) -> Duration {
-    let before = function.cpu();
-    // The figure is a rate, so time has to pass.
-    tokio::time::sleep(WATCHED).await;
-    function.cpu() - before
-}
-
 #[tokio::test]
 async fn turns_beyond_the_limit_of_descriptors_are_refused() {
     let scene = Scene::new().await;
@@ -117,7 +110,7 @@ async fn turns_beyond_the_limit_of_descriptors_are_refused() {
     let (running, refused) = begin(&chat, 0..40).await;
     assert_eq!((running.len(), refused.len()), (10, 30));
     assert_refused(&refused);
-    let cpu = cpu_while_watched(&chat).await;
+    let cpu = chat.cpu_while(WATCHED).await;
     assert!(cpu < MOST_CPU, "{cpu:?}");
     assert_refused(&begin(&chat, 40..60).await.1);
     scene.gate.open();
@@ -149,17 +142,21 @@ async fn a_process_without_any_descriptor_left_loses_no_turn_and_recovers() {
     let chat = scene.chat().concurrency(16).start().await;
     let (running, _) = begin(&chat, 0..4).await;
     chat.withhold_descriptors(true);
-    // Nobody can answer these: a response needs a connection.
-    let unanswered = join_all((4..8).map(|user| {
+    // A response needs a connection, so not all of these are answered.
+    let answers = join_all((4..8).map(|user| {
         let chat = &chat;
         async move {
             let event = event(user);
-            let answer = chat.invoke_streaming(&event);
-            tokio::time::timeout(WATCHED, answer).await.is_ok()
+            tokio::time::timeout(WATCHED, chat.invoke(&event))
+                .await
+                .ok()
         }
     }));
-    let (_, cpu) = tokio::join!(unanswered, cpu_while_watched(&chat));
+    let (answers, cpu) = tokio::join!(answers, chat.cpu_while(WATCHED));
     assert!(cpu < MOST_CPU, "{cpu:?}");
+    for answer in answers.into_iter().flatten() {
+        assert_eq!(answer.last()["code"], "upstream_unavailable");
+    }
     scene.gate.open();
     assert_all_saved(running).await;
     chat.withhold_descriptors(false);

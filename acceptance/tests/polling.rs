@@ -22,13 +22,6 @@ fn session_meta(redis: &Server) -> FunctionBuilder {
         .env("JWT_SECRET", secret())
 }
 
-async fn cpu_while_watched(function: &Function) -> Duration {
-    let before = function.cpu();
-    // The figure is a rate, so time has to pass.
-    tokio::time::sleep(WATCHED).await;
-    function.cpu() - before
-}
-
 #[tokio::test]
 async fn workers_pause_while_polls_fail_and_serve_again_afterwards() {
     let redis = Server::start().await;
@@ -38,7 +31,7 @@ async fn workers_pause_while_polls_fail_and_serve_again_afterwards() {
     for status in [500, 403, 204, 200] {
         let before = function.polls();
         function.fail_polls(Some(status));
-        let cpu = cpu_while_watched(&function).await;
+        let cpu = function.cpu_while(WATCHED).await;
         let polls = function.polls() - before;
         assert!(polls <= MOST_POLLS, "{status}: {polls} polls");
         assert!(polls >= WORKERS, "{status}: {polls} polls");
@@ -60,7 +53,7 @@ async fn workers_pause_while_the_platform_is_gone() {
     let redis = Server::start().await;
     let mut function = session_meta(&redis).concurrency(WORKERS).start().await;
     function.stop_platform();
-    let cpu = cpu_while_watched(&function).await;
+    let cpu = function.cpu_while(WATCHED).await;
     assert!(cpu < MOST_CPU, "{cpu:?}");
     assert!(function.is_running());
 }
@@ -72,7 +65,7 @@ async fn a_process_for_one_invocation_survives_failed_polls() {
     let read = events::session(&token("alice"), "luna");
     assert_eq!(function.invoke(&read).await.status, 404);
     let began = Instant::now();
-    // The runtime takes 204 for no event yet, and polls again at once.
+    // A debug build of the runtime takes 204 for no event yet, and polls again at once.
     for (round, status) in (1..).zip([500, 403, 200]) {
         function.fail_polls(Some(status));
         let told = |output: &str| output.matches("the Runtime API cannot be polled").count();
@@ -90,6 +83,8 @@ async fn a_process_for_one_invocation_survives_failed_polls() {
     assert!(began.elapsed() > GIVES_UP_AFTER);
 }
 
+/// A platform that answers a response before it has read it may learn only from the next request on its connection that
+/// it has ended. So does `cargo lambda watch`.
 #[tokio::test]
 async fn a_process_for_one_invocation_polls_on_the_connection_of_its_response() {
     let redis = Server::start().await;

@@ -48,8 +48,8 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Returns the capacity of this process, if the platform sends it up to `asked` invocations at once. Raises the soft
-    /// limit of open descriptors to the hard one.
+    /// Returns the capacity of this process, if the platform sends it up to `asked` invocations at once. Raises the
+    /// soft limit of open descriptors to the hard one.
     #[must_use]
     pub fn of_this_process(asked: usize) -> Self {
         let (invocations, turns) = shared_out(raised_descriptor_limit(), asked);
@@ -198,7 +198,7 @@ mod tests {
                 assert!((1..=asked).contains(&invocations), "{limit} {asked}");
                 assert!(turns >= 1, "{limit} {asked}");
                 // Below this, nothing works, and a process that tries says so.
-                if limit >= RESERVED_DESCRIPTORS + 2 * DESCRIPTORS_PER_INVOCATION + 1 {
+                if limit > RESERVED_DESCRIPTORS + 2 * DESCRIPTORS_PER_INVOCATION {
                     let needed = invocations * DESCRIPTORS_PER_INVOCATION + turns;
                     assert!(needed <= limit - RESERVED_DESCRIPTORS, "{limit} {asked}");
                 }
@@ -208,6 +208,8 @@ mod tests {
             }
         }
         assert_eq!(shared_out(1_024, 64).0, 64);
+        assert_eq!(shared_out(1_024, 330), (330, 332));
+        assert_eq!(shared_out(1_024, 331), (331, 330));
         assert_eq!(shared_out(1_024, 1_600), (342, 308));
         assert_eq!(shared_out(64, 64), (11, 10));
     }

@@ -112,7 +112,8 @@ impl Process {
         Ok(connections)
     }
 
-    /// Lowers the soft limit of open descriptors to none (`true`), or raises it to the hard one. What is open stays open.
+    /// Lowers the soft limit of open descriptors to none (`true`), or raises it to the hard one. What is open stays
+    /// open.
     pub(crate) fn withhold_descriptors(&self, withheld: bool) -> std::io::Result<()> {
         let maximum = getrlimit(Resource::Nofile).maximum;
         let current = if withheld { Some(0) } else { maximum };

@@ -246,6 +246,17 @@ impl Function {
         times.sum()
     }
 
+    /// Returns the CPU time that the process uses while this time passes.
+    ///
+    /// # Panics
+    /// If the process ends meanwhile.
+    pub async fn cpu_while(&self, watched: Duration) -> Duration {
+        let before = self.cpu();
+        // The figure is a rate, so time has to pass.
+        tokio::time::sleep(watched).await;
+        self.cpu() - before
+    }
+
     /// Sends the function SIGTERM, as those do who want it to end.
     pub fn terminate(&self) {
         self.process.signal(Signal::TERM);

@@ -76,13 +76,17 @@ fn last_block(answer: &Answer) -> String {
 
 /// Returns the contents of the stored messages, oldest first.
 async fn stored(redis: &Server) -> Vec<String> {
-    let key = format!("chat:{}:{}:messages", Stage::USER, Stage::CHARACTER);
-    let elements: Vec<String> = redis.command(&["LRANGE", &key, "0", "-1"]).await;
+    let elements: Vec<String> = redis.command(&["LRANGE", &messages(), "0", "-1"]).await;
     elements
         .iter()
         .rev()
         .map(|element| text(&serde_json::from_str::<Value>(element).expect("JSON")["content"]))
         .collect()
+}
+
+/// Returns the name of the list of messages.
+fn messages() -> String {
+    format!("chat:{}:{}:messages", Stage::USER, Stage::CHARACTER)
 }
 
 /// Returns the name of the record of a turn.

@@ -9,7 +9,9 @@ use testkit::stage::Stage;
 use testkit::tokens::token;
 use testkit::upstream::{Gate, Script, Step, delta};
 
-use crate::{PIECES, ask, gated, last_block, resume, stop, stored, text, turn_id};
+use crate::{
+    PIECES, ask, gated, last_block, messages, resume, stop, stored, text, turn_id, wait_for,
+};
 
 /// A second, and what a loaded machine adds.
 const STOPPED_WITHIN: Duration = Duration::from_millis(1_500);
@@ -83,7 +85,7 @@ async fn to_stop_twice_is_to_stop_once() {
     let turn = text(&running.next_event().await.expect("start").data["turn_id"]);
     running.next_event().await.expect("a delta");
     // Its record says that it runs once the journal has written.
-    crate::wait_for(
+    wait_for(
         &stage.redis,
         &["GET", &format!("{}:text", crate::record(&turn))],
         Option::is_some,
@@ -147,10 +149,10 @@ async fn a_client_that_merely_leaves_stops_nothing() {
     gate.open();
     stage.upstream.wait_until_no_streams().await;
     // The function polls again as soon as the connection is broken. The turn has a task of its own.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while stored(&stage.redis).await.is_empty() {
-        assert!(Instant::now() < deadline, "{}", stage.chat.output());
-    }
+    wait_for(&stage.redis, &["LLEN", &messages()], |count| {
+        count.as_deref() != Some("0")
+    })
+    .await;
     assert_eq!(stored(&stage.redis).await, ["晚上好呀", &PIECES.concat()]);
 }
 

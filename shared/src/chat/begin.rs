@@ -48,7 +48,8 @@ impl Chat {
     ///
     /// # Errors
     /// Returns [`Refusal`] if the process is full, the character is not available, the message does not fit, the message
-    /// to replace is not stored, a limit is used up, or the idempotency key is of another request. Nothing is sent upstream or stored.
+    /// to replace is not stored, a limit is used up, or the idempotency key is of another request. Nothing is sent
+    /// upstream or stored.
     pub async fn begin(&self, ask: Ask, invocation: Invocation) -> Result<Turn, Refusal> {
         let place = self.inner.capacity.admit().map_err(Refusal::Full)?;
         let mut takes_over = None;

@@ -9,8 +9,7 @@
 //!
 //! Either of two changes of the runtime makes this file unnecessary: `connector.set_nodelay(true)` on the
 //! `HttpConnector` in the builders of `lambda_runtime_api_client` (one line), or a `Runtime::with_client` that
-//! accepts a client. Then delete this file, `nodelay_elsewhere.rs`, `sent_at_once` in `serve.rs`, and `rustix` in
-//! this crate's `Cargo.toml`. The expectation in `acceptance/tests/sockets.rs` stays.
+//! accepts a client. Then delete this file, `nodelay_elsewhere.rs`, and `sent_at_once` in `serve.rs`. The expectation in `acceptance/tests/sockets.rs` stays.
 
 use std::collections::HashMap;
 use std::ffi::CString;

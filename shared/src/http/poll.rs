@@ -194,7 +194,10 @@ where
         if invoked.swap(false, Ordering::Relaxed) {
             failures = Failures::default();
         }
-        failures.pause(error, GIVE_UP_ALONE_AFTER, ending).await?;
+        // Its only invocation has ended.
+        failures
+            .pause(error, GIVE_UP_ALONE_AFTER, true, ending)
+            .await?;
     }
 }
 
@@ -236,12 +239,9 @@ where
                 service.ready().await?.call(invocation).await?;
             }
             Err(error) => {
-                // What runs may hold the descriptors that a poll needs.
-                if !platform.running.is_empty() {
-                    failures.since = None;
-                }
+                let is_idle = platform.running.is_empty();
                 failures
-                    .pause(error, GIVE_UP_AFTER, &platform.ending)
+                    .pause(error, GIVE_UP_AFTER, is_idle, &platform.ending)
                     .await?;
             }
         }
@@ -298,17 +298,19 @@ struct Failures {
 }
 
 impl Failures {
-    /// Counts a failure, tells of the first, and pauses until the next poll is due or `ending` is cancelled.
+    /// Counts a failure, tells of the first, and pauses until the next poll is due or `ending` is cancelled. `is_idle` says
+    /// whether no invocation runs.
     ///
     /// # Errors
-    /// `error`, if all polls have failed for `give_up_after`.
+    /// `error`, if all polls have failed for `give_up_after` while no invocation ran.
     async fn pause(
         &mut self,
         error: Error,
         give_up_after: Duration,
+        is_idle: bool,
         ending: &CancellationToken,
     ) -> Result<(), Error> {
-        let Some(pause) = self.pause_after(Instant::now(), give_up_after) else {
+        let Some(pause) = self.pause_after(Instant::now(), give_up_after, is_idle) else {
             return Err(error);
         };
         if self.count == 1 {
@@ -319,7 +321,16 @@ impl Failures {
     }
 
     /// Counts a failure, and returns how long to pause after it, or `None` to give up.
-    fn pause_after(&mut self, now: Instant, give_up_after: Duration) -> Option<Duration> {
+    fn pause_after(
+        &mut self,
+        now: Instant,
+        give_up_after: Duration,
+        is_idle: bool,
+    ) -> Option<Duration> {
+        // What runs may hold the descriptors that a poll needs.
+        if !is_idle {
+            self.since = None;
+        }
         let since = *self.since.get_or_insert(now);
         let doubled = FIRST_PAUSE.saturating_mul(1 << self.count.min(16));
         self.count = self.count.saturating_add(1);
@@ -336,11 +347,25 @@ mod tests {
         let mut failures = Failures::default();
         let mut now = Instant::now();
         let mut pauses = Vec::new();
-        while let Some(pause) = failures.pause_after(now, GIVE_UP_AFTER) {
+        while let Some(pause) = failures.pause_after(now, GIVE_UP_AFTER, true) {
             pauses.push(pause.as_millis());
             now += pause;
         }
         assert_eq!(pauses[..7], [50, 100, 200, 400, 800, 1_000, 1_000]);
         assert_eq!(pauses.len(), 64);
+    }
+
+    #[test]
+    fn nothing_is_given_up_while_an_invocation_runs() {
+        let mut failures = Failures::default();
+        let mut now = Instant::now();
+        for _ in 0..100 {
+            now += failures
+                .pause_after(now, GIVE_UP_AFTER, false)
+                .expect("a pause");
+        }
+        assert!(failures.pause_after(now, GIVE_UP_AFTER, true).is_some());
+        let later = now + GIVE_UP_AFTER;
+        assert_eq!(failures.pause_after(later, GIVE_UP_AFTER, true), None);
     }
 }
