@@ -12,9 +12,12 @@ use testkit::tls::TlsServer;
 use testkit::tokens::token;
 use testkit::upstream::{Front, Upstream};
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Held, can_hold};
 use super::report::{Report, Series, heading};
-use super::{Effort, chat_stream, empty_function, first_text, process, reply, settings, store};
+use super::{
+    Effort, chat_stream, chat_stream_by_tls, empty_function, first_text, process, reply, settings,
+    store,
+};
 
 /// Measures from the start of the process, at full speed and at shares of a CPU.
 pub(crate) async fn starts(report: &mut Report, effort: Effort) {
@@ -23,7 +26,7 @@ pub(crate) async fn starts(report: &mut Report, effort: Effort) {
     let upstream = Upstream::start(reply()).await;
     // Makes the function count, which builds the tokenizer's tables in a new process.
     let without_usage = Upstream::start(reply().without_usage()).await;
-    let tls = WithTls::new(&upstream).await;
+    let (tls_redis, tls_model) = (TlsServer::start().await, Front::tls(upstream.port()).await);
     let empty = empty_function();
     let without_sdk = std::env::var_os("BENCH_WITHOUT_SDK")
         .map(PathBuf::from)
@@ -34,8 +37,7 @@ pub(crate) async fn starts(report: &mut Report, effort: Effort) {
         ("1/7 CPU (256 MB)", 1.0 / 7.0),
         ("1/14 CPU (128 MB)", 1.0 / 14.0),
     ] {
-        if share < 1.0 && Cgroup::new(share).is_none() {
-            println!("  {name}: this machine has no cgroup that can be written");
+        if !can_hold(name, share) {
             continue;
         }
         let [mut ours, mut of_empty, mut of_without]: [Starts; 3] = Default::default();
@@ -56,8 +58,9 @@ pub(crate) async fn starts(report: &mut Report, effort: Effort) {
                 .await;
             counted.turn(&held.function).await;
             drop(held);
-            store(tls.redis.server(), "u50", 50).await;
-            let held = others.start(share, tls.chat_stream(&upstream)).await;
+            store(tls_redis.server(), "u50", 50).await;
+            let by_tls_only = chat_stream_by_tls(&tls_redis, &upstream, &tls_model);
+            let held = others.start(share, by_tls_only).await;
             by_tls.turn(&held.function).await;
             drop(held);
             if let Some(empty) = &empty {
@@ -125,44 +128,8 @@ pub(crate) async fn starts(report: &mut Report, effort: Effort) {
     }
 }
 
-/// Redis and the model behind TLS, each with an authority of its own.
-struct WithTls {
-    redis: TlsServer,
-    model: Front,
-}
-
-impl WithTls {
-    async fn new(upstream: &Upstream) -> Self {
-        Self {
-            redis: TlsServer::start().await,
-            model: Front::tls(upstream.port()).await,
-        }
-    }
-
-    fn chat_stream(&self, upstream: &Upstream) -> FunctionBuilder {
-        let address = self.model.address();
-        chat_stream(self.redis.server(), upstream)
-            .env("REDIS_URL", self.redis.url())
-            .env(
-                "REDIS_TLS_CA_FILE",
-                self.redis.ca_file().display().to_string(),
-            )
-            .env("LLM_BASE_URL", format!("https://{address}/v1"))
-            .env(
-                "LLM_TLS_CA_FILE",
-                self.model.ca_file().display().to_string(),
-            )
-    }
-}
-
 fn event() -> Value {
     events::chat(&token("u50"), "luna", "你好")
-}
-
-/// A function at its share of a CPU. Fields are dropped in order, so it ends before its cgroup is removed.
-struct Held {
-    function: Function,
-    _group: Option<Cgroup>,
 }
 
 /// Measured starts of one program.
@@ -174,18 +141,10 @@ struct Starts {
 
 impl Starts {
     async fn start(&mut self, share: f64, builder: FunctionBuilder) -> Held {
-        // Each has a cgroup of its own, so that none pays for what an earlier one overdrew.
-        let group = (share < 1.0).then(|| Cgroup::new(share)).flatten();
-        let function = match &group {
-            Some(group) => builder.cgroup(group.processes()).start().await,
-            None => builder.start().await,
-        };
-        self.to_next.push_time(function.started_to_next());
-        self.cpu.push_time(process::cpu_time(function.pid()));
-        Held {
-            function,
-            _group: group,
-        }
+        let held = Held::start(builder, share).await;
+        self.to_next.push_time(held.function.started_to_next());
+        self.cpu.push_time(process::cpu_time(held.function.pid()));
+        held
     }
 }
 

@@ -38,8 +38,9 @@ use shared::message::{Message, Role};
 use testkit::answer::Answer;
 use testkit::redis::Server;
 use testkit::runtime::{Function, FunctionBuilder};
+use testkit::tls::TlsServer;
 use testkit::tokens::secret;
-use testkit::upstream::{Script, Step, Upstream};
+use testkit::upstream::{Front, Script, Step, Upstream};
 
 use self::report::Report;
 
@@ -171,9 +172,19 @@ async fn main() {
 /// upstream may share two CPUs with the platform and the function; without the pause it could keep the platform from
 /// reading that delta.
 fn reply() -> Script {
-    let first = Script::deltas(&["x"]).then(Step::Delay(AFTER_FIRST_WORDS));
-    (1..DELTAS)
-        .fold(first, |script, _| script.then_delta("x"))
+    begun_at_once(AFTER_FIRST_WORDS, Duration::ZERO)
+}
+
+/// Returns the reply of an upstream that sends its first delta at once, the second after a pause, and the others with
+/// another pause before each.
+fn begun_at_once(second_after: Duration, then_each: Duration) -> Script {
+    let pause = |script: Script, time: Duration| match time {
+        Duration::ZERO => script,
+        _ => script.then(Step::Delay(time)),
+    };
+    let second = pause(Script::deltas(&["x"]), second_after).then_delta("x");
+    (2..DELTAS)
+        .fold(second, |script, _| pause(script, then_each).then_delta("x"))
         .finish("stop")
         .usage(310, DELTAS)
         .done()
@@ -181,6 +192,16 @@ fn reply() -> Script {
 
 fn chat_stream(redis: &Server, upstream: &Upstream) -> FunctionBuilder {
     settings(Function::builder("chat-stream"), redis, upstream)
+}
+
+/// Returns `chat-stream` with TLS to Redis and to the model, each with an authority of its own.
+fn chat_stream_by_tls(redis: &TlsServer, upstream: &Upstream, model: &Front) -> FunctionBuilder {
+    let path = |file: PathBuf| file.display().to_string();
+    chat_stream(redis.server(), upstream)
+        .env("REDIS_URL", redis.url())
+        .env("REDIS_TLS_CA_FILE", path(redis.ca_file()))
+        .env("LLM_BASE_URL", format!("https://{}/v1", model.address()))
+        .env("LLM_TLS_CA_FILE", path(model.ca_file()))
 }
 
 /// Returns the reply of an upstream whose deltas arrive separately.

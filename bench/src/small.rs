@@ -1,5 +1,5 @@
-//! A chat function of 128 MB and of 256 MB, with TLS to Redis, to the model, and to the publisher of keys: what it adds to
-//! the upstream's own times with its share of a CPU.
+//! A chat function with the CPU of 128 MB and of 256 MB, with TLS to Redis, to the model and to the publisher of keys: its
+//! first texts, and how late its deltas are.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use serde_json::Value;
 use testkit::answer::Answer;
 use testkit::events;
 use testkit::jwks::JwksServer;
-use testkit::runtime::Function;
+use testkit::runtime::{Function, FunctionBuilder};
 use testkit::tls::TlsServer;
 use testkit::tokens::{KeyPair, Token};
-use testkit::upstream::{Front, Script, Step, Upstream};
+use testkit::upstream::{Front, Script, Upstream};
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Held, can_hold};
 use super::report::{Report, Series, heading};
 use super::streams::deltas;
-use super::{DELTAS, Effort, chat_stream, first_text, reply, store};
+use super::{Effort, begun_at_once, chat_stream_by_tls, first_text, reply, store};
 
 /// The time between deltas of a quick model.
 const PACE: Duration = Duration::from_millis(20);
@@ -26,22 +26,23 @@ const WARM: usize = 3;
 pub(crate) async fn shares(report: &mut Report, effort: Effort) {
     heading("A small function, with TLS to Redis, to the model and to the publisher of keys");
     let services = Services::start().await;
-    let uncounted = Model::new(paced().without_usage()).await;
-    let (alone, burst) = (Model::new(paced()).await, Model::new(reply()).await);
+    let uncounted = Model::new(begun_at_once(PACE, PACE).without_usage()).await;
+    let (alone, burst) = (
+        Model::new(begun_at_once(PACE, PACE)).await,
+        Model::new(reply()).await,
+    );
     for (name, share) in [("256 MB", 1.0 / 7.0), ("128 MB", 1.0 / 14.0)] {
-        if Cgroup::new(share).is_none() {
-            println!("  {name}: this machine has no cgroup that can be written");
+        if !can_hold(name, share) {
             continue;
         }
         let [mut cold, mut warm, mut late, mut late_in_burst, mut done]: [Series; 5] =
             Default::default();
-        for _ in 0..effort.starts {
+        for _ in 0..effort.starts.div_ceil(4) {
             for (model, late) in [(&alone, &mut late), (&burst, &mut late_in_burst)] {
-                let group = Cgroup::new(share).expect("there was one before");
-                let chat = services.chat(model, &group).await;
-                cold.push_time(first_text(&services.turn(&chat).await));
+                let held = Held::start(services.chat(model), share).await;
+                cold.push_time(first_text(&services.turn(&held.function).await));
                 for _ in 0..WARM {
-                    let answer = services.turn(&chat).await;
+                    let answer = services.turn(&held.function).await;
                     warm.push_time(first_text(&answer));
                     let request = model.upstream.requests().len() - 1;
                     for delta in deltas(&answer, &model.upstream, request) {
@@ -49,9 +50,8 @@ pub(crate) async fn shares(report: &mut Report, effort: Effort) {
                     }
                 }
             }
-            let group = Cgroup::new(share).expect("there was one before");
-            let chat = services.chat(&uncounted, &group).await;
-            let answer = services.turn(&chat).await;
+            let held = Held::start(services.chat(&uncounted), share).await;
+            let answer = services.turn(&held.function).await;
             cold.push_time(first_text(&answer));
             done.push_time(after_last_delta(&answer));
         }
@@ -67,17 +67,6 @@ pub(crate) async fn shares(report: &mut Report, effort: Effort) {
             report.single("small", &format!("{name}: {what}, the latest"), "µs", most);
         }
     }
-}
-
-/// Returns a reply whose first delta comes at once, and the others one by one.
-fn paced() -> Script {
-    (1..DELTAS)
-        .fold(Script::deltas(&["x"]), |script, _| {
-            script.then(Step::Delay(PACE)).then_delta("x")
-        })
-        .finish("stop")
-        .usage(310, DELTAS)
-        .done()
 }
 
 /// A model behind TLS, with an authority of its own.
@@ -115,29 +104,18 @@ impl Services {
         }
     }
 
-    /// Starts a process with the group's share of a CPU.
-    async fn chat(&self, model: &Model, group: &Cgroup) -> Function {
-        let path = |front: &Front| front.ca_file().display().to_string();
-        chat_stream(self.redis.server(), &model.upstream)
-            .env("REDIS_URL", self.redis.url())
-            .env(
-                "REDIS_TLS_CA_FILE",
-                self.redis.ca_file().display().to_string(),
-            )
-            .env(
-                "LLM_BASE_URL",
-                format!("https://{}/v1", model.front.address()),
-            )
-            .env("LLM_TLS_CA_FILE", path(&model.front))
+    fn chat(&self, model: &Model) -> FunctionBuilder {
+        let address = self.keys.address();
+        chat_stream_by_tls(&self.redis, &model.upstream, &model.front)
             .without("JWT_SECRET")
             .env(
                 "JWT_JWKS_URL",
-                format!("https://{}/.well-known/jwks.json", self.keys.address()),
+                format!("https://{address}/.well-known/jwks.json"),
             )
-            .env("JWT_JWKS_TLS_CA_FILE", path(&self.keys))
-            .cgroup(group.processes())
-            .start()
-            .await
+            .env(
+                "JWT_JWKS_TLS_CA_FILE",
+                self.keys.ca_file().display().to_string(),
+            )
     }
 
     /// Runs a turn with 50 messages stored.
