@@ -64,8 +64,9 @@ DEBUG_BENCH := cargo bench --locked --target-dir target --profile dev --workspac
 FIGURES := $(abspath $(or $(BENCH_JSON),target/bench.json))
 TRIAL := target/bench-trial
 TRIAL_FIGURES := $(abspath $(or $(BENCH_JSON),$(TRIAL)/bench.json))
-# Selected together with the workspace, too, so that its dependencies are not built once more with other features.
-PLOTS := cargo run --quiet --locked --target-dir target --workspace --bin plots --
+# Built together with the workspace and its examples, as the tests are, so that no dependency is built once more with other
+# features.
+PLOTS := cargo build --quiet --locked --target-dir target --workspace --bin plots --examples && target/debug/plots
 
 bench: ## measure what a turn costs (PEER=http://… or PEER_DIR=… adds another service; BENCH_QUICK=1: trial run)
 	@scripts/setup.sh bench
@@ -135,7 +136,7 @@ FUZZ_HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 FUZZ_FLAGS := --cfg fuzzing -C passes=sancov-module -C codegen-units=1 -C llvm-args=-sanitizer-coverage-level=4 \
 	-C llvm-args=-sanitizer-coverage-inline-8bit-counters -C llvm-args=-sanitizer-coverage-pc-table \
 	-C llvm-args=-sanitizer-coverage-trace-compares
-FUZZ_CARD := $(FUZZ)/$(FUZZ_HOST)/debug/card
+FUZZ_CARD := $(FUZZ)/$(FUZZ_HOST)/debug/card -timeout=5 -rss_limit_mb=512 -artifact_prefix=$(FUZZ)/
 
 fuzz-build:
 	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked --target $(FUZZ_HOST) --target-dir $(abspath $(FUZZ))
@@ -145,8 +146,7 @@ fuzz-seeds: fuzz-build ## run the reader of character cards once over each seed 
 
 fuzz: fuzz-build ## look for files that make the reader of character cards panic (SECONDS=600)
 	@mkdir -p $(FUZZ)/corpus/card
-	$(FUZZ_CARD) -max_total_time=$(SECONDS) -max_len=4096 -timeout=5 -rss_limit_mb=512 \
-		-artifact_prefix=$(FUZZ)/ $(FUZZ)/corpus/card fuzz/seeds/card
+	$(FUZZ_CARD) -max_total_time=$(SECONDS) -max_len=4096 $(FUZZ)/corpus/card fuzz/seeds/card
 
 # Every variable of the command line is passed on, so that the tool refuses a misspelt one.
 capacity: ## estimate the memory of Redis and the cost of Lambda (USERS=100000 ACTIVE_PERCENT=20 MESSAGES=50 …)

@@ -3,8 +3,8 @@
 #
 # From the system's package manager: redis-server, a C compiler and make (aws-lc is C), python3 with venv.
 # From PyPI, into .tools/venv: cargo-lambda, in the version that the tests run with, whatever version is on the PATH.
-# Whatever else comes from PyPI has an environment of its own, and most of it is installed by uv, which is then installed
-# into .tools/venv too.
+# Whatever else comes from PyPI has an environment of its own, and most of it is installed by uv, which is then
+# installed into .tools/venv too.
 #
 # `setup.sh test` also installs moto from PyPI, into .tools/aws-venv: it takes the place of AWS in the tests. Of its
 # many optional dependencies only the two that its server needs are installed. And it installs openapi-spec-validator,
@@ -255,17 +255,19 @@ install_valkey() {
 
 # --- packages from PyPI -----------------------------------------------------------------------------------------
 
-# Installs a version of a package into an environment of its own, together with other packages. The name is that of the
-# package's metadata, in which a dash is an underscore.
+# Installs a version of a package into an environment of its own, together with other packages. What is in it is written
+# last, so that what was interrupted is not taken for whole.
 install_from_pypi() {
     local folder=$1 name=$2 version=$3
     shift 3
-    has_from_pypi "$folder" "$name" "$version" && return 0
+    local stamp=$folder/made-with wanted="$name==$version $*"
+    [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$folder/bin/python3" -c '' 2>/dev/null && return 0
 
     echo "setup: installing $name $version into $folder"
     install_uv
     quietly "$VENV/bin/uv" venv --clear --python "$(command -v python3)" "$folder"
     quietly "$VENV/bin/uv" pip install --python "$folder/bin/python3" "$name==$version" "$@"
+    echo "$wanted" >"$stamp"
 }
 
 # The version is read from the name of a folder, because starting Python takes longer.
@@ -273,14 +275,18 @@ has_from_pypi() {
     compgen -G "$1/lib/python*/site-packages/$2-$3.dist-info" >/dev/null && "$1/bin/python3" -c '' 2>/dev/null
 }
 
-# uv installs what pip does, in a twentieth of the CPU time. It does not read pip's configuration, from which it needs
-# the address of a mirror.
+# uv installs what pip does, in an eighth of the CPU time. It does not read pip's configuration, from which it needs where
+# packages are and whom to trust.
 install_uv() {
-    local index
+    local index cert
     has_from_pypi "$VENV" uv "$UV_VERSION" \
         || quietly "$VENV/bin/python3" -m pip install --disable-pip-version-check "uv==$UV_VERSION"
     index=${PIP_INDEX_URL:-$("$VENV/bin/python3" -m pip config get global.index-url 2>/dev/null || true)}
     [ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
+    cert=${PIP_CERT:-$("$VENV/bin/python3" -m pip config get global.cert 2>/dev/null || true)}
+    [ -z "$cert" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$cert}"
+    [ -z "${PIP_EXTRA_INDEX_URL:-}" ] || export UV_INDEX="${UV_INDEX:-$PIP_EXTRA_INDEX_URL}"
+    [ -z "${PIP_FIND_LINKS:-}" ] || export UV_FIND_LINKS="${UV_FIND_LINKS:-${PIP_FIND_LINKS// /,}}"
     export UV_SYSTEM_CERTS=1 UV_PYTHON_DOWNLOADS=never
 }
 
