@@ -120,8 +120,9 @@ AWSTemplateFormatVersion: "2010-09-09"
     ),
     (
         """\
-  # A turn mostly waits for the model, and waiting is billed by memory. CPU grows with memory; `make bench BENCH_ONLY=small`
-  # measures what a turn needs of it. Above 1,769 MB a process has more than one CPU, which a turn has no use for.
+  # A turn mostly waits for the model, and waiting is billed by memory. CPU grows with memory, and
+  # `make bench BENCH_ONLY=small` measures what a turn needs of it. Above 1,769 MB a process has more than one CPU, which a
+  # turn has no use for.
   ChatMemorySize:
     Description: Memory of chat-stream, in MB. More memory is more CPU too, up to a whole one with 1769.
     Type: Number

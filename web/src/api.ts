@@ -31,8 +31,9 @@ export interface paths {
          *     messages stay until the new turn is stored. Without `message`, the stored text is asked again.
          *
          *     With `greeting`, the message answers that greeting of the character, which is then stored before it. Once
-         *     messages are stored, the number changes nothing and is not checked. Where the history cannot be read, it is
-         *     checked, and the model is sent the greeting; it is stored only if the session turns out to be empty.
+         *     messages are stored, the number changes nothing and is not checked, unless the message replaces the first of
+         *     its session. Where the history cannot be read, it is checked, and the model is sent the greeting; it is stored
+         *     only if the session turns out to be empty.
          */
         post: operations["sendMessage"];
         /**
@@ -238,7 +239,7 @@ export interface components {
             user_name?: components["schemas"]["UserName"] | null;
             /**
              * @description Which greeting of the character the client has shown, from 0. It must exist and must not be blank, unless
-             *     messages are known to be stored. Null is none.
+             *     messages before this one are known to be stored. Null is none.
              * @example 0
              */
             greeting?: number | null;

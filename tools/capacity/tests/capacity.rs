@@ -224,6 +224,14 @@ fn managed_instances_are_compared_with_what_is_paid_on_demand() {
 }
 
 #[test]
+fn the_guide_shows_what_the_default_memory_costs() {
+    let (text, _) = run(&[]);
+    let line = text.lines().find(|line| line.contains("GB-seconds a turn"));
+    let guide = include_str!("../../../docs/capacity.md");
+    assert!(guide.contains(line.expect("a line")), "{text}");
+}
+
+#[test]
 fn the_bills_are_equal_at_the_number_of_turns_that_is_named() {
     let (_, figures) = run(&[]);
     let from = figure(&figures, "/managed/compared/1/cheaper_from_turns_a_month");
