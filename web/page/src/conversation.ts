@@ -3,15 +3,15 @@ import { batch, computed, signal } from "@preact/signals";
 import { ChatError, type TurnEvent } from "../../src/client.js";
 import { randomKey } from "../../src/key.js";
 import { type Attempt, Following, type Surroundings } from "./following.ts";
-import { type Greeting, greetingsOf, type Item, keyOf, settled, withoutAttempt, withoutFrom } from "./items.ts";
+import { type Greeting, greetingsOf, type Item, keyOf, withoutAttempt, withoutFrom } from "./items.ts";
 import { FRESH_MS, forgetPending, readDraft, readPending, type Request, writeDraft, writePending } from "./pending.ts";
-import { reasonOf } from "./reasons.ts";
+import { isStored, reasonOf } from "./reasons.ts";
 import { Stored } from "./stored.ts";
 import { canBeSent } from "./text.ts";
 import { say } from "./words.ts";
 
 /** Why the last thing that was asked did not work, and how to ask again. */
-export interface Failure {
+interface Failure {
   text: string;
   again: (() => void) | null;
   dismiss: () => void;
@@ -33,9 +33,7 @@ export class Conversation {
   readonly greetings = computed(() => greetingsOf(this.around.character.value?.greetings ?? []));
   /** The greeting to show: only before the first message. */
   readonly greeting = computed<Greeting | null>(() =>
-    this.stored.state.value.kind === "ready" && this.stored.items.value.length === 0
-      ? (this.greetings.value[this.greetingIndex.value] ?? null)
-      : null,
+    this.stored.isEmpty.value ? (this.greetings.value[this.greetingIndex.value] ?? null) : null,
   );
 
   constructor(
@@ -78,7 +76,8 @@ export class Conversation {
       void this.#run(pending);
     } else {
       forgetPending(this.id);
-      if (pending.kind !== "regenerate") this.write(pending.message);
+      // Not in the place of what the user has written since.
+      if (pending.kind !== "regenerate" && !this.draft.peek()) this.write(pending.message);
     }
   }
 
@@ -138,11 +137,12 @@ export class Conversation {
     writePending(this.id, request);
     const attempt = await this.following.run(request, () => this.#ask(request));
     forgetPending(this.id);
-    await this.#conclude(attempt);
+    this.#conclude(request, attempt);
     this.around.tell({ type: "changed", character: this.id });
     this.around.changed();
-    // A greeting was stored with the first turn, under an id that only the history names; an edit may have moved more.
-    if (request.greeting || request.msgId) void this.refresh();
+    // Only the history has the ids of a turn that broke off, and of a greeting, which is stored with the first turn. An
+    // edit may have moved more.
+    if (isStored(attempt.error) || request.greeting || request.msgId) void this.stored.reread();
   }
 
   #ask(request: Request): AsyncIterable<TurnEvent> {
@@ -164,18 +164,13 @@ export class Conversation {
   }
 
   /** Shows why there is no reply, if there is none. */
-  async #conclude({ request, before, asked, reply, error }: Attempt): Promise<void> {
+  #conclude(request: Request, { asked, reply, error }: Attempt): void {
     const hasText = reply.prose.text !== "";
     if (error === null && hasText) return;
-    if (error instanceof ChatError && error.saved === true) {
-      this.#settle(reply);
+    if (isStored(error)) {
       this.around.announce(say("endedError"));
-      await this.stored.reread([asked, reply]);
       return;
     }
-    // The messages that were to be replaced are still stored.
-    if (request.msgId) this.stored.items.value = before;
-    else this.#settle(reply);
     if (error === null) {
       // The model said nothing, or was stopped before it did: nothing is stored, and the message is the user's again.
       this.#offer(say("noReply"), { ...request, key: randomKey(), began: Date.now() }, asked, false);
@@ -186,10 +181,6 @@ export class Conversation {
     const next: Request = { ...request, key: isOver ? randomKey() : request.key, began: Date.now() };
     const word = hasText ? "brokeOff" : request.kind === "send" ? "failed" : "notDone";
     this.#offer(say(word, { reason: reasonOf(error) }), next, asked, hasText);
-  }
-
-  #settle(reply: Item): void {
-    this.stored.items.value = settled(this.stored.items.peek(), reply);
   }
 
   /** Shows why there is no reply, and offers to ask again. */

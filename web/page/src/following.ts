@@ -2,10 +2,10 @@
 // the transcript.
 import { batch, type ReadonlySignal, signal } from "@preact/signals";
 import { type Character, ChatError, type CompanionChat, type TurnEvent } from "../../src/client.js";
-import { contextOf, finished, type Item, local, noted, settled } from "./items.ts";
-import { notesOfEnd, notesOfUnsaved } from "./notes.ts";
+import { contextOf, finished, type Item, local, noted, settled, withoutAttempt } from "./items.ts";
+import { notesOfDone } from "./notes.ts";
 import type { Request } from "./pending.ts";
-import { isLocked, reasonOf } from "./reasons.ts";
+import { isLocked, isStored, reasonOf } from "./reasons.ts";
 import type { Stored } from "./stored.ts";
 import type { News } from "./tabs.ts";
 import { acceptedToken } from "./token.ts";
@@ -31,7 +31,7 @@ export interface Surroundings {
 }
 
 /** The turn that runs. */
-export interface Turn {
+interface Turn {
   /** Where its text is shown. No two turns have the same. */
   reply: Item;
   /** Null until it has begun. */
@@ -45,9 +45,6 @@ export interface Turn {
 
 /** What became of a request. */
 export interface Attempt {
-  request: Request;
-  /** What was shown before it. */
-  before: readonly Item[];
   asked: Item;
   reply: Item;
   /** Why there is no reply; null if the turn has ended as it should. */
@@ -69,11 +66,11 @@ export class Following {
   /** Runs a turn to its end, however long the connection is lost, and whichever token it needs. */
   async run(request: Request, events: () => AsyncIterable<TurnEvent>): Promise<Attempt> {
     this.#search?.abort();
-    const before = this.stored.items.peek();
-    const asked = local("user", request.message);
-    const reply = local("assistant", "", true);
-    const attempt = { request, before, asked, reply, error: null };
-    this.#show(reply, [...contextOf(before, request), asked]);
+    const asked = local("user", request.message, { requestKey: request.key });
+    const reply = local("assistant", "", { live: true, requestKey: request.key });
+    const replaced = this.#show(reply, asked, request);
+    // What was to be replaced is still stored.
+    const undo = (): void => this.#end(reply, withoutAttempt(this.stored.items.peek(), asked, replaced));
     void this.#announceNamed((name) => (this.#runs(reply) ? say("writing", { name }) : null));
     for (;;) {
       try {
@@ -82,13 +79,16 @@ export class Following {
             this.around.tell({ type: "turn", character: this.id, turnId: event.turnId, request });
           }
           this.#apply(event, asked, reply);
-          if (event.type === "done") return attempt;
+          if (event.type !== "done") continue;
+          if (request.msgId && reply.prose.text === "") undo();
+          return { asked, reply, error: null };
         }
         throw new ChatError("connection_lost", "the turn ended without its last event");
       } catch (error) {
         if (!isLocked(error)) {
-          this.#end(reply);
-          return { ...attempt, error };
+          if (request.msgId && !isStored(error)) undo();
+          else this.#end(reply, settled(this.stored.items.peek(), reply));
+          return { asked, reply, error };
         }
         this.#change(reply, { connection: "locked" });
         await acceptedToken();
@@ -107,35 +107,39 @@ export class Following {
     this.#search?.abort();
     const search = new AbortController();
     this.#search = search;
-    const asked = request ? [local("user", request.message)] : [];
-    const reply = local("assistant", "", true);
-    let isShown = false;
+    const asked = request && local("user", request.message);
+    const reply = local("assistant", "", { live: true });
+    let replaced: readonly Item[] | null = null;
+    let isSaved = false;
+    let failure: unknown = null;
     try {
       for await (const event of this.around.client.resume(this.id, {
         signal: search.signal,
         ...(turnId ? { turnId } : {}),
       })) {
         // A connection that is lost before anything came is not a turn.
-        if (!isShown && event.type === "connection") continue;
-        if (!isShown) {
+        if (!replaced && event.type === "connection") continue;
+        if (!replaced) {
           // It is this page's own, or an earlier one than that.
           if (this.turn.peek() || search.signal.aborted) return;
-          const before = this.stored.items.peek();
-          this.#show(reply, [...(request ? contextOf(before, request) : before), ...asked]);
-          isShown = true;
+          replaced = this.#show(reply, asked, request);
         }
-        this.#apply(event, asked[0], reply);
-        if (event.type === "done") break;
+        this.#apply(event, asked, reply);
+        if (event.type === "done") {
+          isSaved = event.saved;
+          break;
+        }
       }
-    } catch {
-      // Whatever came of it is in the history.
+    } catch (error) {
+      failure = error;
     }
-    if (!isShown) return;
-    this.#end(reply);
-    this.stored.items.value = settled(this.stored.items.peek(), reply);
-    // The history has the ids, and the message that was answered.
-    const items = this.stored.items.peek();
-    await this.stored.reread([...asked, reply].filter(({ key }) => !items.some((one) => one.key === key && one.id)));
+    if (!replaced) return;
+    // What came of a turn that is not known to be stored is in the history, if it is anywhere.
+    if (!isSaved) this.#end(reply, withoutAttempt(this.stored.items.peek(), asked ?? reply, replaced));
+    // A new token is a reason to look again.
+    if (isLocked(failure)) return;
+    // The history has the message that was answered, too.
+    await this.stored.reread();
     this.around.changed();
   }
 
@@ -157,11 +161,15 @@ export class Following {
     }
   }
 
-  #show(reply: Item, before: readonly Item[]): void {
+  /** Shows a turn that begins. Returns what it takes the place of. */
+  #show(reply: Item, asked: Item | undefined, request: Request | undefined): readonly Item[] {
+    const before = this.stored.items.peek();
+    const context = request ? contextOf(before, request) : before;
     batch(() => {
       this.turn.value = { reply, id: null, connection: "open", stopping: false, stoppable: true };
-      this.stored.items.value = [...before, reply];
+      this.stored.items.value = [...context, ...(asked ? [asked] : []), reply];
     });
+    return before.slice(context.length);
   }
 
   #apply(event: TurnEvent, asked: Item | undefined, reply: Item): void {
@@ -180,14 +188,10 @@ export class Following {
         this.around.announce(say(event.state === "lost" ? "lost" : "restored"));
         break;
       case "done":
-        batch(() => {
-          items.value = finished(items.peek(), event, asked, reply);
-          this.#end(reply);
-        });
+        this.#end(reply, finished(items.peek(), event, asked, reply));
         void this.#announceNamed((name) => {
           const text = reply.prose.text === "" ? say("noReply") : say("said", { name, text: reply.prose.text });
-          const notes = [...notesOfEnd(event.finishReason), ...(event.saved ? [] : notesOfUnsaved(event.unsaved))];
-          return [text, ...notes.map((note) => say(note, { name }))].join(" ");
+          return [text, ...notesOfDone(event).map((note) => say(note, { name }))].join(" ");
         });
         break;
     }
@@ -202,8 +206,12 @@ export class Following {
     if (turn?.reply === reply) this.turn.value = { ...turn, ...change };
   }
 
-  #end(reply: Item): void {
-    if (this.#runs(reply)) this.turn.value = null;
+  /** Ends the turn, and in the same step changes the transcript, which so never has a reply that nothing writes. */
+  #end(reply: Item, items: readonly Item[]): void {
+    batch(() => {
+      this.stored.items.value = items;
+      if (this.#runs(reply)) this.turn.value = null;
+    });
   }
 
   /** Announces a text with the name of the character, which is not known yet just after a reload; null is no text. */

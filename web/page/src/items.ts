@@ -1,6 +1,6 @@
 // What a transcript is made of, and how it takes in what the functions have stored. Pure functions.
 import type { History, TurnEvent } from "../../src/client.js";
-import { notesOfEnd, notesOfUnsaved } from "./notes.ts";
+import { notesOfDone, notesOfEnd } from "./notes.ts";
 import type { Request } from "./pending.ts";
 import { Prose } from "./prose.ts";
 import type { Word } from "./words.ts";
@@ -19,6 +19,8 @@ export interface Item {
   readonly notes: readonly Word[];
   /** Whether it is still being written. */
   readonly live: boolean;
+  /** The key of the request of this page that it belongs to, by which it is recognised when it is stored. */
+  readonly requestKey?: string;
 }
 
 /** A message as the functions return it. */
@@ -27,7 +29,7 @@ export type Message = History["messages"][number];
 let made = 0;
 
 /** Returns an item that is not stored. */
-export function local(role: Item["role"], text: string, live = false): Item {
+export function local(role: Item["role"], text: string, more: Pick<Partial<Item>, "live" | "requestKey"> = {}): Item {
   made += 1;
   return {
     key: `local-${made}`,
@@ -36,7 +38,8 @@ export function local(role: Item["role"], text: string, live = false): Item {
     prose: new Prose(text),
     at: Math.floor(Date.now() / 1000),
     notes: [],
-    live,
+    live: false,
+    ...more,
   };
 }
 
@@ -44,13 +47,18 @@ export function local(role: Item["role"], text: string, live = false): Item {
  * Returns the transcript with the newest page of stored messages in it, and whether older pages that were shown stay.
  *
  * A message that is shown already keeps its item, so that it is not drawn again. What was shown and is no longer stored
- * goes. What was never stored stays behind the message that it followed.
+ * goes. What was never stored stays behind the message that it followed. What this page asked for, and shows without its
+ * id because it did not learn that it was stored, gives way to what is stored.
  */
 export function merged(
-  items: readonly Item[],
+  shownItems: readonly Item[],
   page: readonly Message[],
   hasMore: boolean,
 ): { items: Item[]; keepsOlder: boolean } {
+  const keys = new Set(page.map(keyOf));
+  const items = shownItems.filter(({ id, live, requestKey }) => {
+    return id !== null || live || requestKey === undefined || !keys.has(requestKey);
+  });
   const shown = new Map(items.filter((item) => item.id !== null).map((item) => [item.id, item]));
   const greeting = items[0];
   const [first] = page;
@@ -119,7 +127,7 @@ export function finished(
 ): Item[] {
   // The history may have been read after the turn was stored, and before its last event came.
   const isThere = items.some((item) => item.id === done.msgId);
-  const notes = [...notesOfEnd(done.finishReason), ...(done.saved ? [] : notesOfUnsaved(done.unsaved))];
+  const notes = notesOfDone(done);
   return items.flatMap((item): Item[] => {
     if (item.key === reply.key) {
       if (isThere || reply.prose.text === "") return [];
@@ -138,11 +146,18 @@ export function settled(items: readonly Item[], reply: Item): Item[] {
   });
 }
 
-/** Returns the items without a message that was not stored, and without what was shown after it. */
-export function withoutAttempt(items: readonly Item[], asked: Item): readonly Item[] {
+/**
+ * Returns the items without a message that was not stored, and without what was shown after it, but with what that had
+ * taken the place of.
+ */
+export function withoutAttempt(
+  items: readonly Item[],
+  asked: Item,
+  replaced: readonly Item[] = [],
+): readonly Item[] {
   const index = items.findIndex((item) => item.key === asked.key);
   if (index < 0) return items;
-  const rest = items.filter((item, at) => at < index || item.id !== null);
+  const rest = [...items.filter((item, at) => at < index || item.id !== null), ...replaced];
   // Without a message after it, a greeting that is not stored is the user's to choose again.
   return rest.some((item) => item.role === "user" || item.id !== null) ? rest : [];
 }

@@ -1,5 +1,8 @@
 // What a transcript says below a message, besides its text.
+import type { TurnEvent } from "../../src/client.js";
 import type { Word } from "./words.ts";
+
+type Done = Extract<TurnEvent, { type: "done" }>;
 
 /** Returns what the user should know about how a reply ended. */
 export function notesOfEnd(finishReason: unknown): Word[] {
@@ -19,8 +22,12 @@ export function notesOfEnd(finishReason: unknown): Word[] {
   }
 }
 
-/** Returns what the user should know about a turn that was not stored. */
-export function notesOfUnsaved(unsaved: "cleared" | "conflict" | "memory" | "empty" | undefined): Word[] {
+/** Returns what the user should know about how a turn ended, and about one that was not stored. */
+export function notesOfDone({ finishReason, saved, unsaved }: Done): Word[] {
+  return [...notesOfEnd(finishReason), ...(saved ? [] : notesOfUnsaved(unsaved))];
+}
+
+function notesOfUnsaved(unsaved: Done["unsaved"]): Word[] {
   switch (unsaved) {
     case "cleared":
       return ["unsavedCleared"];

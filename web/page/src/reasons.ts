@@ -47,6 +47,11 @@ export function isLocked(error: unknown): boolean {
   return error instanceof ChatError && (error.code === "unauthorized" || error.code === "token_unavailable");
 }
 
+/** Whether a turn that failed is stored all the same, with what came of its reply. */
+export function isStored(error: unknown): boolean {
+  return error instanceof ChatError && error.saved === true;
+}
+
 /** Returns what an error says of a character that was asked for. Null if it may be there all the same. */
 export function absenceOf(error: unknown): "missing" | "broken" | null {
   if (!(error instanceof ChatError)) return null;

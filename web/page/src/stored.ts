@@ -1,14 +1,14 @@
 // The transcript of one conversation: what is stored of it, as it is read page by page, and what is shown besides.
 // Knows nothing of turns.
-import { batch, signal } from "@preact/signals";
-import { ChatError, type CompanionChat } from "../../src/client.js";
+import { batch, computed, signal } from "@preact/signals";
+import { ChatError, type CompanionChat, type History } from "../../src/client.js";
 import { type Item, type Message, merged, withOlder } from "./items.ts";
 import { isLocked, isPassing, reasonOf } from "./reasons.ts";
 
 const PAGE = 40;
 const RETRY_AFTER_MS = 4000;
 
-export type State =
+type State =
   | { kind: "new" | "loading" | "ready" }
   /** Tried again by itself. */
   | { kind: "unreadable" | "unreachable" }
@@ -20,6 +20,10 @@ export class Stored {
   readonly state = signal<State>({ kind: "new" });
   /** Whether older messages are stored than those that are shown. */
   readonly hasMore = signal(false);
+  /** Whether it is known that nothing is stored, and nothing is shown. */
+  readonly isEmpty = computed(
+    () => this.state.value.kind === "ready" && this.items.value.length === 0 && !this.hasMore.value,
+  );
 
   #reading: Promise<readonly Message[] | null> | null = null;
   #readingOlder = false;
@@ -38,17 +42,12 @@ export class Stored {
     return this.#reading;
   }
 
-  /** Reads the newest messages again, in the place of items whose ids are not known. If that fails, all stays. */
-  async reread(shown: readonly Item[] = []): Promise<void> {
+  /** Reads the newest messages again. If that fails, all stays. */
+  async reread(): Promise<void> {
     try {
-      const page = await this.client.history(this.id, { limit: PAGE });
-      // A turn that began meanwhile may take the place of some of this.
-      if (this.items.peek().some((item) => item.live)) return;
-      const keys = new Set(shown.map((item) => item.key));
-      batch(() => {
-        this.items.value = this.items.peek().filter((item) => !keys.has(item.key));
-        this.#take(page.messages, page.has_more);
-      });
+      const page = await this.#newest();
+      // A turn that runs may take the place of some of this.
+      if (!this.items.peek().some((item) => item.live)) this.#take(page);
     } catch {
       // The next change, or a reload, reads them again.
     }
@@ -61,6 +60,8 @@ export class Stored {
     this.#readingOlder = true;
     try {
       const page = await this.client.history(this.id, { limit: PAGE, before: first.id });
+      // What it continues was removed meanwhile, and what is before that may be, too.
+      if (!this.items.peek().includes(first)) return;
       batch(() => {
         this.items.value = withOlder(this.items.peek(), page.messages);
         this.hasMore.value = page.has_more;
@@ -77,15 +78,24 @@ export class Stored {
     clearTimeout(this.#timer);
     if (this.state.peek().kind === "new") this.state.value = { kind: "loading" };
     try {
-      const page = await this.client.history(this.id, { limit: PAGE });
+      const page = await this.#newest();
       batch(() => {
-        this.#take(page.messages, page.has_more);
+        this.#take(page);
         this.state.value = { kind: "ready" };
       });
       return page.messages;
     } catch (error) {
       this.#explain(error);
       return isPassing(error) ? [] : null;
+    }
+  }
+
+  /** Asks for the newest page until nothing else changed the transcript meanwhile, which the page may not know of. */
+  async #newest(): Promise<History> {
+    for (;;) {
+      const shown = this.items.peek();
+      const page = await this.client.history(this.id, { limit: PAGE });
+      if (this.items.peek() === shown) return page;
     }
   }
 
@@ -101,11 +111,11 @@ export class Stored {
     }
   }
 
-  #take(messages: readonly Message[], hasMore: boolean): void {
-    const { items, keepsOlder } = merged(this.items.peek(), messages, hasMore);
+  #take(page: History): void {
+    const { items, keepsOlder } = merged(this.items.peek(), page.messages, page.has_more);
     batch(() => {
       this.items.value = items;
-      if (!keepsOlder) this.hasMore.value = hasMore;
+      if (!keepsOlder) this.hasMore.value = page.has_more;
     });
   }
 }

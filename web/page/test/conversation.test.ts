@@ -1,9 +1,9 @@
 // Which turn a conversation shows, when things happen in an order that no browser test can arrange.
-import { signal } from "@preact/signals";
+import { type Signal, signal } from "@preact/signals";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { ChatError, type CompanionChat, type History, type TurnEvent } from "../../src/client.js";
+import { type Character, ChatError, type CompanionChat, type History, type TurnEvent } from "../../src/client.js";
 import { Conversation } from "../src/conversation.ts";
-import { readPending } from "../src/pending.ts";
+import { readPending, writePending } from "../src/pending.ts";
 import { locked } from "../src/token.ts";
 
 // What the page has of its browser, at the time when its modules are loaded.
@@ -52,6 +52,8 @@ interface Held<T> {
 /** The functions, as far as a conversation asks them. */
 class Service {
   readonly sent: Stream[] = [];
+  /** The keys of what was sent. */
+  readonly keys: string[] = [];
   readonly resumed: Stream[] = [];
   readonly histories: Held<History>[] = [];
   readonly stops: Held<boolean>[] = [];
@@ -66,11 +68,16 @@ class Service {
       return new Promise((resolve, reject) => void all.push({ resolve, reject }));
     };
     const asked: Partial<CompanionChat> = {
-      send: () => open(this.sent),
+      send: (_character, _message, { key = "" } = {}) => {
+        this.keys.push(key);
+        return open(this.sent);
+      },
       edit: () => open(this.sent),
       resume: () => open(this.resumed),
       history: () => hold(this.histories),
       stop: () => hold(this.stops),
+      clear: async () => undefined,
+      rewind: async () => undefined,
     };
     return asked as CompanionChat;
   }
@@ -89,10 +96,19 @@ const done = (turn: string): TurnEvent => ({
   saved: true,
   usage: { promptTokens: 1, completionTokens: 1 },
 });
+type Message = History["messages"][number];
+const message = (id: string, key?: string): Message => {
+  const role = id.startsWith("u") ? "user" : "assistant";
+  return { msg_id: id, role, content: id, timestamp: 1, token_count: 1, metadata: key ? { key } : null };
+};
+const page = (ids: string, more: Partial<History> = {}): History => {
+  return { character_id: "luna", messages: ids.split(" ").map((id) => message(id)), has_more: false, ...more };
+};
 const EMPTY: History = { character_id: "luna", messages: [], has_more: false };
 const unreachable = (): ChatError => new ChatError("unreachable", "no answer");
 
 let service: Service;
+let character: Signal<Character | null>;
 let conversation: Conversation;
 
 const texts = (): string[] => conversation.stored.items.value.map((item) => item.prose.text);
@@ -107,9 +123,10 @@ beforeEach(() => {
   vi.useFakeTimers();
   sessionStorage.clear();
   service = new Service();
+  character = signal(null);
   conversation = new Conversation("luna", {
     client: service.client,
-    character: signal(null),
+    character,
     absence: signal(null),
     userName: signal(""),
     learn: async () => undefined,
@@ -120,10 +137,10 @@ beforeEach(() => {
 });
 afterEach(() => void vi.useRealTimers());
 
-/** Opens the conversation, in which nothing was said and nothing runs. */
-async function opened(): Promise<void> {
+/** Opens the conversation, of which this is stored, and in which nothing runs. */
+async function opened(stored = EMPTY): Promise<void> {
   void conversation.refresh();
-  service.histories.shift()?.resolve(EMPTY);
+  service.histories.shift()?.resolve(stored);
   await settle();
 }
 
@@ -185,13 +202,8 @@ test("a stop that fails late changes no later turn", async () => {
 });
 
 test("a history that was asked for before an edit does not bring back what the edit replaces", async () => {
-  const message = (id: string, role: "user" | "assistant"): History["messages"][number] => {
-    return { msg_id: id, role, content: id, timestamp: 1, token_count: 1, metadata: null };
-  };
-  const before = { ...EMPTY, messages: [message("u1", "user"), message("a1", "assistant")] };
-  void conversation.refresh();
-  service.histories.shift()?.resolve(before);
-  await settle();
+  const before = page("u1 a1");
+  await opened(before);
   void conversation.refresh();
   const [first] = conversation.stored.items.value;
   if (first) conversation.edit(first, "Another.");
@@ -214,10 +226,122 @@ test("a turn that has failed leaves a later one its key, by which a reload goes 
   say("One.");
   service.sent[0]?.push(start("1"), text("1"), new ChatError("upstream_interrupted", "cut", { saved: true }));
   await settle();
+  expect(service.histories, "its ids are read").toHaveLength(1);
   say("Two.");
   service.histories.shift()?.resolve(EMPTY);
   await settle();
   expect(readPending("luna")?.message).toBe("Two.");
+
+  service.sent[1]?.push(start("2"), text("2"), done("2"));
+  await settle();
+  const [key] = service.keys;
+  const messages = [message("u1", key), message("a1"), message("u-2"), message("a-2")];
+  service.histories.shift()?.resolve({ ...EMPTY, messages });
+  await settle();
+  void conversation.refresh();
+  service.histories.shift()?.resolve({ ...EMPTY, messages });
+  await settle();
+  expect(texts(), "it is there once, and where it was said").toEqual(["u1", "a1", "Two.", "2"]);
+});
+
+test("a turn that is stored although its connection was lost is shown once", async () => {
+  await opened();
+  say("One.");
+  service.sent[0]?.push(start("1"), text("1"), new ChatError("connection_lost", "cut"));
+  await settle();
+  expect(texts()).toEqual(["One.", "1"]);
+  void conversation.refresh();
+  service.histories.shift()?.resolve({ ...EMPTY, messages: [message("u1", service.keys[0]), message("a1")] });
+  await settle();
+  expect(texts()).toEqual(["u1", "a1"]);
+});
+
+test("a history that was asked for before a turn does not remove it", async () => {
+  await opened();
+  void conversation.refresh();
+  say("Hello.");
+  service.sent[0]?.push(start("1"), text("Hi"), done("1"));
+  await settle();
+  service.histories.shift()?.resolve(EMPTY);
+  await settle();
+  expect(texts()).toEqual(["Hello.", "Hi"]);
+  expect(service.histories, "it is asked for again").toHaveLength(1);
+});
+
+test("a conversation that is first read while a turn runs keeps it", async () => {
+  void conversation.refresh();
+  say("Hello.");
+  service.sent[0]?.push(start("1"), text("Hi"), done("1"));
+  await settle();
+  say("More.");
+  service.histories.shift()?.resolve(EMPTY);
+  await settle();
+  service.histories.shift()?.resolve(page("u-1 a-1"));
+  await settle();
+  expect(texts()).toEqual(["Hello.", "Hi", "More.", ""]);
+  expect(conversation.stored.state.value.kind).toBe("ready");
+});
+
+test("older messages that were asked for before a clear do not come back", async () => {
+  await opened(page("u2 a2", { has_more: true }));
+  void conversation.stored.older();
+  await conversation.clear();
+  service.histories.shift()?.resolve(page("u1 a1"));
+  await settle();
+  expect(texts()).toEqual([]);
+});
+
+test("an edit that fails takes nothing back but itself", async () => {
+  await opened(page("u2 a2 u3 a3", { has_more: true }));
+  const [, , third] = conversation.stored.items.value;
+  if (third) conversation.edit(third, "Another.");
+  service.sent[0]?.push(start("4"), text("Hi"));
+  void conversation.stored.older();
+  service.histories.shift()?.resolve(page("u1 a1"));
+  await settle();
+  expect(texts()).toEqual(["u1", "a1", "u2", "a2", "Another.", "Hi"]);
+  service.sent[0]?.push(new ChatError("internal", "a defect", { saved: false }));
+  await settle();
+  expect(texts()).toEqual(["u1", "a1", "u2", "a2", "u3", "a3"]);
+});
+
+test("an edit that the model answers with nothing leaves what was there", async () => {
+  await opened(page("u1 a1"));
+  const [first] = conversation.stored.items.value;
+  if (first) conversation.edit(first, "Another.");
+  service.sent[0]?.push(start("2"), { ...done("2"), saved: false, unsaved: "empty" } as TurnEvent);
+  await settle();
+  expect(texts()).toEqual(["u1", "a1"]);
+});
+
+test("to delete the first message that is shown does not bring the greeting while there are older ones", async () => {
+  character.value = { greetings: ["Welcome."] } as Character;
+  await opened(page("u2 a2", { has_more: true }));
+  const [first] = conversation.stored.items.value;
+  if (first) void conversation.deleteFrom(first);
+  await settle();
+  expect(texts()).toEqual([]);
+  expect(conversation.greeting.value).toBeNull();
+  service.histories.shift()?.resolve(EMPTY);
+  await settle();
+  expect(conversation.greeting.value?.text).toBe("Welcome.");
+});
+
+test("a message that was never sent does not take the place of a draft", async () => {
+  writePending("luna", { kind: "send", key: "key", message: "Old.", began: 0 });
+  conversation.write("New");
+  await opened();
+  expect(conversation.draft.value).toBe("New");
+});
+
+test("after the first turn its greeting is read, and no other turn is looked for", async () => {
+  character.value = { greetings: ["Welcome."] } as Character;
+  await opened();
+  say("Hello.");
+  service.sent[0]?.push(start("1"), text("Hi"), done("1"));
+  await settle();
+  expect(service.histories).toHaveLength(1);
+  expect(service.resumed, "but when the conversation was opened").toHaveLength(1);
 });
 
 test("a refusal of a token that another has replaced by now is no reason to wait for one more", async () => {
@@ -242,4 +366,29 @@ test("while the token is refused, a turn waits for another", async () => {
   } finally {
     locked.value = null;
   }
+});
+
+test("a turn of another device that a refused token has cut is shown once by the next", async () => {
+  await opened();
+  service.resumed[0]?.push(start("1"), text("Hi"), new ChatError("unauthorized", "it has expired"));
+  await settle();
+  expect(texts()).toEqual([]);
+  expect(service.histories, "nothing is asked for until then").toHaveLength(0);
+  void conversation.refresh();
+  service.resumed[1]?.push(start("1"), text("Hi"), text(", you"));
+  await settle();
+  expect(texts()).toEqual(["Hi, you"]);
+});
+
+test("a turn of another tab that fails leaves what is stored", async () => {
+  await opened(page("u1 a1"));
+  conversation.join("2", { kind: "edit", key: "key", message: "Another.", msgId: "u1", began: 0 });
+  service.resumed[1]?.push(start("2"), text("Hi"));
+  await settle();
+  expect(texts()).toEqual(["Another.", "Hi"]);
+  service.resumed[1]?.push(new ChatError("upstream_interrupted", "cut", { saved: false }));
+  await settle();
+  service.histories.shift()?.reject(unreachable());
+  await settle();
+  expect(texts()).toEqual(["u1", "a1"]);
 });

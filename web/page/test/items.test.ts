@@ -43,9 +43,25 @@ test("what was never stored stays behind the message that it followed", () => {
   expect(texts(after)).toEqual(["u1", "a1", "lost", "lost, too", "u2", "a2"]);
 });
 
+test("what the page has asked for gives way to what is stored of it", () => {
+  const { items } = merged([], turns(1, 1), false);
+  const more = { requestKey: "key" };
+  const shown = [...items, local("user", "u2", more), local("assistant", "a2", more), local("user", "lost")];
+  const [u2, a2] = turns(2, 2);
+  const page = [...turns(1, 1), { ...u2, metadata: { key: "key" } }, a2] as Message[];
+  const after = merged(shown, page, false).items;
+  expect(after.map(({ id, prose }) => [id, prose.text])).toEqual([
+    ["u1", "u1"],
+    ["a1", "a1"],
+    [null, "lost"],
+    ["u2", "u2"],
+    ["a2", "a2"],
+  ]);
+});
+
 test("a reply that is written stays at the end", () => {
   const { items } = merged([], turns(1, 1), false);
-  const live = local("assistant", "so far", true);
+  const live = local("assistant", "so far", { live: true });
   expect(texts(merged([...items, live], turns(1, 2), false).items)).toEqual(["u1", "a1", "u2", "a2", "so far"]);
 });
 

@@ -161,7 +161,7 @@ function Opening({ conversation }: { conversation: Conversation }) {
   const text = conversation.greeting.value?.text ?? null;
   const greeting = useRef<{ text: string | null; prose: Prose }>({ text: null, prose: new Prose() });
   if (conversation.stored.state.value.kind === "loading") return <p class="edge">{say("loading")}</p>;
-  if (conversation.stored.items.value.length > 0 || conversation.stored.state.value.kind !== "ready") return null;
+  if (!conversation.stored.isEmpty.value) return null;
   if (conversation.around.absence.value) return null;
   if (greeting.current.text !== text) greeting.current = { text, prose: new Prose(text ?? "") };
   const count = conversation.greetings.value.length;
