@@ -31,12 +31,10 @@ SAMPLES = ["luna", "kai", "mei"]
 
 # The digest of what the page was built from. `make clean` removes it with the page.
 STAMP = DIST / ".stamp"
-# What Vite needs, as `engines` in web/package.json has it.
+# What Vite needs, as `devEngines` in web/package.json has it.
 NODE = "Node 20.19, or 22.12 or later"
 # npm may have to download everything first.
 BUILD_TIMEOUT_SECONDS = 300.0
-# How long a page that is loaded waits for the list of characters. It shows nothing before.
-LIST_TIMEOUT_SECONDS = 0.2
 
 
 class NoPage(Exception):
@@ -97,10 +95,7 @@ class Page:
                 raise NoPage(f"it could not be built; {LOG.relative_to(ROOT)} says why")
             STAMP.write_text(self._stamp, encoding="utf-8")
         served = files(DIST, self._api)
-        config = Config(self._api)
-        self._server.RequestHandlerClass = handler(served, config.read, policy(served["/index.html"][1].decode()))
-        # So the function that lists the characters is started before somebody waits for it.
-        config.read()
+        self._server.RequestHandlerClass = handler(served, self._api, policy(served["/index.html"][1].decode()))
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self._serves = True
 
@@ -176,43 +171,28 @@ def files(folder: Path, api: str) -> dict[str, tuple[str, bytes]]:
             kind = {".js": "text/javascript", ".svg": "image/svg+xml"}.get(path.suffix, kind)
             found[f"/{name}"] = (kind, path.read_bytes())
     kind, html = found["/index.html"]
-    # The policy in the page knows no address: the build does not know where the functions will be.
-    found["/index.html"] = (
-        f"{kind}; charset=utf-8",
-        html.replace(b"connect-src 'self'", f"connect-src 'self' {api}".encode()),
-    )
+    # The build does not know where the functions will be, so neither the page nor its policy has the address.
+    html = html.replace(b'name="chat-api" content=""', f'name="chat-api" content="{api}"'.encode())
+    html = html.replace(b"connect-src 'self'", f"connect-src 'self' {api}".encode())
+    found["/index.html"] = (f"{kind}; charset=utf-8", html)
     found["/"] = found["/index.html"]
     return found
 
 
-class Config:
-    """config.json: where the functions are, and which characters to offer besides those of the user's sessions."""
+def config(api: str) -> bytes:
+    """Returns config.json: the characters to offer besides those of the user's sessions.
 
-    def __init__(self, api: str) -> None:
-        self._api = api
-        self._stored: list[str] = []
-
-    def read(self) -> bytes:
-        """Returns the file, with the samples and the characters that are stored by now.
-
-        If the functions do not answer at once, such as one that must be started first, it has those that were stored
-        before, and those that are stored now when it is read again.
-        """
-        listing = threading.Thread(target=self._list, daemon=True)
-        listing.start()
-        listing.join(LIST_TIMEOUT_SECONDS)
-        characters = list(dict.fromkeys([*SAMPLES, *self._stored]))
-        return json.dumps({"api": self._api, "characters": characters}).encode()
-
-    def _list(self) -> None:
-        # The page itself shows what is wrong with the service.
-        with contextlib.suppress(ChatError):
-            self._stored = list(Chat(self._api, token="").stored_characters())
+    They are the samples and those that are stored now, or the samples alone if the functions do not answer: the page
+    itself shows what is wrong with the service. The answer may take as long as a function takes to start, and the page
+    shows everything else meanwhile.
+    """
+    stored: list[str] = []
+    with contextlib.suppress(ChatError):
+        stored = list(Chat(api, token="").stored_characters())
+    return json.dumps({"characters": list(dict.fromkeys([*SAMPLES, *stored]))}).encode()
 
 
-def handler(
-    served: Mapping[str, tuple[str, bytes]], config: Callable[[], bytes], csp: str
-) -> type[BaseHTTPRequestHandler]:
+def handler(served: Mapping[str, tuple[str, bytes]], api: str, csp: str) -> type[BaseHTTPRequestHandler]:
     """Returns a handler of requests for the files and for config.json, and for nothing else."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -224,7 +204,7 @@ def handler(
 
         def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
             path = urlsplit(self.path).path
-            found = ("application/json", config()) if path == "/config.json" else served.get(path)
+            found = ("application/json", config(api)) if path == "/config.json" else served.get(path)
             kind, content = found or ("text/plain; charset=utf-8", b"Not found.\n")
             self.send_response(200 if found else 404)
             self.send_header("Content-Type", kind)

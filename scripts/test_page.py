@@ -33,12 +33,11 @@ class ServedPage(unittest.TestCase):
         (Path(folder.name) / "secret").write_text("secret", encoding="utf-8")
         served = page.files(self.dist, API)
         self.stored: list[str] = []
-        config = page.Config(API)
         chat = mock.Mock(stored_characters=lambda: iter(self.stored))
         patch = mock.patch.object(page, "Chat", return_value=chat)
         patch.start()
         self.addCleanup(patch.stop)
-        handler = page.handler(served, config.read, page.policy(served["/index.html"][1].decode()))
+        handler = page.handler(served, API, page.policy(served["/index.html"][1].decode()))
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -57,45 +56,45 @@ class ServedPage(unittest.TestCase):
         response, html = self.ask("/")
         self.assertEqual(response.status, 200)
         self.assertIn(f"connect-src 'self' {API};", html)
+        self.assertIn(f'<meta name="chat-api" content="{API}" />', html)
         policy = response.headers["Content-Security-Policy"]
         for rule in ("default-src 'none'", "script-src 'self'", f"connect-src 'self' {API}", "frame-ancestors 'none'"):
             self.assertIn(rule, policy.split("; "))
         self.assertNotIn("unsafe", policy)
         self.assertEqual(response.headers["Cache-Control"], "no-store")
 
-    def test_the_page_is_told_where_the_functions_are(self) -> None:
+    def test_the_samples_and_all_stored_characters_are_offered(self) -> None:
         response, config = self.ask("/config.json")
         self.assertEqual(response.headers["Content-Type"], "application/json")
-        self.assertEqual(json.loads(config), {"api": API, "characters": ["luna", "kai", "mei"]})
-
-    def test_a_character_that_is_stored_meanwhile_is_offered_when_the_page_is_loaded_again(self) -> None:
+        self.assertEqual(json.loads(config), {"characters": ["luna", "kai", "mei"]})
         self.stored = ["kai", "mira 2"]
         _, config = self.ask("/config.json")
-        self.assertEqual(json.loads(config)["characters"], ["luna", "kai", "mei", "mira 2"])
+        self.assertEqual(json.loads(config), {"characters": ["luna", "kai", "mei", "mira 2"]})
 
-    def test_while_the_functions_do_not_answer_the_characters_of_before_are_offered(self) -> None:
-        self.stored = ["mira"]
-        self.ask("/config.json")
+    def test_while_the_functions_do_not_answer_the_samples_are_offered(self) -> None:
         with mock.patch.object(page, "Chat", side_effect=page.ChatError("no answer")):
             response, config = self.ask("/config.json")
-        self.assertEqual((response.status, json.loads(config)["characters"][-1]), (200, "mira"))
+        self.assertEqual((response.status, json.loads(config)), (200, {"characters": ["luna", "kai", "mei"]}))
 
-    def test_a_function_that_must_be_started_holds_the_page_up_only_for_a_moment(self) -> None:
-        started = threading.Event()
-        listed = threading.Event()
+    def test_the_page_is_served_while_the_functions_are_asked(self) -> None:
+        asked, answered = threading.Event(), threading.Event()
+        self.addCleanup(answered.set)
 
         def stored_characters() -> "Iterator[str]":
-            started.wait(20)
+            asked.set()
+            self.assertTrue(answered.wait(10))
             yield "mira"
-            listed.set()
 
+        found: list[str] = []
         with mock.patch.object(page, "Chat", return_value=mock.Mock(stored_characters=stored_characters)):
-            _, config = self.ask("/config.json")
-            self.assertEqual(json.loads(config)["characters"], ["luna", "kai", "mei"])
-            started.set()
-            self.assertTrue(listed.wait(10))
-            _, config = self.ask("/config.json")
-        self.assertEqual(json.loads(config)["characters"][-1], "mira")
+            listing = threading.Thread(target=lambda: found.append(self.ask("/config.json")[1]))
+            listing.start()
+            self.assertTrue(asked.wait(10))
+            self.assertEqual(self.ask("/")[0].status, 200)
+            self.assertEqual(found, [])
+            answered.set()
+            listing.join(10)
+        self.assertEqual(json.loads(found[0])["characters"][-1], "mira")
 
     def test_a_script_has_the_type_that_browsers_ask_for(self) -> None:
         response, _ = self.ask("/assets/index-1.js?v=1")

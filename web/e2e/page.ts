@@ -1,6 +1,6 @@
 // Serves web/dist as `make run` does, with the policy in a header too.
 import { readFile } from "node:fs/promises";
-import { createServer, type Server } from "node:http";
+import { createServer, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { extname, join, normalize } from "node:path";
 
@@ -29,22 +29,14 @@ export class PageServer {
       const name = path === "/" ? "/index.html" : path;
       try {
         if (name === "/config.json") {
-          const config = JSON.stringify({ api: page.api, characters: page.characters });
+          const config = JSON.stringify({ characters: page.characters });
           response.writeHead(200, { "content-type": "application/json" }).end(config);
           return;
         }
         const content = await readFile(join(DIST, normalize(name)));
-        const html = (await readFile(join(DIST, "index.html"), "utf8")).replace(
-          "connect-src 'self'",
-          `connect-src 'self' ${page.api}`,
-        );
-        const [, policy] = /http-equiv="Content-Security-Policy" content="([^"]+)"/.exec(html) ?? [];
-        response.writeHead(200, {
-          "content-type": TYPES[extname(name)] ?? "application/octet-stream",
-          "content-security-policy": `${policy}; frame-ancestors 'none'`,
-          "cache-control": "no-store",
-        });
-        response.end(name === "/index.html" ? html : content);
+        response.setHeader("content-type", TYPES[extname(name)] ?? "application/octet-stream");
+        response.setHeader("cache-control", "no-store");
+        response.end(name === "/index.html" ? page.#addressed(content.toString(), response) : content);
       } catch {
         response.writeHead(404).end();
       }
@@ -54,6 +46,16 @@ export class PageServer {
 
   get origin(): string {
     return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
+  }
+
+  /** Returns the document with the address of the functions in it, and sends its policy in a header, too. */
+  #addressed(html: string, response: ServerResponse): string {
+    const addressed = html
+      .replace('name="chat-api" content=""', `name="chat-api" content="${this.api}"`)
+      .replace("connect-src 'self'", `connect-src 'self' ${this.api}`);
+    const [, policy] = /http-equiv="Content-Security-Policy" content="([^"]+)"/.exec(addressed) ?? [];
+    response.setHeader("content-security-policy", `${policy}; frame-ancestors 'none'`);
+    return addressed;
   }
 
   stop(): void {

@@ -23,9 +23,10 @@ export default defineConfig({
   server: { port: 9201, strictPort: true },
 });
 
-/** Writes config.json, and the address of the functions into the policy. */
-function page(api: string): Plugin {
-  const config = JSON.stringify({ api, characters }, null, 2);
+/** Writes config.json, and the address of the functions into the page and its policy. */
+function page(address: string): Plugin {
+  const config = JSON.stringify({ characters }, null, 2);
+  const api = address ? new URL(address) : null;
   let building = false;
   return {
     name: "page",
@@ -33,10 +34,11 @@ function page(api: string): Plugin {
       building = resolved.command === "build";
     },
     // The development server adds scripts and styles inline, and so goes without the policy.
-    transformIndexHtml: (html) =>
-      building
-        ? html.replace("connect-src 'self'", api ? `connect-src 'self' ${new URL(api).origin}` : "connect-src 'self'")
-        : html.replace(/<meta http-equiv="Content-Security-Policy"[^>]*>/, ""),
+    transformIndexHtml: (html) => {
+      const told = api ? html.replace('name="chat-api" content=""', `name="chat-api" content="${api.href}"`) : html;
+      if (!building) return told.replace(/<meta http-equiv="Content-Security-Policy"[^>]*>/, "");
+      return api ? told.replace("connect-src 'self'", `connect-src 'self' ${api.origin}`) : told;
+    },
     generateBundle() {
       this.emitFile({ type: "asset", fileName: "config.json", source: `${config}\n` });
     },

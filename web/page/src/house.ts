@@ -3,12 +3,11 @@ import { computed, signal } from "@preact/signals";
 import { type Character, CompanionChat, type Sessions } from "../../src/client.js";
 import { announce } from "./announce.ts";
 import { Conversation } from "./conversation.ts";
-import { forgetAll } from "./pending.ts";
 import { readName, writeName } from "./profile.ts";
 import { absenceOf } from "./reasons.ts";
-import type { Settings } from "./settings.ts";
+import { api, readCharacters } from "./settings.ts";
 import { type News, Tabs } from "./tabs.ts";
-import { currentToken, fetchAsUser, locked, onNewToken, userOfToken } from "./token.ts";
+import { beginAnew, currentToken, fetchAsUser, locked, onNewToken, userOfToken } from "./token.ts";
 
 type Session = Sessions["sessions"][number];
 
@@ -30,7 +29,7 @@ export class House {
   readonly isOffline = signal(!navigator.onLine);
   /** What characters call the user; empty if that is left to them. */
   readonly userName = signal(readName(userOfToken()));
-  /** Resolves when the sessions have been asked for once. */
+  /** Resolves when the first row is known: that of the newest session, or of the first character that is offered. */
   readonly listed: Promise<void>;
 
   readonly rows = computed<Row[]>(() => {
@@ -41,24 +40,25 @@ export class House {
     };
     return [
       ...sessions.map((session) => row(session.character_id, session)),
-      ...this.#settings.characters.filter((id) => !started.has(id)).map((id) => row(id, null)),
+      ...this.#offered.value.filter((id) => !started.has(id)).map((id) => row(id, null)),
     ];
   });
 
   readonly #client: CompanionChat;
   readonly #tabs: Tabs;
+  /** The characters to offer besides those of the sessions. */
+  readonly #offered = signal<readonly string[]>([]);
   readonly #conversations = new Map<string, Conversation>();
   readonly #known = signal<ReadonlyMap<string, Known>>(new Map());
   /** The characters that are known, or asked for. */
   readonly #learning = new Map<string, Promise<void>>();
-  readonly #settings: Settings;
+  /** The characters whose rows the user has seen. */
+  readonly #seen = new Set<string>();
 
-  constructor(settings: Settings) {
-    this.#settings = settings;
-    this.#client = new CompanionChat({ baseUrl: settings.api, token: currentToken, fetch: fetchAsUser });
-    this.#tabs = new Tabs(userOfToken(), settings.api, (news) => this.#hear(news));
-    for (const id of settings.characters) void this.#learn(id);
-    this.listed = this.#list();
+  constructor() {
+    this.#client = new CompanionChat({ baseUrl: api, token: currentToken, fetch: fetchAsUser });
+    this.#tabs = new Tabs(userOfToken(), api, (news) => this.#hear(news));
+    this.listed = this.#fill();
     onNewToken(() => this.#again());
     addEventListener("online", () => {
       this.isOffline.value = false;
@@ -99,6 +99,12 @@ export class House {
     return conversation;
   }
 
+  /** Asks for what a row shows of a character, when the user sees it: there may be a thousand that nobody looks at. */
+  see(id: string): void {
+    this.#seen.add(id);
+    void this.#learn(id);
+  }
+
   /** Reads older sessions. */
   async more(): Promise<void> {
     const before = this.next.peek();
@@ -110,7 +116,7 @@ export class House {
     if (name === this.userName.peek()) return;
     writeName(userOfToken(), name);
     this.#rename(name);
-    this.#tabs.tell({ type: "renamed" });
+    this.#tabs.tell({ type: "renamed", name });
   }
 
   /** Returns a file with everything that is kept about the user: a JSON object a line. */
@@ -125,13 +131,20 @@ export class House {
     await this.#client.eraseData();
     writeName(userOfToken(), "");
     this.#tabs.tell({ type: "erased" });
-    this.#beginAnew();
+    beginAnew();
+  }
+
+  /** Reads what the list shows, until its first row is known. */
+  async #fill(): Promise<void> {
+    const offered = readCharacters().then((characters) => void (this.#offered.value = characters));
+    await this.#list();
+    if (this.sessions.peek().length === 0) await offered;
   }
 
   /** Asks for what may have changed while the page did not look. */
   #again(): void {
     if (locked.peek()) return;
-    for (const id of this.#settings.characters) void this.#learn(id);
+    for (const id of this.#seen) void this.#learn(id);
     void this.#list();
     const open = this.open.peek();
     if (open) void this.conversation(open).refresh();
@@ -145,7 +158,6 @@ export class House {
       const others = before ? this.sessions.peek().filter((session) => !fresh.has(session.character_id)) : [];
       this.sessions.value = [...others, ...page.sessions];
       this.next.value = page.next;
-      for (const id of fresh) void this.#learn(id);
     } catch {
       // The list stays as it is: the conversation says what is wrong.
     }
@@ -176,19 +188,12 @@ export class House {
     this.#known.value = new Map(this.#known.peek()).set(id, known);
   }
 
-  /** Asks for the characters again, whose greetings may have the name in them. */
+  /** Asks again for the character whose greetings are shown, which may have the name in them. Others can wait. */
   #rename(name: string): void {
     this.userName.value = name;
-    const ids = [...this.#learning.keys()];
     this.#learning.clear();
-    for (const id of ids) void this.#learn(id);
-  }
-
-  /** Loads the page again, as for a new user. */
-  #beginAnew(): void {
-    forgetAll();
-    history.replaceState(null, "", location.pathname + location.search);
-    location.reload();
+    const open = this.open.peek();
+    if (open) void this.#learn(open);
   }
 
   #hear(news: News): void {
@@ -201,10 +206,10 @@ export class House {
         void this.#list();
         break;
       case "renamed":
-        this.#rename(readName(userOfToken()));
+        this.#rename(news.name);
         break;
       case "erased":
-        this.#beginAnew();
+        beginAnew();
         break;
     }
   }

@@ -1,7 +1,6 @@
 import { render } from "preact";
 import { House } from "./house.ts";
 import { goTo, watchPlace } from "./place.ts";
-import { readSettings } from "./settings.ts";
 import { watchToken } from "./token.ts";
 import { App } from "./view/app.tsx";
 import { language } from "./words.ts";
@@ -9,6 +8,6 @@ import { language } from "./words.ts";
 document.documentElement.lang = language;
 watchToken();
 const root = document.getElementById("app");
-const house = new House(await readSettings());
+const house = new House();
 watchPlace(house);
 if (root) render(<App house={house} goTo={(id) => goTo(house, id)} />, root);

@@ -38,13 +38,6 @@ export function forgetPending(character: string): void {
   sessionStorage.removeItem(`pending:${character}`);
 }
 
-/** Forgets the turns that run, and all that the user has written. */
-export function forgetAll(): void {
-  for (const name of Object.keys(sessionStorage)) {
-    if (/^(pending|draft):/.test(name)) sessionStorage.removeItem(name);
-  }
-}
-
 export function readDraft(character: string): string {
   return sessionStorage.getItem(`draft:${character}`) ?? "";
 }

@@ -2,9 +2,6 @@
 import type { House } from "./house.ts";
 import { onNewToken } from "./token.ts";
 
-/** How long a wide page shows the list alone. */
-const LONGEST_WAIT_MS = 600;
-
 /** Opens the conversation that the address names, now and whenever it changes. */
 export function watchPlace(house: House): void {
   const read = (): void => {
@@ -13,15 +10,15 @@ export function watchPlace(house: House): void {
     house.show(idInAddress());
   };
   read();
-  if (!house.open.value && !isNarrow()) void openNewest(house);
+  // Until it is known where the user was last, a wide page shows the list alone, too.
+  if (!house.open.value && !isNarrow()) void house.listed.then(() => openFirst(house));
   addEventListener("popstate", read);
   // It has taken the place of the conversation in the address.
   onNewToken(() => history.replaceState(null, "", addressOf(house.open.peek())));
 }
 
-/** Opens the conversation that the user was in last, or the first character if that is not known soon. */
-async function openNewest(house: House): Promise<void> {
-  await Promise.race([house.listed, new Promise((resolve) => setTimeout(resolve, LONGEST_WAIT_MS))]);
+/** Opens the conversation that the user was in last, or that with the first character, unless another was opened. */
+function openFirst(house: House): void {
   const [first] = house.rows.value;
   if (first && !house.open.value) goTo(house, first.id, true);
 }

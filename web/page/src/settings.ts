@@ -1,24 +1,19 @@
-/** What the page is told by `config.json` beside it. */
-export interface Settings {
-  /** The address of the functions; empty for the page's own origin. */
-  api: string;
-  /** The characters to offer besides those of the user's sessions. */
-  characters: string[];
-}
+// What the page is told by those who serve it: where the functions are, and which characters to offer.
 
-/** Reads `config.json`. A page without one offers the samples, from its own origin. */
-export async function readSettings(): Promise<Settings> {
-  const settings: Settings = { api: location.origin, characters: ["luna", "kai", "mei"] };
+/** The address of the functions: that in `index.html`, or else the page's own origin. */
+export const api =
+  document.querySelector<HTMLMetaElement>('meta[name="chat-api"]')?.content.replace(/\/+$/, "") || location.origin;
+
+/** Reads in `config.json` which characters to offer besides those of the user's sessions. Without it they are the samples. */
+export async function readCharacters(): Promise<string[]> {
   try {
     const response = await fetch("./config.json");
     const given: unknown = response.ok ? await response.json() : null;
-    if (typeof given !== "object" || given === null) return settings;
-    if ("api" in given && typeof given.api === "string" && given.api) settings.api = given.api.replace(/\/+$/, "");
-    if ("characters" in given && Array.isArray(given.characters)) {
-      settings.characters = given.characters.filter((id) => typeof id === "string" && id !== "");
+    if (typeof given === "object" && given !== null && "characters" in given && Array.isArray(given.characters)) {
+      return given.characters.filter((id) => typeof id === "string" && id !== "");
     }
   } catch {
-    // Unreachable or not JSON: the defaults hold, and the first request says what is wrong.
+    // Unreachable or not JSON.
   }
-  return settings;
+  return ["luna", "kai", "mei"];
 }

@@ -4,8 +4,8 @@ import type { Request } from "./pending.ts";
 export type News =
   | { type: "turn"; character: string; turnId: string; request: Request }
   | { type: "changed"; character: string }
-  /** The user has another name. */
-  | { type: "renamed" }
+  /** The user has another name; empty for none. */
+  | { type: "renamed"; name: string }
   /** All that is kept about the user was erased. */
   | { type: "erased" };
 

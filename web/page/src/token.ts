@@ -14,7 +14,7 @@ const listeners = new Set<() => void>();
 /** Takes the token from the address or, after a reload, from the tab. Takes later ones too, as they are opened. */
 export function watchToken(): void {
   token = takeFromAddress() ?? sessionStorage.getItem(KEY) ?? "";
-  if (!token) locked.value = "missing";
+  locked.value = token ? faultOf(token) : "missing";
   addEventListener("hashchange", () => {
     const user = userOfToken();
     const next = takeFromAddress();
@@ -22,21 +22,25 @@ export function watchToken(): void {
     token = next;
     if (userOfToken() !== user) {
       // Nothing of one user may be left for another.
-      sessionStorage.clear();
-      sessionStorage.setItem(KEY, token);
-      location.reload();
+      beginAnew();
       return;
     }
-    locked.value = null;
+    locked.value = faultOf(token);
     for (const listener of listeners) listener();
   });
 }
 
 /** Returns the token to send. */
 export function currentToken(): string {
-  // The client does not send one that no header can hold.
-  if (token && !/^[!-~]+$/.test(token)) locked.value = "invalid";
   return token;
+}
+
+/** Forgets all that the tab keeps but the token, and loads the page again, as for a new user. */
+export function beginAnew(): void {
+  sessionStorage.clear();
+  sessionStorage.setItem(KEY, token);
+  history.replaceState(null, "", location.pathname + location.search);
+  location.reload();
 }
 
 /** Fetches as the platform does, and locks the page when the functions refuse its token. */
@@ -82,6 +86,11 @@ function claimOfToken(name: string): unknown {
   } catch {
     return undefined;
   }
+}
+
+/** Returns what is wrong with a token before anyone is asked: the client sends none that no header can hold. */
+function faultOf(token: string): "invalid" | null {
+  return /^[!-~]+$/.test(token) ? null : "invalid";
 }
 
 function takeFromAddress(): string | null {

@@ -1,3 +1,4 @@
+import { useEffect, useRef } from "preact/hooks";
 import type { House, Row } from "../house.ts";
 import { say } from "../words.ts";
 import { Avatar } from "./avatar.tsx";
@@ -28,7 +29,7 @@ export function Shelf({ house, goTo }: { house: House; goTo(id: string): void })
       <ul>
         {house.rows.value.map((row) => (
           <li key={row.id}>
-            <Entry row={row} isOpen={row.id === open} goTo={goTo} />
+            <Entry row={row} isOpen={row.id === open} goTo={goTo} onSeen={() => house.see(row.id)} />
           </li>
         ))}
       </ul>
@@ -41,12 +42,30 @@ export function Shelf({ house, goTo }: { house: House; goTo(id: string): void })
   );
 }
 
-function Entry({ row, isOpen, goTo }: { row: Row; isOpen: boolean; goTo(id: string): void }) {
+interface EntryProps {
+  row: Row;
+  isOpen: boolean;
+  goTo(id: string): void;
+  /** Called when it comes into view. */
+  onSeen(): void;
+}
+
+function Entry({ row, isOpen, goTo, onSeen }: EntryProps) {
+  const element = useRef<HTMLAnchorElement>(null);
+  useEffect(() => {
+    if (!element.current) return;
+    const observer = new IntersectionObserver((entries) => {
+      if (entries.some((entry) => entry.isIntersecting)) onSeen();
+    });
+    observer.observe(element.current);
+    return () => observer.disconnect();
+  }, []);
   const name = row.character?.name ?? row.id;
   const last = row.session?.last_message ?? null;
   const about = last ? `${last.role === "user" ? `${say("you")}: ` : ""}${last.content}` : row.character?.creator_notes;
   return (
     <a
+      ref={element}
       class="entry"
       href={`#/${encodeURIComponent(row.id)}`}
       aria-current={isOpen ? "page" : undefined}
