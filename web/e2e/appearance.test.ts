@@ -80,7 +80,7 @@ test("at most 60 kB are loaded, compressed, and no font, picture or script from 
 test("the first paint comes within 300 ms", async () => {
   const visit = await stage.open();
   const paints: number[] = [];
-  for (let turn = 0; turn < 5; turn += 1) {
+  for (let turn = 0; turn < 3; turn += 1) {
     await visit.page.reload();
     await visit.page.waitForSelector(".greeting");
     paints.push(

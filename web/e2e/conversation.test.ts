@@ -178,7 +178,7 @@ test("delete from here asks first, and then the rest is gone", async () => {
   const second = visit.page.locator(".message.user", { hasText: "Two." });
   await second.hover();
   await second.getByRole("button", { name: "Delete from here" }).click();
-  await visit.page.getByRole("dialog").waitFor();
+  await visit.page.getByRole("dialog", { description: "This cannot be undone." }).waitFor();
   await visit.page.keyboard.press("Escape");
   expect(await visit.texts()).toHaveLength(5);
   await second.hover();
@@ -383,6 +383,61 @@ test("the page opens the conversation that the user was in last", async () => {
   const tab = await stage.tab(visit);
   await tab.sees("你说：Hi.");
   await tab.page.getByRole("heading", { name: "Kai", level: 1 }).waitFor();
+
+  // However late the list comes, and whether or not it is known which characters to offer.
+  let answer = (): void => undefined;
+  const answered = new Promise<void>((resolve) => (answer = resolve));
+  const asked: string[] = [];
+  await tab.page.route("**/config.json", () => undefined);
+  await tab.page.route("**/chat/sessions?*", (route) => answered.then(() => route.continue()));
+  tab.page.on("request", (request) => asked.push(request.url()));
+  await tab.page.goto("about:blank");
+  await tab.page.goto(stage.server.origin, { waitUntil: "commit" });
+  await tab.page.getByRole("heading", { name: "Characters", level: 1 }).waitFor();
+  // Not for a state: so late the list comes.
+  await tab.page.waitForTimeout(1500);
+  expect(await tab.page.locator(".room").count()).toBe(0);
+  answer();
+  await tab.sees("你说：Hi.");
+  await tab.page.getByRole("heading", { name: "Kai", level: 1 }).waitFor();
+  const histories = asked.filter((url) => url.includes("/chat/history"));
+  expect(histories.map((url) => new URL(url).searchParams.get("character_id"))).toEqual(["kai"]);
+});
+
+test("nothing but the list waits for the characters that are offered", async () => {
+  const visit = await stage.open({ place: "luna" });
+  await visit.page.route("**/config.json", () => undefined);
+  await visit.page.reload({ waitUntil: "commit" });
+  await visit.page.waitForSelector(".greeting");
+  await visit.page.getByRole("heading", { name: "Luna", level: 1 }).waitFor();
+  await visit.page.getByRole("heading", { name: "Characters", level: 2 }).waitFor();
+  expect(await visit.page.locator(".entry").count()).toBe(0);
+  await visit.talk("Hello.");
+  await visit.page.locator(".entry", { hasText: "Luna" }).waitFor();
+
+  await visit.page.evaluate(() => sessionStorage.clear());
+  await visit.page.goto("about:blank");
+  await visit.page.goto(stage.server.origin, { waitUntil: "commit" });
+  await visit.told("Open this page by its link");
+});
+
+test("a character is asked for when the user sees it in the list", async () => {
+  const many = Array.from({ length: 200 }, (_, index) => `many-${index}`);
+  await stage.card("many-199", { name: "The Last" });
+  stage.server.characters = ["luna", ...many];
+  try {
+    const visit = await stage.open();
+    const asked = (): number => stage.functions.asked.filter((route) => route === "GET /api/v1/chat/character").length;
+    await visit.page.waitForSelector(".greeting");
+    await visit.page.waitForLoadState("networkidle");
+    expect(await visit.page.locator(".entry").count()).toBe(201);
+    expect(asked()).toBeLessThan(30);
+    await visit.page.locator(".entry", { hasText: "many-199" }).scrollIntoViewIfNeeded();
+    await visit.page.locator(".entry", { hasText: "The Last" }).waitFor();
+    expect(asked()).toBeLessThan(60);
+  } finally {
+    stage.server.characters = ["luna", "kai", "mei"];
+  }
 });
 
 test("while the page is loaded, nothing is asked for twice", async () => {

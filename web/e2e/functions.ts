@@ -4,7 +4,7 @@ import { randomUUID } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { resolve } from "node:path";
-import { Process } from "../test/setup/process.ts";
+import { Process, until } from "../test/setup/process.ts";
 
 const ROUTES: Record<string, string> = {
   "GET /api/v1/chat/stream": "chat-stream",
@@ -50,6 +50,11 @@ class Function {
       AWS_LAMBDA_LOG_GROUP_NAME: "group",
       AWS_LAMBDA_LOG_STREAM_NAME: "stream",
     });
+    await this.#process.upTo(until(`${this.name} asks for events`, () => this.#polls.length > 0));
+  }
+
+  get isIdle(): boolean {
+    return this.#answers.size === 0;
   }
 
   /** Ends the process as a crash does: what it was answering is cut. */
@@ -169,11 +174,11 @@ export class Functions {
   /** Starts them. `allowed` is the one origin whose pages may read the answers. */
   static async start(env: Record<string, string>, allowed: string): Promise<Functions> {
     const functions = new Functions(allowed);
-    for (const name of new Set(Object.values(ROUTES))) {
+    for (const name of Object.values(ROUTES)) {
       const one = new Function(name, { LOG_LEVEL: "warn", METRICS: "off", CORS_ALLOWED_ORIGINS: allowed, ...env });
       functions.#functions.set(name, one);
-      await one.start();
     }
+    await Promise.all([...functions.#functions.values()].map((one) => one.start()));
     await new Promise<void>((done) => functions.#server.listen(0, "127.0.0.1", done));
     return functions;
   }
@@ -190,6 +195,11 @@ export class Functions {
 
   restore(): void {
     this.#isCut = false;
+  }
+
+  /** Whether a function has answered all that it was asked, also what nobody waits for any more. */
+  isIdle(name: string): boolean {
+    return this.#functions.get(name)?.isIdle ?? true;
   }
 
   async kill(name: string): Promise<void> {

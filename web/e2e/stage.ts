@@ -97,11 +97,11 @@ export class Stage {
     await this.redis.set(`character:${id}`, JSON.stringify(card));
   }
 
-  /** Closes all pages, and makes the model repeat what it is asked. */
+  /** Closes all pages, breaks replies that still run, and makes the model repeat what it is asked. */
   async reset(): Promise<void> {
     await Promise.all(this.#contexts.splice(0).map((context) => context.close()));
     this.upstream.repeat();
-    this.upstream.replies.length = 0;
+    for (const reply of this.upstream.replies.splice(0)) reply.break();
     this.functions.restore();
     this.functions.asked.length = 0;
     this.complaints.length = 0;

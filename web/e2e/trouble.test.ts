@@ -30,7 +30,7 @@ test("a reload after the end of the reply shows it once", async () => {
   reply.end();
   await visit.page.goto(`${stage.server.origin}/#/luna`);
   await visit.sees("Goodbye.");
-  await visit.painted();
+  await visit.page.waitForLoadState("networkidle");
   expect((await visit.texts()).slice(1)).toEqual(["Bye.", "Goodbye."]);
 });
 

@@ -5,17 +5,24 @@ import { createServer } from "node:net";
 /** A process of a server. */
 export class Process {
   readonly #child: ChildProcess;
-  readonly #ended: Promise<void>;
+  /** Resolves to how it ended, or why it did not start. */
+  readonly #ended: Promise<string>;
 
   constructor(command: string, parameters: string[], env: Record<string, string>) {
     this.#child = spawn(command, parameters, {
       env: { PATH: process.env["PATH"] ?? "", ...env },
       stdio: "ignore",
     });
-    this.#ended = new Promise((resolve, reject) => {
-      this.#child.once("exit", () => resolve());
-      this.#child.once("error", reject);
+    this.#ended = new Promise((resolve) => {
+      this.#child.once("exit", (code, signal) => resolve(`${command} ended with ${signal ?? `status ${code}`}`));
+      this.#child.once("error", (error) => resolve(error.message));
     });
+  }
+
+  /** Waits for something that the process does. Throws as soon as the process has ended without it. */
+  async upTo<T>(step: Promise<T>): Promise<T> {
+    const ended = this.#ended.then((how) => Promise.reject(new Error(how)));
+    return Promise.race([step, ended]);
   }
 
   async kill(): Promise<void> {

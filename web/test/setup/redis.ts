@@ -19,7 +19,7 @@ export class Redis {
   async start(): Promise<void> {
     const parameters = ["--bind", "127.0.0.1", "--port", String(this.port), "--save", "", "--appendonly", "no"];
     this.#process = new Process("redis-server", parameters, {});
-    await until("Redis answers", () => answers(this.port));
+    await this.#process.upTo(until("Redis answers", () => answers(this.port)));
   }
 
   /** Stores a text under a key. */

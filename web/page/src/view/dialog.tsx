@@ -21,10 +21,13 @@ export function ask(asked: Question): void {
 /** A window over the page. The browser keeps the focus in it, and gives it back. */
 export function Dialog({
   title,
+  text,
   onClose,
   children,
 }: {
   title: string;
+  /** What screen readers say with the title, when it opens. */
+  text?: string;
   onClose(): void;
   children: ComponentChildren;
 }) {
@@ -35,11 +38,13 @@ export function Dialog({
       ref={element}
       class="dialog"
       aria-labelledby="dialog-title"
+      aria-describedby={text ? "dialog-text" : undefined}
       onClose={onClose}
       onClick={(event) => event.target === element.current && element.current?.close()}
     >
       <div class="dialog-box">
         <h2 id="dialog-title">{title}</h2>
+        {text && <p id="dialog-text">{text}</p>}
         {children}
       </div>
     </dialog>
@@ -56,8 +61,7 @@ export function Questions() {
   const asked = question.value;
   if (!asked) return null;
   return (
-    <Dialog title={asked.title} onClose={() => (question.value = null)}>
-      <p>{asked.text}</p>
+    <Dialog title={asked.title} text={asked.text} onClose={() => (question.value = null)}>
       <div class="dialog-foot">
         <button type="button" class="button quiet" autofocus onClick={closeDialog}>
           {say("cancel")}

@@ -1,6 +1,5 @@
 import { signal } from "@preact/signals";
 import { useState } from "preact/hooks";
-import { announce } from "../announce.ts";
 import type { House } from "../house.ts";
 import { reasonOf } from "../reasons.ts";
 import { canBeName } from "../text.ts";
@@ -27,12 +26,10 @@ function Panel({ house, trouble }: { house: House; trouble: string }) {
   const chosen = name.trim();
   const isGood = chosen === "" || canBeName(chosen);
 
-  const fail = (error: unknown): void => {
-    const text = say("notDone", { reason: reasonOf(error) });
-    openSettings(text);
-    announce(text);
-  };
+  const fail = (error: unknown): void => openSettings(say("notDone", { reason: reasonOf(error) }));
   const onExport = async (): Promise<void> => {
+    // What did not work before is gone, so that a screen reader is told when it does not work again.
+    openSettings();
     setExporting(true);
     try {
       download(await house.exportData());
@@ -90,7 +87,12 @@ function Panel({ house, trouble }: { house: House; trouble: string }) {
             {say("erase")}
           </button>
         </div>
-        {trouble && <p class="over">{trouble}</p>}
+        {/* In the dialog, because nothing outside of it is said while it is open. */}
+        {trouble && (
+          <p class="over" role="alert">
+            {trouble}
+          </p>
+        )}
       </section>
       <div class="dialog-foot">
         <button type="button" class="button quiet" onClick={closeDialog}>
