@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
 import re
 import subprocess
@@ -221,24 +222,44 @@ printf '\\n' >> "$CALLS"
 case "$*" in
     *PageBucket*) echo the-bucket ;;
     *PageDistributionId*) echo EDISTRIBUTION ;;
+    *PutCharacterFunction*) echo the-function ;;
+    *"lambda invoke"*) printf '%s' "$ANSWER" > stored.json ;;
+    *"cp config.json"*) cat config.json >> "$PUBLISHED" ;;
 esac
 """
 
 
 class Guide(unittest.TestCase):
-    def calls(self) -> list[list[str]]:
-        """Returns the programs that the guide's lines for an upload call, with their arguments."""
-        (lines,) = (
-            block for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) if "create-invalidation" in block
-        )
+    def run_lines(self, *marks: str, answer: str = "") -> tuple[int, list[list[str]], str]:
+        """Runs the guide's blocks that have these marks, one after the other in one shell.
+
+        Returns the shell's status, the programs that it called, with their arguments, and what was published as
+        config.json. `answer` is what put-character answers.
+        """
+        blocks = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
+        lines = "".join(block for mark in marks for block in blocks if mark in block)
         with tempfile.TemporaryDirectory() as folder:
             for program in ("aws", "npm"):
                 Path(folder, program).write_text(STAND_IN, encoding="utf-8")
                 Path(folder, program).chmod(0o755)
-            noted = Path(folder, "calls")
-            environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(noted)}
-            subprocess.run(["sh", "-euc", lines], cwd=folder, env=environment, check=True, capture_output=True)
-            return [line.split("\0")[:-1] for line in noted.read_text(encoding="utf-8").splitlines()]
+            noted, published = Path(folder, "calls"), Path(folder, "published")
+            published.touch()
+            environment = {
+                **os.environ,
+                "PATH": f"{folder}:{os.environ['PATH']}",
+                "CALLS": str(noted),
+                "PUBLISHED": str(published),
+                "ANSWER": answer,
+            }
+            ran = subprocess.run(["sh", "-euc", lines], cwd=folder, env=environment, check=False, capture_output=True)
+            calls = [line.split("\0")[:-1] for line in noted.read_text(encoding="utf-8").splitlines()]
+            return ran.returncode, calls, published.read_text(encoding="utf-8")
+
+    def calls(self) -> list[list[str]]:
+        """Returns the programs that the guide's lines for an upload call, with their arguments."""
+        status, calls, _ = self.run_lines("create-invalidation")
+        self.assertEqual(status, 0)
+        return calls
 
     def uploads(self) -> list[tuple[str, str]]:
         """Returns each file of a built page in the order in which it is uploaded, with its Cache-Control."""
@@ -274,6 +295,19 @@ class Guide(unittest.TestCase):
         self.assertEqual(set(paths), {"/", *stay})
         public = {f"/{path.name}" for path in (ROOT / "web/page/public").iterdir()}
         self.assertEqual(stay, {"/index.html", "/config.json", *public})
+
+    def test_a_list_of_characters_is_published_and_nothing_else(self) -> None:
+        blocks = ("create-invalidation", "lambda invoke")
+        status, calls, published = self.run_lines(*blocks, answer='{"characters": ["mira", "kai"], "next": null}')
+        self.assertEqual((status, json.loads(published)), (0, {"characters": ["mira", "kai"]}))
+        (invoked,) = (call for call in calls if call[1:3] == ["lambda", "invoke"])
+        self.assertEqual(invoked[invoked.index("--function-name") + 1], "the-function")
+        self.assertEqual(invoked[invoked.index("--payload") + 1], '{"action":"list"}')
+        problem = '{"status": 503, "code": "memory_unavailable"}'
+        for answer in (problem, '{"errorType": "Runtime.ExitError"}', "null"):
+            status, _, published = self.run_lines(*blocks, answer=answer)
+            self.assertNotEqual(status, 0, answer)
+            self.assertEqual(published, "", answer)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@
 # `setup.sh sam` also installs the SAM CLI from PyPI, into .tools/sam, where its many dependencies cannot conflict with
 # others, and airspeed, which runs the gateway's mapping templates.
 #
-# `setup.sh checkov` also installs checkov, which looks for bad practice in templates, into .tools/checkov. The check of
-# the templates needs it; deploying does not.
+# `setup.sh checkov` also installs checkov, which looks for bad practice in templates, into .tools/checkov, and jq, which
+# a command of docs/hosting.md uses. The check of the templates needs them.
 #
 # `setup.sh arm64` also installs the package manager's arm64 emulator and an arm64 C library, unless this machine is
 # arm64. The check of the built functions needs them; deploying does not, and not every system has them.
@@ -96,6 +96,7 @@ main() {
             ;;
         sam) install_from_pypi "${SAM_CLI[@]}" ;;
         checkov)
+            has jq || install_packages jq
             install_from_pypi "${SAM_CLI[@]}"
             install_from_pypi "$CHECKOV" checkov "$CHECKOV_VERSION"
             ;;
@@ -151,6 +152,7 @@ install_packages() {
             brew:valgrind | brew:binutils) return 0 ;; # The benchmark runs without them and leaves their figures out.
             *:valgrind) packages+=(valgrind) ;;
             *:binutils) packages+=(binutils) ;;
+            *:jq) packages+=(jq) ;;
             apt-get:emulator) packages+=(qemu-user libc6-arm64-cross) ;;
             apt-get:chromium | apk:chromium | dnf:chromium) packages+=(chromium) ;;
             brew:chromium) fail "Chromium is missing; run: brew install --cask chromium" ;;

@@ -179,8 +179,8 @@ class PreparedPage(unittest.TestCase):
                     page.require_node()
 
     def test_node_is_named_alike_everywhere(self) -> None:
-        engines = json.loads((page.WEB / "package.json").read_text(encoding="utf-8"))["engines"]
-        self.assertEqual(engines, {"node": "^20.19.0 || >=22.12.0"})
+        needed = json.loads((page.WEB / "package.json").read_text(encoding="utf-8"))["devEngines"]["runtime"]
+        self.assertEqual(needed, {"name": "node", "version": "^20.19.0 || >=22.12.0"})
         guides = ("README.md", "CONTRIBUTING.md", "docs/hosting.md", "docs/testing.md", "web/README.md")
         for guide in (*guides, "web/page/README.md", "scripts/setup.sh"):
             # A line may end in the middle.

@@ -20,6 +20,11 @@ test("src/api.ts is what openapi-typescript makes of docs/openapi.yaml; else run
   expect(readFileSync(`${WEB}/src/api.ts`, "utf8")).toBe(made.toString());
 });
 
+test("the README names the Deno that scripts/setup.sh installs", () => {
+  const [, version] = /^DENO_VERSION=(\d+\.\d+)\./m.exec(readFileSync(`${WEB}/../scripts/setup.sh`, "utf8")) ?? [];
+  expect(readFileSync(`${WEB}/README.md`, "utf8")).toContain(`| Deno | ${version}: `);
+});
+
 test("the library imports nothing but its one dependency", () => {
   const imported = readdirSync(`${WEB}/src`)
     .flatMap((name) => [...readFileSync(`${WEB}/src/${name}`, "utf8").matchAll(/(?:from|import) "([^.][^"]*)"/g)])
@@ -52,10 +57,10 @@ const PLATFORMS = {
   deno: [`${WEB}/../.tools/deno/node_modules/.bin/deno`, "run", "--quiet", "--no-prompt", "--allow-net=127.0.0.1"],
 };
 
-describe.each(Object.entries(PLATFORMS))("as it is packed, the client runs in %s", (_, [command = "", ...options]) => {
+describe("as it is packed, the client runs over connections that are cut", () => {
   beforeAll(() => void execFileSync("npm", ["run", "--silent", "build"], { cwd: WEB }));
 
-  test("over connections that are cut", async () => {
+  test.each(Object.entries(PLATFORMS))("in %s", async (_, [command = "", ...options]) => {
     expect(existsSync(command), `${command} is there; scripts/setup.sh web installs it`).toBe(true);
     const proxy = await Proxy.start([600]);
     const held = heldTurn();
