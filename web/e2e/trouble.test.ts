@@ -189,6 +189,10 @@ test("a page that is opened without a network shows no reply that is not there, 
   expect(await visit.texts()).toEqual([]);
   stage.functions.restore();
   await visit.sees("你说：Before.");
+  const name = visit.page.locator(".entry-name").getByText("Kai", { exact: true });
+  expect(await name.count()).toBe(0);
+  await visit.page.evaluate(() => dispatchEvent(new Event("online")));
+  await name.waitFor();
 });
 
 test("without a link the page says where to find one", async () => {
