@@ -150,11 +150,7 @@ export function settled(items: readonly Item[], reply: Item): Item[] {
  * Returns the items without a message that was not stored, and without what was shown after it, but with what that had
  * taken the place of.
  */
-export function withoutAttempt(
-  items: readonly Item[],
-  asked: Item,
-  replaced: readonly Item[] = [],
-): readonly Item[] {
+export function withoutAttempt(items: readonly Item[], asked: Item, replaced: readonly Item[] = []): readonly Item[] {
   const index = items.findIndex((item) => item.key === asked.key);
   if (index < 0) return items;
   const rest = [...items.filter((item, at) => at < index || item.id !== null), ...replaced];

@@ -4,7 +4,7 @@
 export const api =
   document.querySelector<HTMLMetaElement>('meta[name="chat-api"]')?.content.replace(/\/+$/, "") || location.origin;
 
-/** Reads in `config.json` which characters to offer besides those of the user's sessions. Without it they are the samples. */
+/** Returns the characters to offer besides those of the user's sessions: those in `config.json`, or else the samples. */
 export async function readCharacters(): Promise<string[]> {
   try {
     const response = await fetch("./config.json");
