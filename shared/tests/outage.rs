@@ -43,6 +43,22 @@ async fn works_then_killed_then_fails_honestly_then_restarted_then_works() {
 }
 
 #[tokio::test]
+async fn an_operation_that_has_failed_says_why_though_another_opens_the_breaker() {
+    let mut server = Server::start().await;
+    let subject = subject(&server);
+    server.kill().await;
+    let later = async {
+        // Its last attempt comes after that of the other.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        subject.try_load().await
+    };
+    for outcome in <[_; 2]>::from(tokio::join!(subject.try_load(), later)) {
+        assert_eq!(outcome.expect_err("nobody listens").reason(), "refused");
+    }
+    assert!(matches!(subject.try_load().await, Err(Error::BreakerOpen)));
+}
+
+#[tokio::test]
 async fn a_connection_that_the_server_closed_costs_nothing() {
     let server = Server::start().await;
     let subject = subject(&server);

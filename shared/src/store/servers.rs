@@ -127,10 +127,15 @@ impl Servers {
         let deadline = Instant::now() + budget;
         let (mut retries, mut redirections) = (0, 0);
         let mut asked = None;
+        let mut failed = None;
         loop {
             let way = match asked.take() {
                 Some(way) => way,
-                None => self.admit::<P>(policy.key(), deadline).await?,
+                None => match self.admit::<P>(policy.key(), deadline).await {
+                    Ok(way) => way,
+                    // Another operation has opened the breaker meanwhile. What this one met says more.
+                    Err(refusal) => return Err(failed.map_or(refusal, Error::from)),
+                },
             };
             let failure = if way.node.is_nowhere() {
                 match Box::pin(self.find(policy.key(), deadline)).await {
@@ -178,6 +183,7 @@ impl Servers {
             }
             // Keys that are on their way arrive within the budget, or not.
             retries += u32::from(!failure.is_moving());
+            failed = Some(failure);
             sleep(RETRY_PAUSE).await;
         }
     }
