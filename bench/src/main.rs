@@ -3,7 +3,8 @@
 //!
 //! Each figure is a median with the range of the middle 80%. Runs that are compared with each other are interleaved,
 //! and each comparison is a ratio within one run. `BENCH_QUICK=1` runs everything a few times, to check that it works;
-//! its figures mean nothing. `BENCH_ONLY=turn,cold` measures these groups only.
+//! its figures mean nothing. `BENCH_ONLY=turn,cold` measures these groups only, and
+//! `BENCH_STREAMS=1000,5000` these numbers of concurrent streams.
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -97,8 +98,15 @@ async fn main() {
             turns: 300,
             starts: 20,
             processes: 3,
-            streams: &[1, 100, 1_000],
+            streams: &[1, 100, 1_000, 5_000],
         }
+    };
+    let effort = match std::env::var("BENCH_STREAMS") {
+        Ok(streams) => Effort {
+            streams: numbers(&streams).leak(),
+            ..effort
+        },
+        Err(_) => effort,
     };
     let only = std::env::var("BENCH_ONLY").unwrap_or_default();
     let only: Vec<&str> = only.split(',').filter(|name| !name.is_empty()).collect();
@@ -109,6 +117,8 @@ async fn main() {
         );
     }
     let wanted = |group: &str| only.is_empty() || only.contains(&group);
+    let descriptors = process::raised_descriptor_limit();
+    println!("At most {descriptors} descriptors may be open at once, here and in each function");
     let mut report = Report::default();
     if wanted("alone") {
         alone::stand_ins(&mut report, effort).await;
@@ -166,6 +176,11 @@ async fn main() {
     };
     std::fs::write(&path, report.json(&machine::machine(quick))).expect("the file can be written");
     println!("\nAll figures: {path}");
+}
+
+fn numbers(list: &str) -> Vec<usize> {
+    let number = |number: &str| number.parse().expect("a number");
+    list.split(',').map(number).collect()
 }
 
 /// Returns the reply of an upstream that sends as fast as possible, except for a pause after the first delta. The

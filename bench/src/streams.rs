@@ -7,12 +7,13 @@ use futures_util::future::join_all;
 use testkit::answer::Answer;
 use testkit::events;
 use testkit::redis::Server;
+use testkit::runtime::Function;
 use testkit::tokens::token;
-use testkit::upstream::{Script, Upstream};
+use testkit::upstream::{Script, Step, Upstream};
 use tokio::time::sleep;
 
 use super::report::{Report, Series, heading};
-use super::{Effort, chat_stream, process};
+use super::{Effort, chat_stream, first_text, process};
 
 /// The number of deltas of each stream, one every 50 ms.
 const LONG: usize = 80;
@@ -20,13 +21,15 @@ const PACE: Duration = Duration::from_millis(50);
 /// The time within which all streams begin. Each lasts twice as long, so for as long again all of them are open.
 pub(crate) const SPREAD: Duration = Duration::from_secs(2);
 
-/// Returns the reply of each stream.
+/// Memory of the process, in MB. With less, it refuses streams.
+const MEMORY: usize = 8_192;
+
+/// Returns the reply of each stream. Its first delta comes at once, so that the first text is what the function takes.
 pub(crate) fn script() -> Script {
-    Script::deltas(&["x"; LONG])
-        .paced(PACE)
-        .finish("stop")
-        .usage(1, LONG)
-        .done()
+    let first = Script::deltas(&["x"]);
+    let paced = |script: Script| script.then(Step::Delay(PACE));
+    let all = (1..LONG).fold(first, |script, _| paced(script).then_delta("x"));
+    paced(all).finish("stop").usage(1, LONG).done()
 }
 
 /// When a delta was sent, and how long it took.
@@ -61,12 +64,15 @@ pub(crate) fn while_all_are_open(streams: &[Vec<Delta>]) -> Series {
     series
 }
 
-/// Measures one process with many streams of 20 deltas a second each.
+/// Measures one process with many streams of 20 deltas a second each, on a CPU of its own. Redis and the stand-ins share
+/// the others.
 pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
     heading(&format!(
         "Many streams in one process, 20 deltas a second each, begun within {} s",
         SPREAD.as_secs()
     ));
+    let pinned = process::Pinned::to_all_but_the_first();
+    let alone = idle_alone().await;
     let mut cases: Vec<_> = effort
         .streams
         .iter()
@@ -77,9 +83,10 @@ pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
     cases.push((most, Duration::ZERO, at_once, Figures::default()));
     for _ in 0..effort.processes {
         for (streams, spread, _, figures) in &mut cases {
-            measure(*streams, *spread, figures).await;
+            measure(*streams, *spread, alone, figures).await;
         }
     }
+    drop(pinned);
     for (streams, _, how, figures) in &cases {
         let figure = |what: &str| format!("{streams}{how}: {what}");
         for (what, unit, series) in [
@@ -89,7 +96,20 @@ pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
                 &figures.added,
             ),
             ("the same, 99th percentile", "µs", &figures.late),
+            (
+                "the slowest stream's 99th percentile / the median stream's",
+                "",
+                &figures.unfair,
+            ),
+            ("first text", "µs", &figures.first),
+            ("first text, 99th percentile", "µs", &figures.first_late),
+            ("turns stored", "%", &figures.stored),
             ("memory a stream", "kB", &figures.memory),
+            (
+                "memory a stream, with what it takes to wait for it",
+                "kB",
+                &figures.whole_memory,
+            ),
             (
                 &format!("CPU a stream of {LONG} deltas"),
                 "ms",
@@ -115,22 +135,43 @@ pub(crate) fn deltas(answer: &Answer, upstream: &Upstream, request: usize) -> Ve
 #[derive(Default)]
 struct Figures {
     added: Series,
+    first: Series,
     /// The following have one value for each process.
     late: Series,
+    first_late: Series,
+    unfair: Series,
     memory: Series,
+    whole_memory: Series,
     cpu: Series,
+    stored: Series,
 }
 
-async fn measure(streams: usize, spread: Duration, figures: &mut Figures) {
-    let redis = Server::start().await;
-    let upstream = Upstream::start(script()).await;
-    let chat = chat_stream(&redis, &upstream)
+/// Returns a process that has served a turn and waits for this many at once.
+async fn warm(redis: &Server, upstream: &Upstream, streams: usize) -> Function {
+    let chat = chat_stream(redis, upstream)
+        .memory(MEMORY)
+        .on_cpu(0)
         .concurrency(streams)
         .start()
         .await;
-    // Connections and code are warm after this.
     chat.invoke(&events::chat(&token("warm"), "luna", "你好"))
         .await;
+    chat.wait_for_polls(streams).await;
+    chat
+}
+
+/// Returns the resident memory, in kB, of a process that waits for one invocation.
+async fn idle_alone() -> f64 {
+    let redis = Server::start().await;
+    let upstream = Upstream::start(script()).await;
+    let chat = warm(&redis, &upstream, 1).await;
+    process::memory(chat.pid(), "VmRSS")
+}
+
+async fn measure(streams: usize, spread: Duration, alone: f64, figures: &mut Figures) {
+    let redis = Server::start().await;
+    let upstream = Upstream::start(script()).await;
+    let chat = warm(&redis, &upstream, streams).await;
     let idle = process::memory(chat.pid(), "VmRSS");
     let cpu = process::cpu_time(chat.pid());
     upstream.note_sent();
@@ -144,17 +185,32 @@ async fn measure(streams: usize, spread: Duration, figures: &mut Figures) {
         }
     });
     let answers = join_all(turns).await;
+    let used = process::cpu_time(chat.pid()).saturating_sub(cpu);
+    let most = process::memory(chat.pid(), "VmHWM");
     let numbers: HashMap<String, usize> = upstream
         .requests()
         .iter()
         .enumerate()
         .filter_map(|(number, request)| Some((request.messages().pop()?.1, number)))
         .collect();
+    let mut first = Series::default();
     let all = answers.iter().zip(&said).map(|(answer, said)| {
-        assert_eq!(answer.last()["saved"], true);
+        // A turn that failed is one that is not stored.
+        if answer.last()["saved"] == true {
+            first.push_time(first_text(answer));
+        }
         deltas(answer, &upstream, numbers[said])
     });
     let all: Vec<Vec<Delta>> = all.collect();
+    let mut stored = 0.0;
+    for (user, answer) in answers.iter().enumerate() {
+        let key = format!("chat:u{user}:luna:messages");
+        let messages: usize = redis.command(&["LLEN", &key]).await;
+        let is_saved = answer.last()["saved"] == true;
+        // Of one that is reported as not saved, the reply of Redis may have come too late.
+        assert!(messages == 2 || !is_saved, "{key}");
+        stored += f64::from(is_saved);
+    }
     let added = if spread.is_zero() {
         // How they begin is what this is about.
         let mut added = Series::default();
@@ -165,11 +221,21 @@ async fn measure(streams: usize, spread: Duration, figures: &mut Figures) {
     } else {
         while_all_are_open(&all)
     };
-    let used = process::cpu_time(chat.pid()).saturating_sub(cpu);
-    let grown = (process::memory(chat.pid(), "VmHWM") - idle).max(0.0);
+    let mut late_by_stream = Series::default();
+    for stream in &all {
+        let mut series = Series::default();
+        stream.iter().for_each(|delta| series.push_time(delta.took));
+        late_by_stream.push(series.quantile(0.99));
+    }
     let streams = streams as f64;
     figures.late.push(added.quantile(0.99));
-    figures.memory.push(grown / streams);
+    figures.first_late.push(first.quantile(0.99));
+    let slowest = late_by_stream.quantile(1.0);
+    figures.unfair.push(slowest / late_by_stream.median());
+    figures.memory.push((most - idle).max(0.0) / streams);
+    figures.whole_memory.push((most - alone).max(0.0) / streams);
+    figures.stored.push(stored * 100.0 / streams);
     figures.cpu.push(used.as_secs_f64() * 1e3 / streams);
     figures.added.append(added);
+    figures.first.append(first);
 }

@@ -164,6 +164,15 @@ impl Function {
         );
     }
 
+    /// Waits until this many polls wait for an event.
+    ///
+    /// # Panics
+    /// If they do not arrive in time.
+    pub async fn wait_for_polls(&self, polls: usize) {
+        let waited = tokio::time::timeout(PATIENCE, self.api.wait_for_polls(polls)).await;
+        assert!(waited.is_ok(), "fewer polls in time:\n{}", self.output());
+    }
+
     /// Returns all that the function has printed and that has been read so far: a line may lag behind the response that
     /// follows it.
     #[must_use]

@@ -139,6 +139,11 @@ impl Api {
             .await;
     }
 
+    pub(super) async fn wait_for_polls(&self, polls: usize) {
+        let mut load = self.load.subscribe();
+        let _ = load.wait_for(|load| load.polls >= polls).await;
+    }
+
     pub(super) async fn serve(
         self: Arc<Self>,
         request: Request<Incoming>,

@@ -74,6 +74,12 @@ impl FunctionBuilder {
         self.runner(&["prlimit", &format!("--nofile={soft}:{hard}")])
     }
 
+    /// Runs the function on this CPU alone, counted from 0.
+    #[must_use]
+    pub fn on_cpu(self, cpu: usize) -> Self {
+        self.runner(&["taskset", "-c", &cpu.to_string()])
+    }
+
     /// Sets the memory that the platform says the function has, in MB. It has as much as the machine all the same.
     #[must_use]
     pub fn memory(self, megabytes: usize) -> Self {
