@@ -178,7 +178,8 @@ where
         let no_delay = Arc::clone(&no_delay);
         let route = move |request| route(service, request);
         async move {
-            answer(&server, allow, event, route, sse::whole)
+            // Boxed, so that a worker has no room for it while it waits or streams, which is nearly always.
+            Box::pin(answer(&server, allow, event, route, sse::whole))
                 .await
                 .map(|response| streamed(response, no_delay))
         }
