@@ -195,6 +195,19 @@ test("a page that is opened without a network shows no reply that is not there, 
   await name.waitFor();
 });
 
+test("a character that could not be read is read again by itself, and greets", async () => {
+  const visit = await stage.open();
+  await visit.page.waitForSelector(".greeting");
+  let isOut = true;
+  await visit.page.route("**/character?*character_id=luna*", (route) => (isOut ? route.abort() : route.continue()));
+  await visit.page.reload();
+  await visit.box.waitFor();
+  await visit.page.waitForLoadState("networkidle");
+  expect(await visit.page.locator(".greeting").count()).toBe(0);
+  isOut = false;
+  await visit.page.waitForSelector(".greeting");
+});
+
 test("without a link the page says where to find one", async () => {
   const visit = await stage.open();
   await visit.page.evaluate(() => sessionStorage.clear());

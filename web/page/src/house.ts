@@ -4,7 +4,7 @@ import { type Character, CompanionChat, type Sessions } from "../../src/client.j
 import { announce } from "./announce.ts";
 import { Conversation } from "./conversation.ts";
 import { readName, writeName } from "./profile.ts";
-import { absenceOf } from "./reasons.ts";
+import { absenceOf, isPassing, RETRY_AFTER_MS } from "./reasons.ts";
 import { api, readCharacters } from "./settings.ts";
 import { type News, Tabs } from "./tabs.ts";
 import { beginAnew, currentToken, fetchAsUser, locked, onNewToken, userOfToken } from "./token.ts";
@@ -54,6 +54,7 @@ export class House {
   readonly #learning = new Map<string, Promise<void>>();
   /** The characters whose rows the user has seen. */
   readonly #seen = new Set<string>();
+  #later: ReturnType<typeof setTimeout> | undefined;
 
   constructor() {
     this.#client = new CompanionChat({ baseUrl: api, token: currentToken, fetch: fetchAsUser });
@@ -175,13 +176,21 @@ export class House {
     const userName = this.userName.peek();
     try {
       const character = await this.#client.character(id, userName ? { userName } : {});
-      // Otherwise it was asked for again meanwhile, by the new name.
       if (userName === this.userName.peek()) this.#know(id, character);
+      // The user has another name meanwhile, which the greetings may have in them.
+      else await this.#learn(id);
     } catch (error) {
       this.#learning.delete(id);
       const absence = absenceOf(error);
       if (absence) this.#know(id, absence);
+      // Others are asked for when they are opened.
+      else if (isPassing(error) && this.open.peek() === id) this.#learnLater(id);
     }
+  }
+
+  #learnLater(id: string): void {
+    clearTimeout(this.#later);
+    this.#later = setTimeout(() => void this.#learn(id), RETRY_AFTER_MS);
   }
 
   #know(id: string, known: Known): void {

@@ -37,6 +37,9 @@ export function reasonOf(error: unknown): string {
   }
 }
 
+/** The pause before what failed for a passing reason is tried again by itself. */
+export const RETRY_AFTER_MS = 4000;
+
 /** Whether no answer came, or one that says to come back later. */
 export function isPassing(error: unknown): boolean {
   return error instanceof ChatError && ["unreachable", "unavailable", "overloaded", "memory_unavailable"].includes(error.code);

@@ -3,10 +3,9 @@
 import { batch, computed, signal } from "@preact/signals";
 import { ChatError, type CompanionChat, type History } from "../../src/client.js";
 import { type Item, type Message, merged, withOlder } from "./items.ts";
-import { isLocked, isPassing, reasonOf } from "./reasons.ts";
+import { isLocked, isPassing, RETRY_AFTER_MS, reasonOf } from "./reasons.ts";
 
 const PAGE = 40;
-const RETRY_AFTER_MS = 4000;
 
 type State =
   | { kind: "new" | "loading" | "ready" }
