@@ -1,6 +1,6 @@
 //! Many streams in one process, when something fails under all of them at once.
 //!
-//! `MANY_STREAMS` is their number, 100 by default. More are for optimized builds: see docs/testing.md.
+//! `MANY_STREAMS` is their number, 50 by default. More are for optimized builds: see docs/testing.md.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ impl Scene {
 
 fn streams() -> usize {
     let asked = std::env::var("MANY_STREAMS").ok();
-    asked.map_or(100, |asked| asked.parse().expect("MANY_STREAMS: a number"))
+    asked.map_or(50, |asked| asked.parse().expect("MANY_STREAMS: a number"))
 }
 
 fn event(user: usize) -> Value {

@@ -195,11 +195,12 @@ async fn measure(streams: usize, spread: Duration, alone: f64, figures: &mut Fig
         .collect();
     let mut first = Series::default();
     let all = answers.iter().zip(&said).map(|(answer, said)| {
-        // A turn that failed is one that is not stored.
+        // A turn that failed is one that is not stored, and perhaps one that the model was never asked for.
         if answer.last()["saved"] == true {
             first.push_time(first_text(answer));
         }
-        deltas(answer, &upstream, numbers[said])
+        let request = numbers.get(said);
+        request.map_or_else(Vec::new, |request| deltas(answer, &upstream, *request))
     });
     let all: Vec<Vec<Delta>> = all.collect();
     let mut stored = 0.0;
@@ -222,7 +223,7 @@ async fn measure(streams: usize, spread: Duration, alone: f64, figures: &mut Fig
         while_all_are_open(&all)
     };
     let mut late_by_stream = Series::default();
-    for stream in &all {
+    for stream in all.iter().filter(|stream| !stream.is_empty()) {
         let mut series = Series::default();
         stream.iter().for_each(|delta| series.push_time(delta.took));
         late_by_stream.push(series.quantile(0.99));
