@@ -70,8 +70,8 @@ impl Scene {
         for (user, answer) in answers.iter().enumerate() {
             assert!(!answer.truncated, "{user}: {}", answer.text());
             let stored = self.stored(user).await;
-            let told = answer.last()["saved"] == true;
-            assert_eq!(stored, if told { 2 } else { 0 }, "{user}: {}", answer.text());
+            let told = if answer.last()["saved"] == true { 2 } else { 0 };
+            assert_eq!(stored, told, "{user}: {}", answer.text());
         }
         answers
     }
