@@ -53,6 +53,26 @@ test("a character calls the user by the name that the user has set", async () =>
   });
 });
 
+test("a character that was asked for under the name of before is asked for again", async () => {
+  const visit = await stage.open();
+  const asked: string[] = [];
+  let answer = (): void => {};
+  const answered = new Promise<void>((resolve) => (answer = resolve));
+  await visit.page.route("**/character?*character_id=kai*", async (route) => {
+    asked.push(new URL(route.request().url()).search);
+    await answered;
+    await route.continue();
+  });
+  await visit.page.reload();
+  await visit.page.waitForSelector(".greeting");
+  await until("Kai is asked for", () => asked.length > 0);
+  await isCalled(visit, "Ada");
+  answer();
+  await visit.page.locator(".entry-name").getByText("Kai", { exact: true }).waitFor();
+  expect(asked[0]).not.toContain("Ada");
+  expect(asked.at(-1)).toContain("Ada");
+});
+
 test("a name that the functions refuse cannot be saved", async () => {
   const visit = await stage.open();
   await openSettings(visit);
