@@ -64,14 +64,12 @@ impl Scene {
 
     /// Reads all streams to their end, and asserts that what each is told of its turn is true.
     async fn end(&self, streams: Vec<Streaming>) -> Vec<Answer> {
-        let all = join_all(streams.into_iter().map(Streaming::finish));
-        let answers = tokio::time::timeout(ALL_END_WITHIN, all).await;
-        let answers = answers.expect("all streams end");
+        let answers = finished(streams).await;
         for (user, answer) in answers.iter().enumerate() {
             assert!(!answer.truncated, "{user}: {}", answer.text());
             let stored = self.stored(user).await;
-            let told = if answer.last()["saved"] == true { 2 } else { 0 };
-            assert_eq!(stored, told, "{user}: {}", answer.text());
+            let expected = if answer.last()["saved"] == true { 2 } else { 0 };
+            assert_eq!(stored, expected, "{user}: {}", answer.text());
         }
         answers
     }
@@ -80,6 +78,12 @@ impl Scene {
         let key = format!("chat:u{user}:luna:messages");
         self.redis.command(&["LLEN", &key]).await
     }
+}
+
+async fn finished(streams: Vec<Streaming>) -> Vec<Answer> {
+    let all = join_all(streams.into_iter().map(Streaming::finish));
+    let answers = tokio::time::timeout(ALL_END_WITHIN, all).await;
+    answers.expect("all streams end")
 }
 
 fn streams() -> usize {
@@ -112,7 +116,7 @@ async fn a_model_that_cuts_every_second_stream_costs_the_others_nothing() {
     let (cut, others): (Vec<_>, Vec<_>) = answers
         .iter()
         .partition(|answer| answer.last()["code"] == "upstream_interrupted");
-    assert_eq!(cut.len(), answers.len() / 2);
+    assert_eq!(cut.len(), answers.len().div_ceil(2));
     assert!(cut.iter().all(|answer| answer.reply() == "a"));
     assert!(others.iter().all(|answer| answer.reply() == "ab"));
     assert!(answers.iter().all(|answer| answer.last()["saved"] == true));
@@ -124,9 +128,7 @@ async fn without_redis_from_the_middle_on_all_replies_are_whole_and_said_to_be_l
     let streams = scene.begin().await;
     scene.redis.kill().await;
     scene.more.open();
-    let all = join_all(streams.into_iter().map(Streaming::finish));
-    let answers = tokio::time::timeout(ALL_END_WITHIN, all).await;
-    for answer in answers.expect("all streams end") {
+    for answer in finished(streams).await {
         assert_eq!(answer.reply(), "ab");
         assert_eq!(answer.last()["unsaved"], "memory", "{}", answer.text());
     }

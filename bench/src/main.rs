@@ -101,23 +101,24 @@ async fn main() {
             streams: &[1, 100, 1_000],
         }
     };
-    let effort = match std::env::var("BENCH_STREAMS") {
-        Ok(streams) => Effort {
-            streams: numbers(&streams).leak(),
+    let streams = listed("BENCH_STREAMS");
+    let streams: Vec<usize> = streams.iter().map(|number| counted(number)).collect();
+    let effort = match streams.as_slice() {
+        [] => effort,
+        _ => Effort {
+            streams: streams.leak(),
             ..effort
         },
-        Err(_) => effort,
     };
-    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-    let only: Vec<&str> = only.split(',').filter(|name| !name.is_empty()).collect();
+    let only = listed("BENCH_ONLY");
     for name in &only {
         assert!(
-            GROUPS.contains(name),
+            GROUPS.contains(&name.as_str()),
             "BENCH_ONLY={name}: one of {GROUPS:?}"
         );
     }
-    let wanted = |group: &str| only.is_empty() || only.contains(&group);
-    let descriptors = process::raised_descriptor_limit();
+    let wanted = |group: &str| only.is_empty() || only.iter().any(|name| name == group);
+    let descriptors = shared::capacity::raised_descriptor_limit();
     println!("At most {descriptors} descriptors may be open at once, here and in each function");
     let mut report = Report::default();
     if wanted("alone") {
@@ -178,30 +179,37 @@ async fn main() {
     println!("\nAll figures: {path}");
 }
 
-fn numbers(list: &str) -> Vec<usize> {
-    let number = |number: &str| number.parse().expect("a number");
-    list.split(',').map(number).collect()
+/// Returns the parts of a setting that is a list.
+fn listed(name: &str) -> Vec<String> {
+    let list = std::env::var(name).unwrap_or_default();
+    let parts = list.split(',').filter(|part| !part.is_empty());
+    parts.map(str::to_owned).collect()
+}
+
+fn counted(streams: &str) -> usize {
+    let number = streams.parse().ok().filter(|number| *number > 0);
+    number.unwrap_or_else(|| panic!("BENCH_STREAMS: {streams} is not a number of streams"))
 }
 
 /// Returns the reply of an upstream that sends as fast as possible, except for a pause after the first delta. The
 /// upstream may share two CPUs with the platform and the function; without the pause it could keep the platform from
 /// reading that delta.
 fn reply() -> Script {
-    begun_at_once(AFTER_FIRST_WORDS, Duration::ZERO)
+    begun_at_once(DELTAS, AFTER_FIRST_WORDS, Duration::ZERO)
 }
 
-/// Returns the reply of an upstream that sends its first delta at once, the second after a pause, and the others with
+/// Returns a reply of some deltas. The upstream sends the first at once, the second after a pause, and the others with
 /// another pause before each.
-fn begun_at_once(second_after: Duration, then_each: Duration) -> Script {
+fn begun_at_once(deltas: usize, second_after: Duration, then_each: Duration) -> Script {
     let pause = |script: Script, time: Duration| match time {
         Duration::ZERO => script,
         _ => script.then(Step::Delay(time)),
     };
     let second = pause(Script::deltas(&["x"]), second_after).then_delta("x");
-    (2..DELTAS)
+    (2..deltas)
         .fold(second, |script, _| pause(script, then_each).then_delta("x"))
         .finish("stop")
-        .usage(310, DELTAS)
+        .usage(310, deltas)
         .done()
 }
 

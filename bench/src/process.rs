@@ -1,10 +1,9 @@
-//! CPU time and memory of a process, from `/proc`, and the CPUs and descriptors of this one.
+//! CPU time and memory of a process, from `/proc`, and the CPUs of this one.
 
-use std::process::{Command, id};
-use std::thread::available_parallelism;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Returns the user and system time of a process so far.
 pub(crate) fn cpu_time(pid: u32) -> Duration {
@@ -27,38 +26,40 @@ pub(crate) fn memory(pid: u32, name: &str) -> f64 {
         .unwrap_or(f64::NAN)
 }
 
-/// Raises the soft limit of open descriptors of this process to the hard one, and returns it.
-pub(crate) fn raised_descriptor_limit() -> u64 {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let current = maximum;
-    setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("as far as the hard limit");
-    maximum.unwrap_or(u64::MAX)
-}
-
-/// This process, and the children that it starts, on some CPUs. Dropping this gives all of them back.
+/// All threads of this process, and the children that they start, on some of its CPUs. Dropping this gives all back.
 pub(crate) struct Pinned {
-    cpus: usize,
+    all: CpuSet,
+    /// The CPU that is left to the function.
+    pub(crate) left: usize,
 }
 
 impl Pinned {
     /// Leaves the first CPU to the function. With a single CPU, nothing is pinned.
     pub(crate) fn to_all_but_the_first() -> Self {
-        let cpus = available_parallelism().map_or(1, usize::from);
-        if cpus > 1 {
-            run_on(&format!("1-{}", cpus - 1));
+        let all = sched_getaffinity(None).expect("the CPUs of this process");
+        let mut cpus = 0..CpuSet::MAX_CPU;
+        let left = cpus.find(|cpu| all.is_set(*cpu)).expect("a CPU");
+        let mut others = all;
+        others.unset(left);
+        if others.count() > 0 {
+            run_on(&others);
         }
-        Self { cpus }
+        Self { all, left }
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        run_on(&format!("0-{}", self.cpus - 1));
+        run_on(&self.all);
     }
 }
 
-fn run_on(cpus: &str) {
-    let mut taskset = Command::new("taskset");
-    let done = taskset.args(["-apc", cpus, &id().to_string()]).output();
-    assert!(done.expect("util-linux").status.success(), "taskset {cpus}");
+fn run_on(cpus: &CpuSet) {
+    let threads = std::fs::read_dir("/proc/self/task").expect("this process lives");
+    for thread in threads.flatten() {
+        let id = thread.file_name().into_string().ok();
+        let id = id.and_then(|id| Pid::from_raw(id.parse().ok()?));
+        // A thread may end meanwhile.
+        let _ = sched_setaffinity(id, cpus);
+    }
 }

@@ -15,7 +15,7 @@ use testkit::upstream::{Front, Script, Upstream};
 use super::cgroup::{Held, can_hold};
 use super::report::{Report, Series, heading};
 use super::streams::deltas;
-use super::{Effort, begun_at_once, chat_stream_by_tls, first_text, reply, store};
+use super::{DELTAS, Effort, begun_at_once, chat_stream_by_tls, first_text, reply, store};
 
 /// The time between deltas of a quick model.
 const PACE: Duration = Duration::from_millis(20);
@@ -26,9 +26,9 @@ const WARM: usize = 3;
 pub(crate) async fn shares(report: &mut Report, effort: Effort) {
     heading("A small function, with TLS to Redis, to the model and to the publisher of keys");
     let services = Services::start().await;
-    let uncounted = Model::new(begun_at_once(PACE, PACE).without_usage()).await;
+    let uncounted = Model::new(begun_at_once(DELTAS, PACE, PACE).without_usage()).await;
     let (alone, burst) = (
-        Model::new(begun_at_once(PACE, PACE)).await,
+        Model::new(begun_at_once(DELTAS, PACE, PACE)).await,
         Model::new(reply()).await,
     );
     for (name, share) in [("256 MB", 1.0 / 7.0), ("128 MB", 1.0 / 14.0)] {

@@ -9,11 +9,11 @@ use testkit::events;
 use testkit::redis::Server;
 use testkit::runtime::Function;
 use testkit::tokens::token;
-use testkit::upstream::{Script, Step, Upstream};
+use testkit::upstream::{Script, Upstream};
 use tokio::time::sleep;
 
 use super::report::{Report, Series, heading};
-use super::{Effort, chat_stream, first_text, process};
+use super::{Effort, begun_at_once, chat_stream, first_text, process};
 
 /// The number of deltas of each stream, one every 50 ms.
 const LONG: usize = 80;
@@ -26,10 +26,7 @@ const MEMORY: usize = 8_192;
 
 /// Returns the reply of each stream. Its first delta comes at once, so that the first text is what the function takes.
 pub(crate) fn script() -> Script {
-    let first = Script::deltas(&["x"]);
-    let paced = |script: Script| script.then(Step::Delay(PACE));
-    let all = (1..LONG).fold(first, |script, _| paced(script).then_delta("x"));
-    paced(all).finish("stop").usage(1, LONG).done()
+    begun_at_once(LONG, PACE, PACE)
 }
 
 /// When a delta was sent, and how long it took.
@@ -72,7 +69,7 @@ pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
         SPREAD.as_secs()
     ));
     let pinned = process::Pinned::to_all_but_the_first();
-    let alone = idle_alone().await;
+    let alone = idle_alone(pinned.left).await;
     let mut cases: Vec<_> = effort
         .streams
         .iter()
@@ -83,7 +80,7 @@ pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
     cases.push((most, Duration::ZERO, at_once, Figures::default()));
     for _ in 0..effort.processes {
         for (streams, spread, _, figures) in &mut cases {
-            measure(*streams, *spread, alone, figures).await;
+            measure(*streams, *spread, pinned.left, alone, figures).await;
         }
     }
     drop(pinned);
@@ -146,11 +143,11 @@ struct Figures {
     stored: Series,
 }
 
-/// Returns a process that has served a turn and waits for this many at once.
-async fn warm(redis: &Server, upstream: &Upstream, streams: usize) -> Function {
+/// Returns a process that has one CPU, has served a turn, and waits for this many at once.
+async fn warm(redis: &Server, upstream: &Upstream, cpu: usize, streams: usize) -> Function {
     let chat = chat_stream(redis, upstream)
         .memory(MEMORY)
-        .on_cpu(0)
+        .on_cpu(cpu)
         .concurrency(streams)
         .start()
         .await;
@@ -161,19 +158,19 @@ async fn warm(redis: &Server, upstream: &Upstream, streams: usize) -> Function {
 }
 
 /// Returns the resident memory, in kB, of a process that waits for one invocation.
-async fn idle_alone() -> f64 {
+async fn idle_alone(cpu: usize) -> f64 {
     let redis = Server::start().await;
     let upstream = Upstream::start(script()).await;
-    let chat = warm(&redis, &upstream, 1).await;
+    let chat = warm(&redis, &upstream, cpu, 1).await;
     process::memory(chat.pid(), "VmRSS")
 }
 
-async fn measure(streams: usize, spread: Duration, alone: f64, figures: &mut Figures) {
+async fn measure(streams: usize, spread: Duration, cpu: usize, alone: f64, figures: &mut Figures) {
     let redis = Server::start().await;
     let upstream = Upstream::start(script()).await;
-    let chat = warm(&redis, &upstream, streams).await;
+    let chat = warm(&redis, &upstream, cpu, streams).await;
     let idle = process::memory(chat.pid(), "VmRSS");
-    let cpu = process::cpu_time(chat.pid());
+    let before = process::cpu_time(chat.pid());
     upstream.note_sent();
     let said: Vec<String> = (0..streams).map(|user| format!("你好 {user}")).collect();
     let turns = said.iter().enumerate().map(|(user, said)| {
@@ -185,7 +182,7 @@ async fn measure(streams: usize, spread: Duration, alone: f64, figures: &mut Fig
         }
     });
     let answers = join_all(turns).await;
-    let used = process::cpu_time(chat.pid()).saturating_sub(cpu);
+    let used = process::cpu_time(chat.pid()).saturating_sub(before);
     let most = process::memory(chat.pid(), "VmHWM");
     let numbers: HashMap<String, usize> = upstream
         .requests()

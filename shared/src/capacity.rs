@@ -123,7 +123,8 @@ fn shared_out(limit: usize, asked: usize) -> (usize, usize) {
 
 /// Raises the soft limit of open descriptors to the hard one, and returns it.
 #[cfg(target_os = "linux")]
-fn raised_descriptor_limit() -> usize {
+#[must_use]
+pub fn raised_descriptor_limit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let limit = getrlimit(Resource::Nofile);
@@ -141,7 +142,8 @@ fn raised_descriptor_limit() -> usize {
 
 /// Returns no limit: it is read on Linux only, where Lambda runs.
 #[cfg(not(target_os = "linux"))]
-fn raised_descriptor_limit() -> usize {
+#[must_use]
+pub fn raised_descriptor_limit() -> usize {
     usize::MAX
 }
 
