@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: run chat character test openapi-check upstreams chaos bench plots measured-chat instructions capacity fuzz \
-	fuzz-build fuzz-seeds package template-check template-managed build functions-check deploy-check fmt lint docs \
+.PHONY: run chat character test openapi-check upstreams chaos bench plots measured-chat measured-without-sdk \
+	instructions capacity fuzz fuzz-build fuzz-seeds package template-check template-managed build functions-check deploy-check fmt lint docs \
 	lint-python web-test clean help
 
 TOPOLOGY ?= standalone
@@ -57,6 +57,7 @@ chaos: ## run many clients under random faults (TOPOLOGY=standalone|sentinel|clu
 MEASURED := target/measured
 BUILD_MEASURED := cargo build --profile measured --locked --target-dir target
 BENCH := COMPANION_CHAT_BIN_DIR=$(CURDIR)/$(MEASURED)
+WITHOUT_SDK := $(CURDIR)/$(MEASURED)/without-sdk
 # This build of the benchmark shares its dependencies with the tests. It is fast enough to count instructions.
 DEBUG_BENCH := cargo bench --locked --target-dir target --profile dev --workspace --bench bench
 
@@ -68,7 +69,7 @@ TRIAL_FIGURES := $(abspath $(or $(BENCH_JSON),$(TRIAL)/bench.json))
 # features.
 PLOTS := cargo build --quiet --locked --target-dir target --workspace --bin plots --examples && target/debug/plots
 
-bench: ## measure what a turn costs (PEER=http://… or PEER_DIR=… adds another service; BENCH_QUICK=1: trial run)
+bench: $(if $(BENCH_QUICK),,measured-without-sdk) ## measure what a turn costs (PEER=http://… or PEER_DIR=… adds another service; BENCH_QUICK=1: trial run)
 	@scripts/setup.sh bench
 ifdef BENCH_QUICK
 	@echo "A trial run of debug builds: it shows that the benchmark works, and its figures mean nothing."
@@ -79,11 +80,8 @@ ifdef BENCH_QUICK
 	$(if $(BENCH_ONLY),,cd $(TRIAL) && ls turn.svg resources.svg streams.svg)
 else
 	$(BUILD_MEASURED) --package testkit --example empty
-	$(BUILD_MEASURED) --package chat-stream --no-default-features
-	@mkdir -p $(MEASURED)/without-sdk
-	@cp $(MEASURED)/chat-stream $(MEASURED)/without-sdk
 	$(BUILD_MEASURED) --bins
-	$(BENCH) BENCH_WITHOUT_SDK=$(CURDIR)/$(MEASURED)/without-sdk/chat-stream PEER=$(PEER) PEER_DIR=$(PEER_DIR) \
+	$(BENCH) BENCH_WITHOUT_SDK=$(WITHOUT_SDK)/chat-stream PEER=$(PEER) PEER_DIR=$(PEER_DIR) \
 		$(if $(BENCH_JSON),BENCH_JSON=$(FIGURES)) cargo bench --locked --target-dir target --package bench
 	$(if $(BENCH_ONLY),,$(PLOTS) $(FIGURES) docs/img)
 endif
@@ -95,8 +93,15 @@ measured-chat:
 	@scripts/setup.sh bench
 	$(BUILD_MEASURED) --package chat-stream
 
-instructions: measured-chat ## check the number of instructions of a turn (ACCEPT=1 accepts the present one)
-	$(BENCH) BENCH_INSTRUCTIONS=$(if $(ACCEPT),accept,check) $(DEBUG_BENCH)
+measured-without-sdk:
+	@scripts/setup.sh bench
+	$(BUILD_MEASURED) --package chat-stream --no-default-features
+	@mkdir -p $(WITHOUT_SDK)
+	@cp $(MEASURED)/chat-stream $(WITHOUT_SDK)
+
+# The AWS SDK only fetches secrets. A turn takes as many instructions without it, and much less is compiled.
+instructions: measured-without-sdk ## check the number of instructions of a turn (ACCEPT=1 accepts the present one)
+	COMPANION_CHAT_BIN_DIR=$(WITHOUT_SDK) BENCH_INSTRUCTIONS=$(if $(ACCEPT),accept,check) $(DEBUG_BENCH)
 
 package: ## build a zip of each function for Lambda, in target/lambda (ARCH=arm64|x86_64)
 	@scripts/setup.sh

@@ -1,8 +1,8 @@
 //! Records the reply of a turn while it streams, in a task of its own.
 //!
-//! The first text is written at once, later text as soon as the write before it has returned, but at most five
-//! times a second, and less often if Redis is slow: the commit shares the connection and must not queue up behind
-//! writes. While the model is silent, an empty write renews the lease. Each reply says whether the turn shall stop, so a
+//! The first write comes 50 ms after the claim, because the commit records a shorter turn as a whole. Later text is
+//! written as soon as the write before it has returned, but at most five times a second, and less often if Redis is slow:
+//! the commit shares the connection and must not queue up behind writes. While the model is silent, an empty write renews the lease. Each reply says whether the turn shall stop, so a
 //! stop is noticed within a second. A write that fails is made again with the next one: nothing is lost but time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
@@ -20,8 +20,8 @@ use crate::clock::lock;
 use crate::store::Call;
 use crate::telemetry::Operation;
 
-/// Time that the first text may take before the record says that the turn runs.
-const FIRST_SIGN: Duration = Duration::from_millis(50);
+/// Time from the claim to the first write, which says how the stream began and brings the text so far.
+const FIRST_WRITE: Duration = Duration::from_millis(50);
 /// Shortest time from one write to the next.
 const BETWEEN_WRITES: Duration = Duration::from_millis(200);
 /// How long text waits, after that time, for more text to be written with: its arrival wakes the process anyway, and a
@@ -109,11 +109,13 @@ struct Keeper {
 
 impl Keeper {
     async fn run(self) {
-        // A short reply from a fast model is over before a slow Redis is asked.
-        if self.round_trip > SLOW {
-            sleep(SIGN_OF_LIFE.min(self.round_trip * LOAD_SHARE)).await;
-        }
-        let _ = timeout(FIRST_SIGN, self.shared.grown.notified()).await;
+        // A short reply from a fast model is over before Redis is asked, and a slow Redis is asked later.
+        let slow = self.round_trip > SLOW;
+        sleep(match slow {
+            true => SIGN_OF_LIFE.min(self.round_trip * LOAD_SHARE),
+            false => FIRST_WRITE,
+        })
+        .await;
         loop {
             let written_at = Instant::now();
             let pause = match self.write().await {
