@@ -102,6 +102,35 @@ test("a long greeting is read from its beginning, and what follows it from its e
   await until("the reply is in view", async () => (await below()) < 48);
 });
 
+test("a long message that is sent as soon as it is written is in view, and so is its reply", async () => {
+  const visit = await stage.open();
+  const below = (): Promise<number> =>
+    visit.page.locator(".scroller").evaluate((view) => view.scrollHeight - view.scrollTop - view.clientHeight);
+  for (let turn = 0; turn < 5; turn += 1) await visit.talk(`${turn}\n\nIt fills the window.`);
+  for (let turn = 0; turn < 8; turn += 1) {
+    // The box grows by the text and shrinks by Enter, faster than the window is drawn.
+    const reply = await visit.beginReply(`${turn}\ntwo\n\n- list\nend`, "So");
+    reply.end();
+    await visit.sees("So");
+    await visit.painted();
+    expect(await below(), `turn ${turn}`).toBeLessThan(48);
+    stage.upstream.repeat();
+  }
+});
+
+test("on a phone the buttons of an edit stand in one row", async () => {
+  const visit = await stage.open({ viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true, place: "luna" });
+  await visit.page.waitForSelector(".greeting");
+  await visit.box.fill("Hello.");
+  await visit.button("Send").tap();
+  await visit.sees("你说：Hello.");
+  await visit.page.locator(".message.user").tap();
+  await visit.page.locator(".message.user [data-icon=edit]").tap();
+  const tops = await visit.page.locator(".editor-foot button").evaluateAll((all) => all.map((one) => one.getBoundingClientRect().top));
+  expect(tops).toHaveLength(2);
+  expect(tops[0]).toBe(tops[1]);
+});
+
 test("a double click on send is one turn", async () => {
   const visit = await stage.open();
   const next = stage.upstream.hold();

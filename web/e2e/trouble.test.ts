@@ -102,6 +102,34 @@ test("two tabs of one session show the same, while it streams and after", async 
   await second.page.waitForSelector(".greeting");
 });
 
+test("two tabs that send at the same time show both turns in the end", async () => {
+  const first = await stage.open();
+  await first.talk("Before.");
+  const second = await stage.tab(first);
+  await second.sees("你说：Before.");
+  // The request of the first tab is on its way until the second has begun a turn as well.
+  let goOn: () => void = () => undefined;
+  const mayGoOn = new Promise<void>((done) => (goOn = done));
+  await first.page.route("**/chat/stream", async (route) => {
+    await mayGoOn;
+    await route.continue();
+  });
+  await first.send("From the first.");
+  const toSecond = await second.beginReply("From the second.", "To the second");
+  const next = stage.upstream.hold();
+  goOn();
+  const toFirst = await next();
+  toFirst.say("To the first.");
+  toFirst.end();
+  await until("the first has ended", async () => (await first.texts()).includes("To the first."));
+  toSecond.say(", too.");
+  toSecond.end();
+  const all = "From the first.,To the first.,From the second.,To the second, too.";
+  for (const tab of [first, second]) {
+    await until("both turns are there", async () => (await tab.texts()).slice(-4).join() === all);
+  }
+});
+
 test("another browser of the user joins a reply that runs", async () => {
   const first = await stage.open({ user: "two-devices" });
   const reply = await first.beginReply("Here.", "And ");
@@ -155,8 +183,8 @@ test.each([
   await visit.talk("Hello.");
 });
 
-test("on a phone a message that is too long has the width that it had", async () => {
-  const visit = await stage.open({ viewport: { width: 390, height: 844 }, place: "luna" });
+test.each([390, 1180])("%d px wide, a message that is too long has the width that it had", async (pixels) => {
+  const visit = await stage.open({ viewport: { width: pixels, height: 844 }, place: "luna" });
   await visit.page.waitForSelector(".greeting");
   const width = async (): Promise<number> => (await visit.box.boundingBox())?.width ?? 0;
   const before = await width();
@@ -164,6 +192,8 @@ test("on a phone a message that is too long has the width that it had", async ()
   await visit.box.fill("a".repeat(2105));
   await visit.told("105 characters too many");
   expect(await width()).toBe(before);
+  await visit.box.fill("a".repeat(2001));
+  await visit.told("1 character too many");
 });
 
 test("a link of another user shows nothing of the one before", async () => {
@@ -252,6 +282,36 @@ test("a model that fails before the first word: the message can be sent again", 
   await visit.page.reload();
   await visit.sees("你说：Hello.");
   expect((await visit.texts()).slice(1)).toEqual(["Hello.", "你说：Hello."]);
+});
+
+test("a message that was not sent is not lost, by a reload or by another message", async () => {
+  const visit = await stage.open();
+  stage.upstream.script((reply) => reply.refuse());
+  await visit.send("Hello.");
+  await visit.told("Not sent: the model is not available at the moment");
+  await visit.page.reload();
+  await visit.told("Not sent: the model is not available at the moment");
+  expect((await visit.texts()).at(-1)).toBe("Hello.");
+  stage.upstream.repeat();
+  await visit.talk("And now?");
+  const unsent = visit.page.locator(".message", { hasText: "Hello." });
+  expect(await unsent.locator(".note").textContent(), "the other keeps its mark").toBe("Not sent");
+});
+
+test("on a phone the list says that the service, or the link, does not work", async () => {
+  const phone = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
+  const expired = await stage.open({ ...phone, token: tokenOf("phone", -60) });
+  await expired.told("Your link has expired");
+  expect(await expired.page.getByText("No messages yet").count(), "nobody knows").toBe(0);
+
+  const visit = await stage.open(phone);
+  await visit.page.locator(".entry-last", { hasText: "No messages yet" }).first().waitFor({ state: "attached" });
+  await visit.page.route(`${stage.functions.url}/**`, (route) => route.abort());
+  await visit.page.reload();
+  await visit.told("The service cannot be reached");
+  expect(await visit.page.getByText("No messages yet").count()).toBe(0);
+  await visit.page.unroute(`${stage.functions.url}/**`);
+  await visit.page.locator(".line.bad").waitFor({ state: "detached" });
 });
 
 test("a model that dies in mid-reply: what was said is kept, and marked", async () => {

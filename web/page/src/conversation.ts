@@ -3,9 +3,9 @@ import { batch, computed, signal } from "@preact/signals";
 import { ChatError, type TurnEvent } from "../../src/client.js";
 import { randomKey } from "../../src/key.js";
 import { type Attempt, Following, type Surroundings } from "./following.ts";
-import { type Greeting, greetingsOf, type Item, keyOf, withoutAttempt, withoutFrom } from "./items.ts";
+import { type Greeting, greetingsOf, type Item, keyOf, local, noted, withoutAttempt, withoutFrom } from "./items.ts";
 import { FRESH_MS, forgetPending, readDraft, readPending, type Request, writeDraft, writePending } from "./pending.ts";
-import { isStored, reasonOf } from "./reasons.ts";
+import { isFinal, isStored, reasonOf } from "./reasons.ts";
 import { Stored } from "./stored.ts";
 import { canBeSent } from "./text.ts";
 import { say } from "./words.ts";
@@ -13,6 +13,9 @@ import { say } from "./words.ts";
 /** Why the last thing that was asked did not work, and how to ask again. */
 interface Failure {
   text: string;
+  /** The message that was not sent, if there is one. */
+  unsent?: Item;
+  /** Null if it would only fail again. */
   again: (() => void) | null;
   dismiss: () => void;
 }
@@ -24,6 +27,8 @@ export class Conversation {
   /** Which of `greetings` is shown. */
   readonly greetingIndex = signal(0);
   readonly draft = signal("");
+  /** Whether something was changed elsewhere, or may have been, while a turn ran here. */
+  #isBehind = false;
   readonly name = computed(() => this.around.character.value?.name ?? this.id);
   /** Whether the user may write: neither the conversation nor the character is known to be out of reach. */
   readonly canTalk = computed(
@@ -56,7 +61,10 @@ export class Conversation {
   }
 
   async #renew(): Promise<void> {
-    if (this.following.turn.peek()) return;
+    if (this.following.turn.peek()) {
+      this.#isBehind = true;
+      return;
+    }
     void this.following.look();
     const newest = this.stored.items.peek().at(-1);
     await this.stored.reread();
@@ -67,23 +75,25 @@ export class Conversation {
 
   async #load(): Promise<void> {
     const pending = this.following.turn.peek() ? null : readPending(this.id);
-    if (!pending) void this.following.look();
+    if (!pending || pending.failed) void this.following.look();
     const messages = await this.stored.read();
     if (!messages || !pending || this.following.turn.peek()) return;
     if (messages.some((message) => keyOf(message) === pending.key)) {
       forgetPending(this.id);
+    } else if (pending.failed) {
+      this.#offerAgain(pending);
     } else if (Date.now() - pending.began < FRESH_MS) {
       void this.#run(pending);
     } else {
       forgetPending(this.id);
-      // Not in the place of what the user has written since.
-      if (pending.kind !== "regenerate" && !this.draft.peek()) this.write(pending.message);
+      if (pending.kind !== "regenerate") this.#giveBack(pending.message);
     }
   }
 
   /** Shows a turn that another tab has begun. */
   join(turnId: string, request: Request): void {
-    if (this.stored.state.peek().kind !== "new") void this.following.look(turnId, request);
+    if (this.following.turn.peek()) this.#isBehind = true;
+    else if (this.stored.state.peek().kind !== "new") void this.following.look(turnId, request);
   }
 
   /** Shows the next greeting. */
@@ -100,12 +110,18 @@ export class Conversation {
     writeDraft(this.id, text);
   }
 
+  /** Gives the user a text back, before what is in the box. */
+  #giveBack(text: string): void {
+    const draft = this.draft.peek();
+    this.write(draft ? `${text}\n\n${draft}` : text);
+  }
+
   /** Sends what the user has written. Does nothing while a reply is written, or if there is nothing to send. */
   send(): void {
     const message = this.draft.peek();
     if (this.following.turn.peek() || !canBeSent(message)) return;
     this.write("");
-    this.failure.value = null;
+    this.#passOver();
     const greeting = this.greeting.peek();
     void this.#run(this.#request("send", message, greeting ? { greeting } : {}));
   }
@@ -124,7 +140,7 @@ export class Conversation {
 
   #replace(kind: "regenerate" | "edit", { id }: Item, message: string): void {
     if (this.following.turn.peek() || !id) return;
-    this.failure.value = null;
+    this.#passOver();
     void this.#run(this.#request(kind, message, { msgId: id }));
   }
 
@@ -140,9 +156,14 @@ export class Conversation {
     this.#conclude(request, attempt);
     this.around.tell({ type: "changed", character: this.id });
     this.around.changed();
-    // Only the history has the ids of a turn that broke off, and of a greeting, which is stored with the first turn. An
-    // edit may have moved more.
-    if (isStored(attempt.error) || request.greeting || request.msgId) void this.stored.reread();
+    if (this.#isBehind) {
+      this.#isBehind = false;
+      void this.refresh();
+    } else if (isStored(attempt.error) || request.greeting || request.msgId) {
+      // Only the history has the ids of a turn that broke off, and of a greeting, which is stored with the first turn. An
+      // edit may have moved more.
+      void this.stored.reread();
+    }
   }
 
   #ask(request: Request): AsyncIterable<TurnEvent> {
@@ -180,22 +201,44 @@ export class Conversation {
     const isOver = error instanceof ChatError && error.saved === false && error.code !== "turn_lost";
     const next: Request = { ...request, key: isOver ? randomKey() : request.key, began: Date.now() };
     const word = hasText ? "brokeOff" : request.kind === "send" ? "failed" : "notDone";
-    this.#offer(say(word, { reason: reasonOf(error) }), next, asked, hasText);
+    this.#offer(say(word, { reason: reasonOf(error) }), next, asked, hasText, isFinal(error));
   }
 
-  /** Shows why there is no reply, and offers to ask again. */
-  #offer(text: string, next: Request, asked: Item, keepsText: boolean): void {
+  /** Shows why there is no reply, and offers to ask again, unless that would fail, too. */
+  #offer(text: string, next: Request, asked: Item, keepsText: boolean, isFinal = false): void {
+    const isUnsent = next.kind === "send" && !keepsText;
+    // What the user has written is still there after a reload.
+    if (isUnsent || next.kind === "edit") writePending(this.id, { ...next, failed: { text, isFinal } });
     this.around.announce(text);
     this.failure.value = {
       text,
-      again: () => this.#again(asked, next),
+      ...(isUnsent ? { unsent: asked } : {}),
+      again: isFinal ? null : () => this.#again(asked, next),
       dismiss: () => {
         this.failure.value = null;
+        forgetPending(this.id);
         this.around.announce("");
-        if (next.kind === "send" && !keepsText) this.#takeBack(asked);
-        else if (next.kind === "edit" && !this.draft.peek()) this.write(next.message);
+        if (isUnsent) this.#takeBack(asked);
+        else if (next.kind === "edit") this.#giveBack(next.message);
       },
     };
+  }
+
+  /** Shows what had failed before the page was reloaded. */
+  #offerAgain({ failed, ...next }: Request): void {
+    if (!failed || this.failure.peek()) return;
+    const asked = local("user", next.message, { requestKey: next.key });
+    if (next.kind === "send") this.stored.items.value = [...this.stored.items.peek(), asked];
+    this.#offer(failed.text, next, asked, false, failed.isFinal);
+  }
+
+  /** Says no more why the last thing failed. A message that was not sent keeps a mark. */
+  #passOver(): void {
+    const unsent = this.failure.peek()?.unsent;
+    batch(() => {
+      this.failure.value = null;
+      if (unsent) this.stored.items.value = noted(this.stored.items.peek(), unsent, "unsent");
+    });
   }
 
   /** Asks again what failed, in the place of the attempt. */
@@ -210,8 +253,10 @@ export class Conversation {
 
   /** Moves a message that was not sent back to where the user wrote it. */
   #takeBack(asked: Item): void {
+    // It was stored all the same if it has given way to what is stored.
+    if (!this.stored.items.peek().some((item) => item.key === asked.key)) return;
     this.#drop(asked);
-    if (!this.draft.peek()) this.write(asked.prose.text);
+    this.#giveBack(asked.prose.text);
   }
 
   #drop(asked: Item): void {
@@ -241,9 +286,10 @@ export class Conversation {
   }
 
   async #remove(remove: () => Promise<void>): Promise<void> {
-    this.failure.value = null;
+    this.#passOver();
     try {
       await remove();
+      forgetPending(this.id);
       this.around.announce("");
       this.around.tell({ type: "changed", character: this.id });
       this.around.changed();

@@ -71,8 +71,8 @@ export class Following {
     const replaced = this.#show(reply, asked, request);
     // What was to be replaced is still stored.
     const undo = (): void => this.#end(reply, withoutAttempt(this.stored.items.peek(), asked, replaced));
-    void this.#announceNamed((name) => (this.#runs(reply) ? say("writing", { name }) : null));
     for (;;) {
+      void this.#announceNamed((name) => (this.#runs(reply) && !this.#isLocked() ? say("writing", { name }) : null));
       try {
         for await (const event of events()) {
           if (event.type === "start" && event.resumable) {
@@ -91,6 +91,8 @@ export class Following {
           return { asked, reply, error };
         }
         this.#change(reply, { connection: "locked" });
+        // Nobody writes until there is a token, which the page asks for.
+        this.around.announce("");
         await acceptedToken();
         reply.prose.clear();
         this.#change(reply, { connection: "open" });
@@ -195,6 +197,10 @@ export class Following {
         });
         break;
     }
+  }
+
+  #isLocked(): boolean {
+    return this.turn.peek()?.connection === "locked";
   }
 
   #runs(reply: Item): boolean {

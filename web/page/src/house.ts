@@ -4,7 +4,7 @@ import { type Character, CompanionChat, type Sessions } from "../../src/client.j
 import { announce } from "./announce.ts";
 import { Conversation } from "./conversation.ts";
 import { readName, writeName } from "./profile.ts";
-import { absenceOf, isPassing, RETRY_AFTER_MS } from "./reasons.ts";
+import { absenceOf, isPassing, isUnreadable, RETRY_AFTER_MS } from "./reasons.ts";
 import { api, readCharacters } from "./settings.ts";
 import { type News, Tabs } from "./tabs.ts";
 import { beginAnew, currentToken, fetchAsUser, locked, onNewToken, userOfToken } from "./token.ts";
@@ -24,6 +24,8 @@ export interface Row {
 export class House {
   readonly sessions = signal<readonly Session[]>([]);
   readonly next = signal<string | null>(null);
+  /** What is known of the sessions: nothing yet, all that is shown, or why they cannot be read. */
+  readonly listing = signal<"new" | "ready" | "unreadable" | "unreachable">("new");
   /** Which conversation is open; null shows the list alone, on a phone. */
   readonly open = signal<string | null>(null);
   readonly isOffline = signal(!navigator.onLine);
@@ -55,6 +57,7 @@ export class House {
   /** The characters whose rows the user has seen. */
   readonly #seen = new Set<string>();
   #later: ReturnType<typeof setTimeout> | undefined;
+  #relist: ReturnType<typeof setTimeout> | undefined;
 
   constructor() {
     this.#client = new CompanionChat({ baseUrl: api, token: currentToken, fetch: fetchAsUser });
@@ -159,8 +162,13 @@ export class House {
       const others = before ? this.sessions.peek().filter((session) => !fresh.has(session.character_id)) : [];
       this.sessions.value = [...others, ...page.sessions];
       this.next.value = page.next;
-    } catch {
-      // The list stays as it is: the conversation says what is wrong.
+      this.listing.value = "ready";
+    } catch (error) {
+      // What is listed stays.
+      if (!isPassing(error)) return;
+      this.listing.value = isUnreadable(error) ? "unreadable" : "unreachable";
+      clearTimeout(this.#relist);
+      this.#relist = setTimeout(() => void this.#list(), RETRY_AFTER_MS);
     }
   }
 

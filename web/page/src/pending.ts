@@ -1,4 +1,4 @@
-// What a tab keeps: drafts, and the turn that runs, so that a page that is reloaded in mid-reply goes on with it: the same request
+// What a tab keeps: drafts, and the turn that runs or has failed, so that a page that is reloaded in mid-reply goes on with it: the same request
 // with the same key is the same turn, whether or not it had arrived.
 import type { Greeting } from "./items.ts";
 
@@ -16,6 +16,8 @@ export interface Request {
   userName?: string;
   /** When it began, in milliseconds since 1970. */
   began: number;
+  /** If it has failed: what the user is told of that, and whether it would fail again. */
+  failed?: { text: string; isFinal: boolean };
 }
 
 /** After this time a tab that is opened again does not repeat a request by itself. */

@@ -45,6 +45,11 @@ export function isPassing(error: unknown): boolean {
   return error instanceof ChatError && ["unreachable", "unavailable", "overloaded", "memory_unavailable"].includes(error.code);
 }
 
+/** Whether the functions answer that the memory cannot be read. */
+export function isUnreadable(error: unknown): boolean {
+  return error instanceof ChatError && error.code === "memory_unavailable";
+}
+
 /** Whether the functions refuse the token, or there is none. */
 export function isLocked(error: unknown): boolean {
   return error instanceof ChatError && (error.code === "unauthorized" || error.code === "token_unavailable");
@@ -60,4 +65,11 @@ export function absenceOf(error: unknown): "missing" | "broken" | null {
   if (!(error instanceof ChatError)) return null;
   if (error.code === "character_not_found") return "missing";
   return error.code === "internal" ? "broken" : null;
+}
+
+/** Whether the functions refuse a request for what it is, so that it would be refused again. */
+export function isFinal(error: unknown): boolean {
+  if (!(error instanceof ChatError)) return false;
+  const { code, status = 0 } = error;
+  return status >= 400 && status < 500 && ![401, 408, 429].includes(status) && code !== "turn_not_found";
 }

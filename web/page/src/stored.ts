@@ -3,7 +3,7 @@
 import { batch, computed, signal } from "@preact/signals";
 import { ChatError, type CompanionChat, type History } from "../../src/client.js";
 import { type Item, type Message, merged, withOlder } from "./items.ts";
-import { isLocked, isPassing, RETRY_AFTER_MS, reasonOf } from "./reasons.ts";
+import { isLocked, isPassing, isUnreadable, RETRY_AFTER_MS, reasonOf } from "./reasons.ts";
 
 const PAGE = 40;
 
@@ -102,8 +102,7 @@ export class Stored {
     if (isLocked(error)) {
       this.state.value = { kind: "new" };
     } else if (isPassing(error)) {
-      const hasAnswer = error instanceof ChatError && error.code === "memory_unavailable";
-      this.state.value = { kind: hasAnswer ? "unreadable" : "unreachable" };
+      this.state.value = { kind: isUnreadable(error) ? "unreadable" : "unreachable" };
       this.#timer = setTimeout(this.retry, RETRY_AFTER_MS);
     } else {
       this.state.value = { kind: "refused", reason: reasonOf(error) };

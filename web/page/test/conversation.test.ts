@@ -119,12 +119,9 @@ const say = (message: string): void => {
   conversation.send();
 };
 
-beforeEach(() => {
-  vi.useFakeTimers();
-  sessionStorage.clear();
-  service = new Service();
-  character = signal(null);
-  conversation = new Conversation("luna", {
+/** Returns the conversation as a page has it that was just loaded in this tab. */
+function conversationOfTab(): Conversation {
+  return new Conversation("luna", {
     client: service.client,
     character,
     absence: signal(null),
@@ -134,6 +131,14 @@ beforeEach(() => {
     announce: () => undefined,
     changed: () => undefined,
   });
+}
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  sessionStorage.clear();
+  service = new Service();
+  character = signal(null);
+  conversation = conversationOfTab();
 });
 afterEach(() => void vi.useRealTimers());
 
@@ -327,11 +332,107 @@ test("to delete the first message that is shown does not bring the greeting whil
   expect(conversation.greeting.value?.text).toBe("Welcome.");
 });
 
-test("a message that was never sent does not take the place of a draft", async () => {
+test("a message that was never sent comes before a draft, and not in its place", async () => {
   writePending("luna", { kind: "send", key: "key", message: "Old.", began: 0 });
   conversation.write("New");
   await opened();
-  expect(conversation.draft.value).toBe("New");
+  expect(conversation.draft.value).toBe("Old.\n\nNew");
+});
+
+const refused = (): ChatError => new ChatError("upstream_unavailable", "no model", { saved: false });
+
+test("what changes elsewhere while a turn runs here is shown after it", async () => {
+  await opened();
+  say("Mine.");
+  service.sent[0]?.push(start("1"), text("1"));
+  await settle();
+  conversation.join("2", { kind: "send", key: "other", message: "Theirs.", began: 0 });
+  void conversation.refresh();
+  await settle();
+  expect(service.histories, "not while it runs").toHaveLength(0);
+  service.sent[0]?.push(done("1"));
+  await settle();
+  expect(service.resumed, "it may run yet").toHaveLength(2);
+  service.histories.shift()?.resolve(page("u-2 a-2 u-1 a-1"));
+  await settle();
+  expect(texts()).toEqual(["u-2", "a-2", "Mine.", "1"]);
+});
+
+test("a message that was not sent says so when another is sent", async () => {
+  await opened();
+  say("One.");
+  service.sent[0]?.push(refused());
+  await settle();
+  say("Two.");
+  service.sent[1]?.push(start("2"), text("2"), done("2"));
+  await settle();
+  expect(texts()).toEqual(["One.", "Two.", "2"]);
+  expect(conversation.stored.items.value.map((item) => item.notes)).toEqual([["unsent"], [], []]);
+});
+
+test("a message that was not sent is offered again after a reload, until it is dismissed", async () => {
+  await opened();
+  say("One.");
+  service.sent[0]?.push(refused());
+  await settle();
+  const failure = conversation.failure.value?.text;
+  for (const _ of [1, 2]) {
+    conversation = conversationOfTab();
+    await opened();
+    expect(texts()).toEqual(["One."]);
+    expect(conversation.failure.value?.text).toBe(failure);
+  }
+  conversation.write("Two.");
+  conversation.failure.value?.dismiss();
+  expect(texts()).toEqual([]);
+  expect(conversation.draft.value, "nothing is lost").toBe("One.\n\nTwo.");
+  conversation = conversationOfTab();
+  await opened();
+  expect(texts()).toEqual([]);
+  expect(conversation.failure.value).toBeNull();
+});
+
+test("a message that failed before a reload is sent by trying again", async () => {
+  await opened();
+  say("One.");
+  service.sent[0]?.push(refused());
+  await settle();
+  conversation = conversationOfTab();
+  await opened();
+  conversation.failure.value?.again?.();
+  service.sent[1]?.push(start("1"), text("1"), done("1"));
+  await settle();
+  expect(texts()).toEqual(["One.", "1"]);
+  expect(service.keys[1], "the turn of the first key has failed").not.toBe(service.keys[0]);
+  expect(readPending("luna")).toBeNull();
+});
+
+test("an edit that failed is offered again after a reload, and its text is not lost", async () => {
+  await opened(page("u1 a1"));
+  const [first] = conversation.stored.items.value;
+  if (first) conversation.edit(first, "Another.");
+  service.sent[0]?.push(refused());
+  await settle();
+  service.histories.length = 0;
+  conversation = conversationOfTab();
+  await opened(page("u1 a1"));
+  expect(texts()).toEqual(["u1", "a1"]);
+  conversation.failure.value?.dismiss();
+  expect(conversation.draft.value).toBe("Another.");
+});
+
+test("what is refused for what it is cannot be tried again", async () => {
+  await opened(page("u1 a1"));
+  const [first] = conversation.stored.items.value;
+  if (first) conversation.edit(first, "Another.");
+  service.sent[0]?.push(new ChatError("message_not_found", "gone", { status: 404 }));
+  await settle();
+  expect(conversation.failure.value?.again).toBeNull();
+  conversation.failure.value?.dismiss();
+  say("Hello.");
+  service.sent[1]?.push(new ChatError("too_many_requests", "wait", { status: 429 }));
+  await settle();
+  expect(conversation.failure.value?.again).not.toBeNull();
 });
 
 test("after the first turn its greeting is read, and no other turn is looked for", async () => {

@@ -46,6 +46,7 @@ export function App({ house, goTo }: { house: House; goTo(id: string | null): vo
       ) : (
         <main class="list">
           <Shelf house={house} goTo={goTo} />
+          <Trouble house={house} />
         </main>
       )}
       <Settings house={house} />
@@ -53,6 +54,20 @@ export function App({ house, goTo }: { house: House; goTo(id: string | null): vo
       <Announcer />
     </div>
   );
+}
+
+/** Below the list alone: why it may not be what it was. Beside a conversation, that says so. */
+function Trouble({ house }: { house: House }) {
+  const listing = house.listing.value;
+  const word = house.isOffline.value
+    ? "offline"
+    : listing === "unreachable"
+      ? "unreachable"
+      : listing === "unreadable"
+        ? "unlisted"
+        : null;
+  if (locked.value !== null) return <Locked />;
+  return word && <p class="line bad">{say(word)}</p>;
 }
 
 /** Says whole replies and changes of state to screen readers. */

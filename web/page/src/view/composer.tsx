@@ -58,7 +58,7 @@ export function Composer({ conversation }: { conversation: Conversation }) {
       />
       {length > COUNTED && (
         <span id="count" class={length > LONGEST ? "count over" : "count"}>
-          {length > LONGEST ? say("tooLong", { count: length - LONGEST }) : say("left", { count: LONGEST - length })}
+          {roomLeft(LONGEST - length)}
         </span>
       )}
       <button
@@ -72,4 +72,10 @@ export function Composer({ conversation }: { conversation: Conversation }) {
       </button>
     </form>
   );
+}
+
+/** Returns how many characters are left, or too many. */
+function roomLeft(count: number): string {
+  if (count < 0) return count === -1 ? say("tooLongByOne") : say("tooLong", { count: -count });
+  return count === 1 ? say("oneLeft") : say("left", { count });
 }

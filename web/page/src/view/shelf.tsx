@@ -29,7 +29,13 @@ export function Shelf({ house, goTo }: { house: House; goTo(id: string): void })
       <ul>
         {house.rows.value.map((row) => (
           <li key={row.id}>
-            <Entry row={row} isOpen={row.id === open} goTo={goTo} onSeen={() => house.see(row.id)} />
+            <Entry
+              row={row}
+              isKnown={house.listing.value === "ready"}
+              isOpen={row.id === open}
+              goTo={goTo}
+              onSeen={() => house.see(row.id)}
+            />
           </li>
         ))}
       </ul>
@@ -44,13 +50,15 @@ export function Shelf({ house, goTo }: { house: House; goTo(id: string): void })
 
 interface EntryProps {
   row: Row;
+  /** Whether it is known what was said. */
+  isKnown: boolean;
   isOpen: boolean;
   goTo(id: string): void;
   /** Called when it comes into view. */
   onSeen(): void;
 }
 
-function Entry({ row, isOpen, goTo, onSeen }: EntryProps) {
+function Entry({ row, isKnown, isOpen, goTo, onSeen }: EntryProps) {
   const element = useRef<HTMLAnchorElement>(null);
   useEffect(() => {
     if (!element.current) return;
@@ -81,7 +89,7 @@ function Entry({ row, isOpen, goTo, onSeen }: EntryProps) {
           <span class="entry-name">{name}</span>
           {last && last.timestamp > 0 && <time>{shortTime(last.timestamp)}</time>}
         </span>
-        <span class="entry-last">{about || say("noMessages")}</span>
+        <span class="entry-last">{about || (isKnown ? say("noMessages") : "")}</span>
       </span>
     </a>
   );

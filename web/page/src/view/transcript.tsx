@@ -23,6 +23,8 @@ export function Transcript({ conversation, children }: { conversation: Conversat
   const column = useRef<HTMLDivElement>(null);
   const [isAtEnd, setAtEnd] = useState(true);
   const follows = useRef(true);
+  /** Where the view was at the last event of scrolling, in px. */
+  const top = useRef(0);
   const items = conversation.stored.items.value;
   const isEmpty = items.length === 0;
   const hasNewest = useRef(false);
@@ -74,7 +76,11 @@ export function Transcript({ conversation, children }: { conversation: Conversat
   const onScroll = (): void => {
     const view = scroller.current;
     if (!view) return;
-    follows.current = view.scrollHeight - view.scrollTop - view.clientHeight < NEAR;
+    // The event tells of the frame before, and what has grown since has not moved the user. Only scrolling up leaves the
+    // end.
+    if (view.scrollHeight - view.scrollTop - view.clientHeight < NEAR) follows.current = true;
+    else if (view.scrollTop < top.current) follows.current = false;
+    top.current = view.scrollTop;
     setAtEnd(follows.current);
     height.current.scrollHeight = view.scrollHeight;
     if (view.scrollTop < AHEAD) void conversation.stored.older();
