@@ -1,7 +1,7 @@
 /** The client of companion-chat: one object that talks to the service as one user. */
 
 import type { components } from "./api.js";
-import { Connection, parse, path, type Ask, type Service } from "./connection.js";
+import { Connection, parse, path, requireType, type Ask, type Service } from "./connection.js";
 import { ChatError } from "./errors.js";
 import { randomKey } from "./key.js";
 import { follow } from "./turn.js";
@@ -227,10 +227,14 @@ export class CompanionChat {
    */
   async *exportData(): AsyncGenerator<ExportItem, void, undefined> {
     const connection = new Connection(this.service, REQUEST_TIMEOUT_MS);
+    let hasBegun = false;
     try {
       const response = await connection.send({ method: "GET", path: path("data") });
+      // Before the first line: the page of another server may have none.
+      requireType(response, "application/x-ndjson");
+      hasBegun = true;
       for await (const line of lines(connection.read(response))) {
-        const item = parse<components["schemas"]["ExportLine"]>(line);
+        const item = parse<components["schemas"]["ExportLine"]>(line, response.status);
         if (item.type === "error") {
           throw new ChatError(item.code, "the export is not complete", { detail: item.detail });
         }
@@ -238,6 +242,10 @@ export class CompanionChat {
         if (item.type === "end") return;
       }
       throw new ChatError("connection_lost", "the export ended before its last line");
+    } catch (error) {
+      // A cut is told as an end that came too early is: which of the two comes is up to what is between.
+      const isCut = hasBegun && error instanceof ChatError && error.code === "unreachable";
+      throw isCut ? new ChatError("connection_lost", "the export was cut", { cause: error }) : error;
     } finally {
       connection.close();
     }

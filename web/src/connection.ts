@@ -105,7 +105,11 @@ export class Connection {
     }
   }
 
-  /** Returns the whole body of a response, which may take as long as something comes. */
+  /**
+   * Returns the whole body of a response, which may take as long as something comes. Throws a ChatError; its code is
+   * `unreachable` if the body is cut, as before the response: another attempt may get it, and a caller who gets no
+   * answer does not care how near it came.
+   */
   async json<T>(response: Response): Promise<T> {
     let text = "";
     if (response.body) {
@@ -118,7 +122,7 @@ export class Connection {
         throw this.failure ?? new ChatError("unreachable", "the connection was lost", { cause });
       }
     }
-    return parse<T>(text);
+    return parse<T>(text, response.status);
   }
 
   private async token(): Promise<string> {
@@ -166,13 +170,29 @@ function tooSilent(): ChatError {
   return new ChatError("unreachable", "the service has been silent for too long");
 }
 
-/** Returns the value of a JSON text. Throws a ChatError with the code `bad_response` if it is none. */
-export function parse<T>(text: string): T {
+/** Throws a ChatError with the code `bad_response` unless the response is of this media type. */
+export function requireType(response: Response, type: string): void {
+  const given = response.headers.get("content-type") ?? "";
+  if (given.toLowerCase().startsWith(type)) return;
+  const message = `the response is not of the type ${type}, but of ${given || "none"}`;
+  throw new ChatError("bad_response", message, { status: response.status });
+}
+
+/**
+ * Returns the object that a JSON text of a response stands for. Throws a ChatError with the code `bad_response`, and the
+ * status of that response, if it is none: every answer of the service is an object, and so is each of its events.
+ */
+export function parse<T>(text: string, status: number): T {
+  let value: unknown;
   try {
-    return JSON.parse(text) as T;
+    value = JSON.parse(text);
   } catch (cause) {
-    throw new ChatError("bad_response", "the response is not valid JSON", { cause });
+    throw new ChatError("bad_response", "the response is not valid JSON", { status, cause });
   }
+  if (typeof value !== "object" || value === null) {
+    throw new ChatError("bad_response", "the response is not a JSON object", { status });
+  }
+  return value as T;
 }
 
 /** Returns a path of the API with a query. Parameters without a value are left out. */

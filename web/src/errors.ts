@@ -21,7 +21,7 @@ export interface ErrorDetails {
 export class ChatError extends Error {
   /** The reason, for programs. */
   code: string;
-  /** The HTTP status, if a response refused the request. */
+  /** The HTTP status of the response that refused the request, or that is not one of this service. */
   status?: number;
   /** The reason in words, from the service. It may be in Chinese, and it is not meant for users. */
   detail?: string;

@@ -4,7 +4,7 @@ import { createParser, type EventSourceMessage } from "eventsource-parser";
 
 import type { components } from "./api.js";
 import type { TurnEvent } from "./client.js";
-import { type Ask, Connection, parse, path, type Service } from "./connection.js";
+import { type Ask, Connection, parse, path, requireType, type Service } from "./connection.js";
 import { aborted, ChatError } from "./errors.js";
 
 type Schemas = components["schemas"];
@@ -74,15 +74,13 @@ class Follower {
           if (!this.begun) return;
           throw this.lost();
         }
-        if (!(response.headers.get("content-type") ?? "").startsWith("text/event-stream")) {
-          throw new ChatError("bad_response", "the response is not a stream of events", { status: response.status });
-        }
+        requireType(response, "text/event-stream");
         if (this.isLost) {
           this.isLost = false;
           yield { type: "connection", state: "back" };
         }
         for await (const message of readMessages(connection, response)) {
-          for (const event of this.take(message)) {
+          for (const event of this.take(message, response.status)) {
             // Several events may have come together, before the signal was aborted.
             if (this.options.signal?.aborted) throw aborted();
             if (event.type === "text") this.options.onText?.(event.text);
@@ -121,9 +119,9 @@ class Follower {
   }
 
   /** Yields what a message of the stream is for the caller: nothing, if it was seen before. */
-  private *take(message: EventSourceMessage): Generator<TurnEvent> {
+  private *take(message: EventSourceMessage, status: number): Generator<TurnEvent> {
     if (message.event === "start") {
-      const start = parse<Schemas["Start"]>(message.data);
+      const start = parse<Schemas["Start"]>(message.data, status);
       const isRepeated = start.turn_id === this.startedId;
       this.startedId = start.turn_id;
       this.turnId = start.turn_id;
@@ -139,14 +137,14 @@ class Follower {
         resumable: start.resumable,
       };
     } else if (message.event === "error") {
-      const failed = parse<Schemas["Failed"]>(message.data);
+      const failed = parse<Schemas["Failed"]>(message.data, status);
       throw new ChatError(failed.code, `the turn failed: ${failed.code}`, {
         detail: failed.error,
         saved: failed.saved,
         turnId: failed.turn_id,
       });
     } else if ((message.event ?? "message") === "message") {
-      const said = parse<Schemas["Delta"] | Schemas["Done"]>(message.data);
+      const said = parse<Schemas["Delta"] | Schemas["Done"]>(message.data, status);
       if (said.done) {
         yield {
           type: "done",
@@ -161,7 +159,7 @@ class Follower {
         return;
       }
       if (!/^[0-9]+$/.test(message.id ?? "")) {
-        throw new ChatError("bad_response", "a piece of text has no number of bytes as its id");
+        throw new ChatError("bad_response", "a piece of text has no number of bytes as its id", { status });
       }
       const bytes = Number(message.id);
       if (this.bytes !== undefined && bytes <= this.bytes) return;

@@ -265,24 +265,92 @@ describe("a service", () => {
     expect(error).toMatchObject({ code: "forbidden", status: 403 });
   });
 
-  test("that is another one is an error", async () => {
-    const { error } = await send((_, response) => {
-      response.writeHead(200, { "content-type": "text/html" }).end("<h1>Welcome to this hotel</h1>");
-    });
-    expect(error).toMatchObject({ code: "bad_response", status: 200 });
+  /** Everything that a client asks for. */
+  const ASKS: [string, (chat: CompanionChat) => Promise<unknown>][] = [
+    ["send", async (chat) => completed(chat.send("luna", "你好"))],
+    ["regenerate", async (chat) => completed(chat.regenerate("luna", TURN))],
+    ["edit", async (chat) => completed(chat.edit("luna", TURN, "你好"))],
+    ["resume", async (chat) => completed(chat.resume("luna"))],
+    ["stop", (chat) => chat.stop("luna")],
+    ["history", (chat) => chat.history("luna")],
+    ["sessions", (chat) => chat.sessions()],
+    ["rewind", (chat) => chat.rewind("luna", TURN)],
+    ["clear", (chat) => chat.clear("luna")],
+    ["character", (chat) => chat.character("luna")],
+    ["exportData", (chat) => chat.exportData().next()],
+    ["eraseData", (chat) => chat.eraseData()],
+  ];
+  const FOREIGN = {
+    "of one line": "<h1>Welcome to this hotel</h1>",
+    "of many lines": "<h1>Welcome</h1>\n<p>to this hotel</p>\n",
+    "that is empty": "",
+    "of JSON": "null\n",
+  };
+
+  test.each(
+    ASKS.flatMap(([ask, run]) => Object.entries(FOREIGN).map(([what, page]) => ({ ask, run, what, page }))),
+  )("that is another one answers $ask with a page $what, which is an error", async ({ run, page }) => {
+    stub = await startStub((_, response) => response.writeHead(200, { "content-type": "text/html" }).end(page));
+    await expect(run(client())).rejects.toMatchObject({ name: "ChatError", code: "bad_response", status: 200 });
   });
 
-  test("whose export ends too early is an error", async () => {
-    const line = '{"type":"end","sessions":0';
-    stub = await startStub((_, response) => response.writeHead(200).end(line));
-    const chat = client();
-    await expect(chat.exportData().next()).rejects.toMatchObject({ code: "connection_lost" });
+  test.each(ASKS)("that answers %s with another status than it ever does is an error", async (_, run) => {
+    stub = await startStub((_, response) => response.writeHead(418).end("<h1>Welcome to this hotel</h1>"));
+    await expect(run(client())).rejects.toMatchObject({ code: "bad_response", status: 418 });
+  });
+
+  test.each([
+    ["an event that is not JSON", "id: 0\nevent: start\ndata: <h1>\n\n"],
+    ["an event that is no object", "id: 6\nevent: message\ndata: null\n\n"],
+    ["a piece of text without a number", 'data: {"content":"你好","done":false}\n\n'],
+  ])("whose stream has %s is an error", async (_, event) => {
+    const { error } = await send(stream([event]));
+    expect(error).toMatchObject({ name: "ChatError", code: "bad_response", status: 200 });
+  });
+
+  test.each(["no JSON", "null"])("whose export has the line %s is an error", async (line) => {
+    stub = await startStub(exported(`${line}\n`));
+    await expect(client().exportData().next()).rejects.toMatchObject({ code: "bad_response", status: 200 });
+  });
+
+  /** Answers with an export, and ends it, or breaks it. */
+  function exported(text: string, end: "end" | "break" = "end"): Answer {
+    return (_, response) => {
+      response.writeHead(200, { "content-type": "application/x-ndjson" });
+      response.write(text, () => (end === "end" ? response.end() : response.destroy()));
+    };
+  }
+
+  const LINE = '{"type":"session","character_id":"luna"}\n';
+  test.each([
+    ["ends within a line", exported('{"type":"end","sessions":0')],
+    ["ends after a line", exported(LINE)],
+    ["breaks within a line", exported('{"type":"end","sessions":0', "break")],
+    ["breaks after a line", exported(LINE, "break")],
+  ])("whose export %s is an error", async (_, answer) => {
+    stub = await startStub(answer);
+    await expect(async () => {
+      for await (const item of client().exportData()) expect(item.type).toBe("session");
+    }).rejects.toMatchObject({ code: "connection_lost" });
+  });
+
+  test("that does not answer to an export cannot be reached", async () => {
+    stub = await startStub(breaks);
+    await expect(client().exportData().next()).rejects.toMatchObject({ code: "unreachable" });
+  });
+
+  test("whose answer is cut is one that did not answer", async () => {
+    stub = await startStub((_, response) => {
+      response.writeHead(200, { "content-type": "application/json" });
+      response.write('{"sessions":', () => response.destroy());
+    });
+    const failure: unknown = await client().sessions().catch((error: unknown) => error);
+    expect(failure).toMatchObject({ code: "unreachable" });
+    expect(failure).not.toHaveProperty("status");
   });
 
   test("whose export fails is an error", async () => {
-    stub = await startStub((_, response) =>
-      response.writeHead(200).end('{"type":"error","code":"memory_unavailable","detail":"no"}\n'),
-    );
+    stub = await startStub(exported('{"type":"error","code":"memory_unavailable","detail":"no"}\n'));
     const chat = client();
     await expect(chat.exportData().next()).rejects.toMatchObject({ code: "memory_unavailable", detail: "no" });
   });
