@@ -82,7 +82,7 @@ export type TurnEvent =
 export interface TurnOptions {
   /** Ends the events at once, with a ChatError `aborted`. The turn goes on at the service: `stop` stops it. */
   signal?: AbortSignal;
-  /** Stored with the message: a JSON object of at most 2 KiB. */
+  /** Stored with the message: a JSON object of at most 2 KiB. The call throws a TypeError if JSON cannot hold it. */
   metadata?: object;
   /** The user's name, for the places where the character's card has `{{user}}`. */
   userName?: string;
@@ -266,6 +266,7 @@ export class CompanionChat {
       throw new TypeError("key must be 1 to 255 visible ASCII characters");
     }
     const { metadata, userName, greeting, signal, onText } = options;
+    requireJson("metadata", metadata);
     const body = JSON.stringify({ character_id: character, ...asked, metadata, user_name: userName, greeting });
     const plan = { character, begin: { body, key } };
     return follow(this.service, plan, { signal, onText, turnLifetimeMs: this.turnLifetimeMs });
@@ -279,6 +280,18 @@ export class CompanionChat {
       connection.close();
     }
   }
+}
+
+/** Throws a TypeError that names the option, unless JSON can hold its value. It holds no bigint and no circle. */
+function requireJson(name: string, value: object | undefined): void {
+  let problem = "";
+  try {
+    // What JSON has no text for, such as a function, would be left out without a word.
+    if (value !== undefined && JSON.stringify(value) === undefined) problem = "it has no text in JSON";
+  } catch (error) {
+    problem = error instanceof Error ? error.message : String(error);
+  }
+  if (problem) throw new TypeError(`${name} must be an object that JSON can hold: ${problem}`);
 }
 
 /** Yields the lines of a text that comes in pieces. A line that does not end is left out. */

@@ -339,4 +339,23 @@ describe("what the client refuses", () => {
   test("a key that no header can hold", () => {
     expect(() => newUser().send("luna", "你好", { key: "一" })).toThrow(TypeError);
   });
+
+  const circular: { self?: object } = {};
+  circular.self = circular;
+  test.each([
+    ["contains itself", circular],
+    ["has a bigint", { at: 1n }],
+    ["is a function", () => undefined],
+  ])("metadata that %s, and names it", (_, metadata) => {
+    const chat = newUser();
+    const misuses = [
+      () => chat.send("luna", "你好", { metadata }),
+      () => chat.regenerate("luna", "id", { metadata }),
+      () => chat.edit("luna", "id", "你好", { metadata }),
+    ];
+    for (const misuse of misuses) {
+      expect(misuse).toThrow(TypeError);
+      expect(misuse).toThrow(/^metadata must be an object that JSON can hold: ./);
+    }
+  });
 });
