@@ -1,11 +1,11 @@
-/** What the tests share: users, orders to the servers, and a proxy that cuts connections. */
+/** What the tests share: users, orders to the servers, and a proxy before them. */
 
 import { randomUUID } from "node:crypto";
-import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 
 import { inject } from "vitest";
 
 import { type ClientOptions, CompanionChat, type TurnEvent } from "../../src/index.js";
+import { CuttingProxy } from "./proxy.js";
 import { signedToken } from "./token.js";
 import type { Script } from "./upstream.js";
 
@@ -76,60 +76,8 @@ export async function completed(turn: AsyncIterable<TurnEvent>) {
   return { ...outcome, done: outcome.last };
 }
 
-/**
- * A TCP proxy before the functions. `allowances` are the numbers of bytes that it lets back to the client before it cuts
- * a connection, one for each connection; those after them are not cut.
- */
-export class Proxy {
-  private readonly sockets = new Set<Socket>();
-  private readonly server = createServer((client) => this.accept(client));
-  url = "";
-  /** How many connections were made. */
-  connections = 0;
-  /** The bytes that came back on the connection that was made last. */
-  bytes = 0;
-
-  private constructor(private readonly allowances: Iterator<number>) {}
-
-  static async start(allowances: Iterable<number> = []): Promise<Proxy> {
-    const proxy = new Proxy(allowances[Symbol.iterator]());
-    await new Promise<void>((resolve) => proxy.server.listen(0, "127.0.0.1", resolve));
-    proxy.url = `http://127.0.0.1:${(proxy.server.address() as AddressInfo).port}`;
-    return proxy;
-  }
-
-  /** Cuts all connections now. */
-  cut(): void {
-    for (const socket of this.sockets) socket.destroy();
-  }
-
-  async stop(): Promise<void> {
-    this.cut();
-    await new Promise((resolve) => this.server.close(resolve));
-  }
-
-  private accept(client: Socket): void {
-    this.connections += 1;
-    this.bytes = 0;
-    const next = this.allowances.next();
-    const allowance = next.done ? Infinity : next.value;
-    const service = connect(Number(new URL(running.url).port), "127.0.0.1");
-    for (const [socket, other] of [[client, service], [service, client]] as const) {
-      this.sockets.add(socket);
-      socket.on("error", () => undefined);
-      socket.on("close", () => {
-        this.sockets.delete(socket);
-        other.destroy();
-      });
-    }
-    client.on("data", (data) => service.write(data));
-    service.on("data", (data) => {
-      const left = allowance - this.bytes;
-      this.bytes += data.length;
-      if (data.length < left) client.write(data);
-      // A cut, not an end: what was allowed arrives first.
-      else client.write(data.subarray(0, left), () => client.destroy());
-    });
-    if (allowance === 0) client.destroy();
-  }
-}
+/** A proxy before the functions. See `CuttingProxy`. */
+export type Proxy = CuttingProxy;
+export const Proxy = {
+  start: (allowances: Iterable<number> = []): Promise<CuttingProxy> => CuttingProxy.start(running.url, allowances),
+};
