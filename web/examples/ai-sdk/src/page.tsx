@@ -1,11 +1,13 @@
 import { useChat, type UseChatHelpers } from "@ai-sdk/react";
 import { useEffect, useState } from "react";
 
-import type { Companion, Message } from "./companion.ts";
+import { type Companion, type Message, reasonOf } from "./companion.ts";
 
 export function Page({ companion }: { companion: Companion }) {
   const [past, setPast] = useState<Message[]>();
-  useEffect(() => void companion.messages().then(setPast), [companion]);
+  const [error, setError] = useState<Error>();
+  useEffect(() => void companion.messages().then(setPast, setError), [companion]);
+  if (error) return <p role="alert">{reasonOf(error)}</p>;
   return past ? <Conversation companion={companion} past={past} /> : <p>…</p>;
 }
 
@@ -27,7 +29,7 @@ function Conversation({ companion, past }: { companion: Companion; past: Message
           {parts.map((part) => (part.type === "text" ? part.text : ""))} {unsaved(parts) && <em>(not saved)</em>}
         </p>
       ))}
-      {chat.error && <p role="alert">{chat.error.message}</p>}
+      {chat.error && <p role="alert">{reasonOf(chat.error)}</p>}
       <input aria-label="Message" value={text} onChange={(event) => setText(event.target.value)} />
       <button disabled={isBusy || !text}>Send</button>
       <button type="button" disabled={!isBusy} onClick={() => void companion.stop()}>Stop</button>
