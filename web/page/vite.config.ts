@@ -2,16 +2,18 @@
 //
 // CHAT_API names the address of the functions. Without it the page asks the origin that it was loaded from, as behind a
 // distribution that serves both, and whoever serves the page may name another address: see scripts/page.py.
+// CHAT_CHARACTERS names the characters to offer, separated by commas.
 import { defineConfig, type Plugin } from "vite";
 
-const characters = (process.env["CHAT_CHARACTERS"] ?? "luna,kai,mei").split(",").filter(Boolean);
+const MAX_ID_BYTES = 128;
+const characters = charactersOf(process.env["CHAT_CHARACTERS"] ?? "luna,kai,mei");
 
 export default defineConfig({
   root: import.meta.dirname,
   base: "./",
   publicDir: "public",
   esbuild: { jsx: "automatic", jsxImportSource: "preact" },
-  plugins: [page(process.env["CHAT_API"] ?? "")],
+  plugins: [page(addressOf(process.env["CHAT_API"] ?? ""))],
   build: {
     outDir: "../dist",
     emptyOutDir: true,
@@ -23,10 +25,37 @@ export default defineConfig({
   server: { port: 9201, strictPort: true },
 });
 
+/** Returns the ids in a list. White space around an id, and a comma too many, are slips of who wrote it. */
+function charactersOf(list: string): string[] {
+  const ids = list
+    .split(",")
+    .map((id) => id.trim())
+    .filter(Boolean);
+  const tooLong = ids.find((id) => Buffer.byteLength(id) > MAX_ID_BYTES);
+  if (tooLong) throw refusal(`CHAT_CHARACTERS: an id has at most ${MAX_ID_BYTES} bytes, and this one has more: ${tooLong}`);
+  return ids;
+}
+
+/** Returns the address of the functions, or null if it is empty. */
+function addressOf(text: string): URL | null {
+  if (!text.trim()) return null;
+  const url = URL.canParse(text) ? new URL(text) : null;
+  // Anything else is an address to which the page could not add a path, or that no browser lets it ask.
+  const isBase = url && ["http:", "https:"].includes(url.protocol) && !url.search && !url.hash && !url.username;
+  if (!isBase) throw refusal(`CHAT_API must be empty or an address such as https://api.example.com, not: ${text}`);
+  return url;
+}
+
+/** Returns an error that Vite prints as its message alone: where in this file it was thrown helps nobody. */
+function refusal(message: string): Error {
+  const error = new Error(message);
+  error.stack = message;
+  return error;
+}
+
 /** Writes config.json, and the address of the functions into the page and its policy. */
-function page(address: string): Plugin {
+function page(api: URL | null): Plugin {
   const config = JSON.stringify({ characters }, null, 2);
-  const api = address ? new URL(address) : null;
   let building = false;
   return {
     name: "page",
