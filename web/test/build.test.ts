@@ -1,4 +1,4 @@
-/** What is built of this folder for others: the page, from its variables. */
+/** What is built of this folder for others: the page, from its variables, and the package. */
 
 import { execFile } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -47,5 +47,22 @@ describe("the page is built", () => {
     expect(said).toContain(variable);
     expect(said).toContain(value.split(",").at(-1));
     expect(said).not.toMatch(/^\s+at /m);
+  });
+});
+
+describe("the package", () => {
+  test("has its license, and a README whose links lead somewhere", async () => {
+    const { stdout } = await run("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: WEB });
+    const [{ files }] = JSON.parse(stdout) as [{ files: { path: string }[] }];
+    const names = files.map(({ path }) => path);
+    expect(names).toContain("LICENSE");
+    const readme = readFileSync(`${WEB}/README.md`, "utf8");
+    const links = [...readme.matchAll(/\]\(([^)]+)\)/g)].map(([, link = ""]) => link);
+    const headings = [...readme.matchAll(/^#+ (.+)$/gm)].map(([, heading = ""]) => `#${heading.toLowerCase().replaceAll(" ", "-")}`);
+    for (const link of links) expect([...names, ...headings].some((name) => name === link) || /^https?:/.test(link), link).toBe(true);
+  });
+
+  test("has the license of the repository", () => {
+    expect(readFileSync(`${WEB}/LICENSE`, "utf8")).toBe(readFileSync(`${WEB}/../LICENSE`, "utf8"));
   });
 });
