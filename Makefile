@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 .PHONY: run chat character test openapi-check upstreams chaos bench plots measured-chat measured-without-sdk \
-	instructions capacity fuzz fuzz-build fuzz-seeds package template-check template-managed build functions-check deploy-check fmt lint docs \
-	lint-python web-test clean help
+	instructions capacity fuzz fuzz-build fuzz-seeds package template-check template-managed build \
+	functions-check deploy-check fmt lint docs lint-python web-test clean help
 
 TOPOLOGY ?= standalone
 SECONDS ?= 120
@@ -100,7 +100,7 @@ measured-without-sdk:
 	@cp $(MEASURED)/chat-stream $(WITHOUT_SDK)
 
 # The AWS SDK only fetches secrets. A turn takes as many instructions without it, and much less is compiled.
-instructions: measured-without-sdk ## check the number of instructions of a turn (ACCEPT=1 accepts the present one)
+instructions: measured-without-sdk ## check the instructions of a turn and the size of the zip (ACCEPT=1 accepts them)
 	COMPANION_CHAT_BIN_DIR=$(WITHOUT_SDK) BENCH_INSTRUCTIONS=$(if $(ACCEPT),accept,check) $(DEBUG_BENCH)
 
 package: ## build a zip of each function for Lambda, in target/lambda (ARCH=arm64|x86_64)
@@ -126,7 +126,7 @@ build: ## build what `sam deploy` deploys, in .aws-sam
 # workspace, as in `make test`: alone, its dependencies would be built once more, with other features.
 functions-check: package build ## build, zip, and run the functions behind a Runtime API
 	@scripts/setup.sh arm64
-	@python3 infra/packages.py target/lambda .aws-sam/packages
+	@python3 infra/packages.py $(if $(ANY_SIZE),--any-size) target/lambda .aws-sam/packages
 	cargo build --quiet --locked --target-dir target --workspace --examples
 	target/debug/examples/bootstraps .aws-sam/build template.yaml
 	cd .aws-sam/packages && find . -type f -exec cmp {} ../build/{} ';' 2>&1 | grep . || exit 0; \

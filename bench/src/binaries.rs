@@ -18,13 +18,19 @@ pub(crate) fn binaries(report: &mut Report) {
         let path = stripped(&binary(name), folder.path());
         let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
         report.single("binary", name, "MB", size as f64 / 1e6);
-        let zipped = Command::new("gzip").args(["-9", "-c"]).arg(&path).output();
-        if let Ok(zipped) = zipped {
-            let size = zipped.stdout.len() as f64 / 1e6;
-            report.single("binary", &format!("{name}, zipped"), "MB", size);
+        if let Some(bytes) = zipped_bytes(&path) {
+            report.single("binary", &format!("{name}, zipped"), "MB", bytes / 1e6);
         }
     }
     room(report, &binary("chat-stream"));
+}
+
+/// Returns the bytes that a zip takes of a binary without its symbols, or `None` if gzip is not installed.
+pub(crate) fn zipped_bytes(path: &Path) -> Option<f64> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = stripped(path, folder.path());
+    let zipped = Command::new("gzip").args(["-9", "-c"]).arg(path).output();
+    Some(zipped.ok()?.stdout.len() as f64)
 }
 
 /// Returns the path of a copy without symbols, or of the file itself if `strip` is not installed.
