@@ -42,6 +42,8 @@ impl Scene {
             // They begin and end in one moment, on a machine that may be busy.
             .env("MEMORY_READ_TIMEOUT_MS", "10000")
             .env("MEMORY_WRITE_TIMEOUT_MS", "10000")
+            // The first waits for the last to begin.
+            .env("LLM_IDLE_TIMEOUT_MS", "120000")
             .envs(upstream.env());
         Self {
             chat: chat.start().await,
