@@ -123,7 +123,8 @@ build: ## build what `sam deploy` deploys, in .aws-sam
 
 # SAM and `make package` build with the same command in the same target folder, so the zips take no second build, and
 # the functions in them are the same to the byte unless ARCH differs. The example is selected together with the
-# workspace, as in `make test`: alone, its dependencies would be built once more, with other features.
+# workspace, as in `make test`: alone, its dependencies would be built once more, with other features. ANY_SIZE=1 is for
+# zips that are linked without LTO: they are larger than those that are deployed.
 functions-check: package build ## build, zip, and run the functions behind a Runtime API
 	@scripts/setup.sh arm64
 	@python3 infra/packages.py $(if $(ANY_SIZE),--any-size) target/lambda .aws-sam/packages

@@ -18,19 +18,23 @@ pub(crate) fn binaries(report: &mut Report) {
         let path = stripped(&binary(name), folder.path());
         let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
         report.single("binary", name, "MB", size as f64 / 1e6);
-        if let Some(bytes) = zipped_bytes(&path) {
+        if let Some(bytes) = zip(&path) {
             report.single("binary", &format!("{name}, zipped"), "MB", bytes / 1e6);
         }
     }
     room(report, &binary("chat-stream"));
 }
 
-/// Returns the bytes that a zip takes of a binary without its symbols, or `None` if gzip is not installed.
+/// Returns the bytes that a zip takes of a binary without its symbols, or `None` if gzip fails.
 pub(crate) fn zipped_bytes(path: &Path) -> Option<f64> {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = stripped(path, folder.path());
+    zip(&stripped(path, folder.path()))
+}
+
+fn zip(path: &Path) -> Option<f64> {
     let zipped = Command::new("gzip").args(["-9", "-c"]).arg(path).output();
-    Some(zipped.ok()?.stdout.len() as f64)
+    let zipped = zipped.ok().filter(|output| output.status.success())?;
+    Some(zipped.stdout.len() as f64)
 }
 
 /// Returns the path of a copy without symbols, or of the file itself if `strip` is not installed.

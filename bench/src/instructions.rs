@@ -64,7 +64,7 @@ pub(crate) async fn check() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.json");
     let measured = json!({
         "instructions": turn.instructions.round(), "allocations": turn.allocations.round(),
-        "zipped_bytes": zipped_bytes(&binary("chat-stream")).expect("gzip is installed"),
+        "zipped_bytes": zipped_bytes(&binary("chat-stream")).expect("gzip works"),
     });
     if std::env::var("BENCH_INSTRUCTIONS").is_ok_and(|value| value == "accept") {
         std::fs::write(path, format!("{measured:#}\n")).expect("the file can be written");

@@ -52,7 +52,7 @@ async fn compare(report: &mut Report, what: &str, script: Script, turns: usize) 
         for (number, chat) in chats {
             store(&redis, "record", 50).await;
             let before = process::cpu_time(chat.pid());
-            let asked = received(&redis).await;
+            let asked = redis.calls("evalsha").await;
             let answer = chat
                 .invoke(&events::chat(&token("record"), "luna", "你好"))
                 .await;
@@ -65,7 +65,7 @@ async fn compare(report: &mut Report, what: &str, script: Script, turns: usize) 
             first[number].push_time(first_text(&answer));
             cpu[number].push_time(used);
             if number == 0 {
-                commands.push(received(&redis).await - asked);
+                commands.push((redis.calls("evalsha").await - asked) as f64);
                 bytes.push(record_bytes(&redis, &answer.last()["turn_id"]).await);
             }
         }
@@ -101,16 +101,6 @@ async fn compare(report: &mut Report, what: &str, script: Script, turns: usize) 
         "B",
         &bytes,
     );
-}
-
-/// Returns the number of scripts and pipelines that Redis has received: a turn without a record is a load and a commit.
-async fn received(redis: &Server) -> f64 {
-    let stats: String = redis.command(&["INFO", "commandstats"]).await;
-    let calls = stats.lines().filter_map(|line| {
-        let rest = line.strip_prefix("cmdstat_evalsha:calls=")?;
-        rest.split(',').next()?.parse::<f64>().ok()
-    });
-    calls.sum()
 }
 
 async fn record_bytes(redis: &Server, turn: &serde_json::Value) -> f64 {

@@ -175,6 +175,23 @@ impl Server {
             .expect("the command succeeds")
     }
 
+    /// Returns how many times the server has run a command, such as `lrange`. Calls that failed do not count.
+    ///
+    /// # Panics
+    /// If the server does not answer.
+    pub async fn calls(&self, command: &str) -> u64 {
+        let stats: String = self.command(&["INFO", "commandstats"]).await;
+        let name = format!("cmdstat_{command}:");
+        let Some(figures) = stats.lines().find_map(|line| line.strip_prefix(&name)) else {
+            return 0;
+        };
+        let figure = |name: &str| -> u64 {
+            let value = figures.split(',').find_map(|part| part.strip_prefix(name));
+            value.map_or(0, |value| value.trim().parse().expect("a number"))
+        };
+        figure("calls=") - figure("failed_calls=")
+    }
+
     /// Waits until `replicas` replicas have everything that this server has stored so far.
     ///
     /// WAIT would not do that: it counts only writes of its own connection.

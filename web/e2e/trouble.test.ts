@@ -151,6 +151,7 @@ test("when the link expires the page says how to go on, and goes on", async () =
   stage.functions.restore();
   await visit.send("Still here?");
   await visit.told("Your link has expired");
+  await until("a screen reader is not told that somebody writes", async () => (await visit.said()) === "");
   expect(stage.upstream.replies).toHaveLength(0);
   const token = tokenOf("late");
   await visit.page.evaluate((hash) => (location.hash = hash), `token=${token}`);

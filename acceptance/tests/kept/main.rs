@@ -154,24 +154,12 @@ fn gated(gate: &Gate) -> Script {
 }
 
 /// Returns the number of scripts that Redis has run. One that it was asked for by digest and did not know counts once.
-async fn scripts_run(redis: &Server) -> i64 {
-    let stats: String = redis.command(&["INFO", "commandstats"]).await;
-    let figure = |line: &str, name: &str| -> i64 {
-        let value = line
-            .split([':', ','])
-            .find_map(|part| part.strip_prefix(name));
-        value.map_or(0, |value| value.trim().parse().expect("a number"))
-    };
-    let scripts = stats
-        .lines()
-        .filter(|line| line.starts_with("cmdstat_eval"));
-    scripts
-        .map(|line| figure(line, "calls=") - figure(line, "failed_calls="))
-        .sum()
+async fn scripts_run(redis: &Server) -> u64 {
+    redis.calls("eval").await + redis.calls("evalsha").await
 }
 
 /// Waits until Redis has run this many scripts.
-async fn wait_for_scripts(redis: &Server, count: i64) {
+async fn wait_for_scripts(redis: &Server, count: u64) {
     let began = Instant::now();
     while scripts_run(redis).await < count {
         assert!(began.elapsed() < PATIENCE, "no {count} scripts");

@@ -1,11 +1,15 @@
 //! Coming back to a turn: exactly the text that was not seen, and the same last event.
 
+use std::time::Duration;
+
 use testkit::events::Event;
 use testkit::stage::Stage;
 use testkit::tokens::token;
 use testkit::upstream::{Gate, Script};
 
 use crate::{PIECES, ask, gated, last_block, record, resume, stage, text, turn_id};
+
+const MAX_TURNS: usize = 20;
 
 /// Returns the text and the id of the last whole event in the first bytes of a stream.
 fn seen(bytes: &[u8]) -> (String, Option<String>) {
@@ -63,6 +67,29 @@ async fn a_stream_that_is_cut_after_any_byte_is_completed_by_another_process() {
     // The query says the same as the header.
     let event = resume(&stage, &turn).query("after", "12");
     assert_eq!(other.invoke(&event.http()).await.reply(), "!🙂再见");
+}
+
+#[tokio::test]
+async fn a_turn_that_ends_soon_is_recorded_by_its_commit_alone() {
+    // Long enough for a write of the journal that is not put off.
+    let reply = Script::deltas(&PIECES).paced(Duration::from_millis(3));
+    let reply = reply.finish("stop").usage(310, PIECES.len()).done();
+    let stage = stage(vec![reply; MAX_TURNS]).await;
+    stage.chat.invoke(&ask(&stage, "晚上好呀").http()).await;
+    // On a busy machine a turn may take long enough for a write of its journal.
+    for _ in 1..MAX_TURNS {
+        let before = stage.redis.calls("evalsha").await;
+        let answer = stage.chat.invoke(&ask(&stage, "晚上好呀").http()).await;
+        assert_eq!(answer.last()["saved"], true);
+        let again = resume(&stage, &turn_id(&answer)).http();
+        let again = stage.chat.invoke(&again).await;
+        assert_eq!(again.reply(), PIECES.concat());
+        // The claim, and the commit.
+        if stage.redis.calls("evalsha").await == before + 2 {
+            return;
+        }
+    }
+    panic!("every turn ran another script");
 }
 
 #[tokio::test]

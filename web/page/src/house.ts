@@ -155,6 +155,7 @@ export class House {
   }
 
   async #list(before?: string): Promise<void> {
+    clearTimeout(this.#relist);
     if (locked.peek()) return;
     try {
       const page = await this.#client.sessions({ limit: 30, ...(before ? { before } : {}) });
@@ -167,7 +168,6 @@ export class House {
       // What is listed stays.
       if (!isPassing(error)) return;
       this.listing.value = isUnreadable(error) ? "unreadable" : "unreachable";
-      clearTimeout(this.#relist);
       this.#relist = setTimeout(() => void this.#list(), RETRY_AFTER_MS);
     }
   }

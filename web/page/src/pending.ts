@@ -1,5 +1,5 @@
-// What a tab keeps: drafts, and the turn that runs or has failed, so that a page that is reloaded in mid-reply goes on with it: the same request
-// with the same key is the same turn, whether or not it had arrived.
+// What a tab keeps: drafts, and the turn that runs or has failed, so that a page that is reloaded in mid-reply goes on with
+// it: the same request with the same key is the same turn, whether or not it had arrived.
 import type { Greeting } from "./items.ts";
 
 /** What was asked. */

@@ -341,13 +341,15 @@ test("a message that was never sent comes before a draft, and not in its place",
 
 const refused = (): ChatError => new ChatError("upstream_unavailable", "no model", { saved: false });
 
-test("what changes elsewhere while a turn runs here is shown after it", async () => {
+test.each([
+  ["another tab has begun a turn", () => conversation.join("2", { kind: "send", key: "other", message: "Theirs.", began: 0 })],
+  ["something was changed", () => void conversation.refresh()],
+])("if %s while a turn runs here, that is shown after it", async (_, happen) => {
   await opened();
   say("Mine.");
   service.sent[0]?.push(start("1"), text("1"));
   await settle();
-  conversation.join("2", { kind: "send", key: "other", message: "Theirs.", began: 0 });
-  void conversation.refresh();
+  happen();
   await settle();
   expect(service.histories, "not while it runs").toHaveLength(0);
   service.sent[0]?.push(done("1"));
@@ -356,6 +358,19 @@ test("what changes elsewhere while a turn runs here is shown after it", async ()
   service.histories.shift()?.resolve(page("u-2 a-2 u-1 a-1"));
   await settle();
   expect(texts()).toEqual(["u-2", "a-2", "Mine.", "1"]);
+});
+
+test("a message that is stored after all is not given back", async () => {
+  await opened();
+  say("One.");
+  service.sent[0]?.push(new ChatError("connection_lost", "cut"));
+  await settle();
+  void conversation.refresh();
+  service.histories.shift()?.resolve({ ...EMPTY, messages: [message("u1", service.keys[0]), message("a1")] });
+  await settle();
+  conversation.failure.value?.dismiss();
+  expect(texts()).toEqual(["u1", "a1"]);
+  expect(conversation.draft.value).toBe("");
 });
 
 test("a message that was not sent says so when another is sent", async () => {
