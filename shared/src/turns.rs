@@ -13,6 +13,8 @@ mod scripts;
 
 use std::time::Duration;
 
+use tokio_util::task::TaskTracker;
+
 pub use self::follow::StoredTurn;
 pub(crate) use self::follow::{Begun, Follower, Opened, Seen};
 pub(crate) use self::journal::Journal;
@@ -125,6 +127,8 @@ pub struct Turns {
     store: Store,
     layout: KeyLayout,
     remember_seconds: u64,
+    /// The tasks that record turns.
+    journals: TaskTracker,
 }
 
 impl Turns {
@@ -135,6 +139,7 @@ impl Turns {
             store,
             layout,
             remember_seconds: config.turn_ttl_seconds,
+            journals: TaskTracker::new(),
         })
     }
 

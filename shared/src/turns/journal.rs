@@ -1,9 +1,11 @@
 //! Records the reply of a turn while it streams, in a task of its own.
 //!
 //! The first write comes 50 ms after the claim, because the commit records a shorter turn as a whole. Later text is
-//! written as soon as the write before it has returned, but at most five times a second, and less often if Redis is slow:
-//! the commit shares the connection and must not queue up behind writes. While the model is silent, an empty write renews the lease. Each reply says whether the turn shall stop, so a
-//! stop is noticed within a second. A write that fails is made again with the next one: nothing is lost but time.
+//! written as soon as the write before it has returned, but at most five times a second. It is written less often if Redis
+//! is slow, because the commit shares the connection and must not queue up behind writes, and if many turns run in the
+//! process, because their writes would take the CPU from their deltas. While the model is silent, an empty write renews the
+//! lease. Each reply says whether the turn shall stop, so a stop is noticed within a second. A write that fails is made
+//! again with the next one: nothing is lost but time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,8 +26,11 @@ use crate::telemetry::Operation;
 const FIRST_WRITE: Duration = Duration::from_millis(50);
 /// Shortest time from one write to the next.
 const BETWEEN_WRITES: Duration = Duration::from_millis(200);
-/// How long text waits, after that time, for more text to be written with: its arrival wakes the process anyway, and a
-/// timer of its own costs as much CPU as the write.
+/// That time is at least this long for each turn that the process records, up to a sign of life: 200 to 800 turns together
+/// write 1,000 times a second.
+const BETWEEN_WRITES_PER_TURN: Duration = Duration::from_millis(1);
+/// How long text waits, after the shortest time, for more text to be written with: its arrival wakes the process anyway,
+/// and a timer of its own costs as much CPU as the write.
 const COMPANY: Duration = Duration::from_millis(40);
 /// A Redis that takes longer is slow.
 const SLOW: Duration = Duration::from_millis(100);
@@ -44,13 +49,22 @@ pub(crate) struct Journal {
 /// What the turn and the task share.
 #[derive(Default)]
 struct Shared {
-    /// The reply's text so far. Locked for a copy, never across an await.
-    text: Mutex<String>,
-    grown: Notify,
+    /// Locked for a copy, never across an await.
+    reply: Mutex<Reply>,
+    /// Notified when text comes for a write that is due.
+    due: Notify,
     /// The number of bytes of the text that are known to be recorded.
     recorded: AtomicUsize,
     /// Cancelled when a client asks the turn to stop.
     stop: CancellationToken,
+}
+
+/// The reply so far, and when the next write is due.
+#[derive(Default)]
+struct Reply {
+    text: String,
+    /// `None` while a write is on its way.
+    due: Option<Instant>,
 }
 
 impl Journal {
@@ -58,6 +72,7 @@ impl Journal {
     /// took last.
     pub(crate) fn keep(record: Record, start: String, round_trip: Duration) -> Self {
         let shared = Arc::new(Shared::default());
+        let open = record.turns.journals.clone();
         let keeper = Keeper {
             record,
             start,
@@ -67,14 +82,18 @@ impl Journal {
         Self {
             shared,
             // The turn owns the task, and ends it before it commits.
-            _task: AbortOnDropHandle::new(tokio::spawn(keeper.run().in_current_span())),
+            _task: AbortOnDropHandle::new(open.spawn(keeper.run().in_current_span())),
         }
     }
 
     /// Appends the next piece of the reply's text.
     pub(crate) fn push(&self, delta: &str) {
-        lock(&self.shared.text).push_str(delta);
-        self.shared.grown.notify_one();
+        let mut reply = lock(&self.shared.reply);
+        reply.text.push_str(delta);
+        if reply.due.is_some_and(|due| Instant::now() >= due) {
+            // A notice that nobody waits for must not be kept: it would bring the next write forward.
+            self.shared.due.notify_waiters();
+        }
     }
 
     /// Waits until a client asks the turn to stop.
@@ -90,14 +109,28 @@ impl Shared {
 
     /// Returns the text from an offset in bytes.
     fn since(&self, offset: usize) -> String {
-        let text = lock(&self.text);
-        text.get(offset..).unwrap_or_default().to_owned()
+        let reply = lock(&self.reply);
+        reply.text.get(offset..).unwrap_or_default().to_owned()
     }
 
     /// Returns whether there is text that is not recorded.
     fn has_more(&self) -> bool {
-        lock(&self.text).len() > self.recorded()
+        lock(&self.reply).text.len() > self.recorded()
     }
+
+    fn set_due(&self, due: Option<Instant>) {
+        lock(&self.reply).due = due;
+    }
+}
+
+/// Returns the shortest time from one write of a turn to the next, after a write that took so long, in a process that
+/// records so many turns.
+fn pause(write_took: Duration, turns: usize) -> Duration {
+    let turns = u32::try_from(turns).unwrap_or(u32::MAX);
+    let for_all = BETWEEN_WRITES_PER_TURN
+        .saturating_mul(turns)
+        .min(SIGN_OF_LIFE);
+    BETWEEN_WRITES.max(for_all).max(write_took * LOAD_SHARE)
 }
 
 struct Keeper {
@@ -118,13 +151,14 @@ impl Keeper {
         .await;
         loop {
             let written_at = Instant::now();
+            self.shared.set_due(None);
             let pause = match self.write().await {
                 Ok(answer) if answer == "ended" => return,
                 Ok(answer) => {
                     if answer == "stop" {
                         self.shared.stop.cancel();
                     }
-                    BETWEEN_WRITES.max(written_at.elapsed() * LOAD_SHARE)
+                    pause(written_at.elapsed(), self.record.turns.journals.len())
                 }
                 // The store has logged the error. Text that waits is no reason to ask again soon.
                 Err(_) => SIGN_OF_LIFE,
@@ -135,16 +169,12 @@ impl Keeper {
 
     /// Waits until the next write is due: after the pause if there is text, and otherwise for a sign of life.
     async fn wait(&self, written_at: Instant, pause: Duration) {
-        let due = written_at + pause;
-        let silence = sleep_until(written_at + pause.max(SIGN_OF_LIFE));
-        tokio::pin!(silence);
-        loop {
-            let has_more = self.shared.has_more();
+        self.shared.set_due(Some(written_at + pause));
+        for wake_after in [pause + COMPANY, pause.max(SIGN_OF_LIFE)] {
             tokio::select! {
-                () = &mut silence => return,
-                () = sleep_until(due + COMPANY), if has_more => return,
-                () = self.shared.grown.notified() => {
-                    if Instant::now() >= due && self.shared.has_more() {
+                () = self.shared.due.notified() => return,
+                () = sleep_until(written_at + wake_after) => {
+                    if self.shared.has_more() {
                         return;
                     }
                 }
@@ -186,5 +216,27 @@ impl Keeper {
         };
         self.shared.recorded.store(recorded, Ordering::Relaxed);
         Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_redis_and_many_turns_lengthen_the_pause() {
+        for (write_took_ms, turns, pause_ms) in [
+            (0, 1, 200),
+            (50, 1, 200),
+            (60, 1, 240),
+            (1_000, 1, 4_000),
+            (0, 200, 200),
+            (0, 500, 500),
+            (0, 100_000, 800),
+            (300, 500, 1_200),
+        ] {
+            let pause = pause(Duration::from_millis(write_took_ms), turns);
+            assert_eq!(pause.as_millis(), pause_ms, "{write_took_ms} {turns}");
+        }
     }
 }
