@@ -31,6 +31,9 @@ use crate::clock::lock;
 const SCAN_EVERY_TIME_BELOW: usize = 65;
 /// Shortest time between two scans of many sockets. A scan that would come earlier is postponed, never dropped.
 const SCAN_INTERVAL: Duration = Duration::from_millis(50);
+/// How many times as long as a scan has taken no other follows. A scan of thousands of sockets takes milliseconds, in
+/// which no delta is sent.
+const SCAN_SHARE: u32 = 50;
 
 /// The sockets that already have the option.
 #[derive(Debug, Default)]
@@ -45,24 +48,26 @@ struct Seen {
     /// The link target of each socket, by descriptor. It contains the socket's inode, so a reused descriptor is
     /// recognized as a new socket.
     sockets: HashMap<i32, CString>,
-    /// When the last scan ended.
-    scanned_at: Option<Instant>,
+    /// When the next scan of many sockets may begin. At the first scan there are none.
+    next_at: Option<Instant>,
     /// Whether a postponed scan is scheduled.
     is_scheduled: bool,
 }
 
 impl NoDelay {
-    /// Sets the option on new sockets: at once, or after [`SCAN_INTERVAL`] if many sockets have just been scanned.
+    /// Sets the option on new sockets: at once, or later if many sockets have just been scanned.
     pub(super) fn ensure(self: &Arc<Self>) {
         let mut seen = lock(&self.seen);
-        let since = seen.scanned_at.map_or(Duration::MAX, |at| at.elapsed());
-        if seen.sockets.len() < SCAN_EVERY_TIME_BELOW || since >= SCAN_INTERVAL {
+        let wait = seen.next_at.map_or(Duration::ZERO, |at| {
+            at.saturating_duration_since(Instant::now())
+        });
+        if seen.sockets.len() < SCAN_EVERY_TIME_BELOW || wait.is_zero() {
             seen.scan();
         } else if !std::mem::replace(&mut seen.is_scheduled, true) {
             let later = Arc::clone(self);
             // Not awaited: it ends on its own, and no response depends on it.
             tokio::spawn(async move {
-                sleep(SCAN_INTERVAL).await;
+                sleep(wait).await;
                 let mut seen = lock(&later.seen);
                 seen.is_scheduled = false;
                 seen.scan();
@@ -73,12 +78,18 @@ impl NoDelay {
 
 impl Seen {
     fn scan(&mut self) {
+        let began = Instant::now();
         // A failure only delays frames.
         if let Ok(sockets) = set_on_new_sockets(&self.sockets) {
             self.sockets = sockets;
         }
-        self.scanned_at = Some(Instant::now());
+        self.next_at = Some(Instant::now() + pause_after(began.elapsed()));
     }
+}
+
+/// Returns how long no scan of many sockets follows one that took so long.
+fn pause_after(scan: Duration) -> Duration {
+    SCAN_INTERVAL.max(scan * SCAN_SHARE)
 }
 
 /// Sets the option on every socket that is not in `before`, and returns all sockets. Other TCP sockets of this
@@ -139,9 +150,12 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use rustix::net::sockopt::tcp_nodelay;
+    use tokio::time::timeout;
 
     use super::*;
 
+    /// The time within which a postponed scan has ended, on a slow machine too.
+    const POSTPONED: Duration = Duration::from_secs(10);
     /// Above every descriptor that a process can have.
     const CLOSED: RawFd = 1 << 30;
 
@@ -152,5 +166,30 @@ mod tests {
         assert_eq!(set_on(&own, CLOSED), Ok(false));
         assert_eq!(set_on(&own, socket.as_raw_fd()), Ok(true));
         assert_eq!(tcp_nodelay(&socket), Ok(true));
+    }
+
+    #[tokio::test]
+    async fn one_more_of_many_sockets_is_not_forgotten() {
+        let listen = || TcpListener::bind("127.0.0.1:0").expect("a port");
+        let no_delay = Arc::new(NoDelay::default());
+        let mut sockets: Vec<_> = (0..SCAN_EVERY_TIME_BELOW).map(|_| listen()).collect();
+        no_delay.ensure();
+        assert!(sockets.iter().all(|socket| tcp_nodelay(socket) == Ok(true)));
+        sockets.push(listen());
+        no_delay.ensure();
+        let is_set = async {
+            while sockets.iter().any(|socket| tcp_nodelay(socket) != Ok(true)) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        assert!(timeout(POSTPONED, is_set).await.is_ok());
+    }
+
+    #[test]
+    fn a_long_scan_takes_a_fiftieth_of_the_time() {
+        for (scan_ms, pause_ms) in [(0, 50), (1, 50), (8, 400)] {
+            let pause = pause_after(Duration::from_millis(scan_ms));
+            assert_eq!(pause.as_millis(), pause_ms, "{scan_ms}");
+        }
     }
 }
