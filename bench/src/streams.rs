@@ -61,8 +61,8 @@ pub(crate) fn while_all_are_open(streams: &[Vec<Delta>]) -> Series {
     series
 }
 
-/// Measures one process with many streams of 20 deltas a second each, on a CPU of its own. Redis and the stand-ins share
-/// the others.
+/// Measures one process with many streams of 20 deltas a second each, on a CPU of its own, while Redis and the stand-ins
+/// share the others; then on all CPUs, which all of them share.
 pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
     heading(&format!(
         "Many streams in one process, 20 deltas a second each, begun within {} s",
@@ -70,21 +70,32 @@ pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
     ));
     let pinned = process::Pinned::to_all_but_the_first();
     let alone = idle_alone(pinned.left).await;
+    let most = effort.streams.iter().max().copied().unwrap_or_default();
+    let one_cpu = Some(pinned.left);
     let mut cases: Vec<_> = effort
         .streams
         .iter()
-        .map(|streams| (*streams, SPREAD, "", Figures::default()))
+        .map(|streams| Case::new(*streams, "", SPREAD, one_cpu))
         .collect();
-    let most = effort.streams.iter().max().copied().unwrap_or_default();
-    let at_once = ", begun in one moment";
-    cases.push((most, Duration::ZERO, at_once, Figures::default()));
+    cases.push(Case::new(
+        most,
+        ", begun in one moment",
+        Duration::ZERO,
+        one_cpu,
+    ));
     for _ in 0..effort.processes {
-        for (streams, spread, _, figures) in &mut cases {
-            measure(*streams, *spread, pinned.left, alone, figures).await;
+        for case in &mut cases {
+            case.measure(alone).await;
         }
     }
     drop(pinned);
-    for (streams, _, how, figures) in &cases {
+    let mut on_all = Case::new(most, ", on all CPUs", SPREAD, None);
+    for _ in 0..effort.processes {
+        on_all.measure(alone).await;
+    }
+    cases.push(on_all);
+    for case in &cases {
+        let (streams, how, figures) = (case.streams, case.how, &case.figures);
         let figure = |what: &str| format!("{streams}{how}: {what}");
         for (what, unit, series) in [
             (
@@ -129,6 +140,18 @@ pub(crate) fn deltas(answer: &Answer, upstream: &Upstream, request: usize) -> Ve
         .collect()
 }
 
+/// A process to measure.
+struct Case {
+    streams: usize,
+    /// What tells it from others with as many streams.
+    how: &'static str,
+    /// The time within which all streams begin.
+    spread: Duration,
+    /// The CPU on which the function runs alone, or `None` for all of them.
+    cpu: Option<usize>,
+    figures: Figures,
+}
+
 #[derive(Default)]
 struct Figures {
     added: Series,
@@ -143,14 +166,16 @@ struct Figures {
     stored: Series,
 }
 
-/// Returns a process that has one CPU, has served a turn, and waits for this many at once.
-async fn warm(redis: &Server, upstream: &Upstream, cpu: usize, streams: usize) -> Function {
+/// Returns a process that has one CPU or all, has served a turn, and waits for this many at once.
+async fn warm(redis: &Server, upstream: &Upstream, cpu: Option<usize>, streams: usize) -> Function {
     let chat = chat_stream(redis, upstream)
         .memory(MEMORY)
-        .on_cpu(cpu)
-        .concurrency(streams)
-        .start()
-        .await;
+        .concurrency(streams);
+    let chat = match cpu {
+        Some(cpu) => chat.on_cpu(cpu),
+        None => chat,
+    };
+    let chat = chat.start().await;
     chat.invoke(&events::chat(&token("warm"), "luna", "你好"))
         .await;
     chat.wait_for_polls(streams).await;
@@ -161,79 +186,94 @@ async fn warm(redis: &Server, upstream: &Upstream, cpu: usize, streams: usize) -
 async fn idle_alone(cpu: usize) -> f64 {
     let redis = Server::start().await;
     let upstream = Upstream::start(script()).await;
-    let chat = warm(&redis, &upstream, cpu, 1).await;
+    let chat = warm(&redis, &upstream, Some(cpu), 1).await;
     process::memory(chat.pid(), "VmRSS")
 }
 
-async fn measure(streams: usize, spread: Duration, cpu: usize, alone: f64, figures: &mut Figures) {
-    let redis = Server::start().await;
-    let upstream = Upstream::start(script()).await;
-    let chat = warm(&redis, &upstream, cpu, streams).await;
-    let idle = process::memory(chat.pid(), "VmRSS");
-    let before = process::cpu_time(chat.pid());
-    upstream.note_sent();
-    let said: Vec<String> = (0..streams).map(|user| format!("你好 {user}")).collect();
-    let turns = said.iter().enumerate().map(|(user, said)| {
-        let event = events::chat(&token(&format!("u{user}")), "luna", said);
-        let chat = &chat;
-        async move {
-            sleep(spread.mul_f64(user as f64 / streams as f64)).await;
-            chat.invoke(&event).await
+impl Case {
+    fn new(streams: usize, how: &'static str, spread: Duration, cpu: Option<usize>) -> Self {
+        Self {
+            streams,
+            how,
+            spread,
+            cpu,
+            figures: Figures::default(),
         }
-    });
-    let answers = join_all(turns).await;
-    let used = process::cpu_time(chat.pid()).saturating_sub(before);
-    let most = process::memory(chat.pid(), "VmHWM");
-    let numbers: HashMap<String, usize> = upstream
-        .requests()
-        .iter()
-        .enumerate()
-        .filter_map(|(number, request)| Some((request.messages().pop()?.1, number)))
-        .collect();
-    let mut first = Series::default();
-    let all = answers.iter().zip(&said).map(|(answer, said)| {
-        // A turn that failed is one that is not stored, and perhaps one that the model was never asked for.
-        if answer.last()["saved"] == true {
-            first.push_time(first_text(answer));
+    }
+
+    /// Measures one process more. `alone` is the resident memory, in kB, of a process that waits for one invocation.
+    async fn measure(&mut self, alone: f64) {
+        let (streams, spread) = (self.streams, self.spread);
+        let redis = Server::start().await;
+        let upstream = Upstream::start(script()).await;
+        let chat = warm(&redis, &upstream, self.cpu, streams).await;
+        let idle = process::memory(chat.pid(), "VmRSS");
+        let before = process::cpu_time(chat.pid());
+        upstream.note_sent();
+        let said: Vec<String> = (0..streams).map(|user| format!("你好 {user}")).collect();
+        let turns = said.iter().enumerate().map(|(user, said)| {
+            let event = events::chat(&token(&format!("u{user}")), "luna", said);
+            let chat = &chat;
+            async move {
+                sleep(spread.mul_f64(user as f64 / streams as f64)).await;
+                chat.invoke(&event).await
+            }
+        });
+        let answers = join_all(turns).await;
+        let used = process::cpu_time(chat.pid()).saturating_sub(before);
+        let most = process::memory(chat.pid(), "VmHWM");
+        let numbers: HashMap<String, usize> = upstream
+            .requests()
+            .iter()
+            .enumerate()
+            .filter_map(|(number, request)| Some((request.messages().pop()?.1, number)))
+            .collect();
+        let mut first = Series::default();
+        let all = answers.iter().zip(&said).map(|(answer, said)| {
+            // A turn that failed is one that is not stored, and perhaps one that the model was never asked for.
+            if answer.last()["saved"] == true {
+                first.push_time(first_text(answer));
+            }
+            let request = numbers.get(said);
+            request.map_or_else(Vec::new, |request| deltas(answer, &upstream, *request))
+        });
+        let all: Vec<Vec<Delta>> = all.collect();
+        let mut stored = 0.0;
+        for (user, answer) in answers.iter().enumerate() {
+            let key = format!("chat:u{user}:luna:messages");
+            let messages: usize = redis.command(&["LLEN", &key]).await;
+            let is_saved = answer.last()["saved"] == true;
+            // Of one that is reported as not saved, the reply of Redis may have come too late.
+            assert!(messages == 2 || !is_saved, "{key}");
+            stored += f64::from(is_saved);
         }
-        let request = numbers.get(said);
-        request.map_or_else(Vec::new, |request| deltas(answer, &upstream, *request))
-    });
-    let all: Vec<Vec<Delta>> = all.collect();
-    let mut stored = 0.0;
-    for (user, answer) in answers.iter().enumerate() {
-        let key = format!("chat:u{user}:luna:messages");
-        let messages: usize = redis.command(&["LLEN", &key]).await;
-        let is_saved = answer.last()["saved"] == true;
-        // Of one that is reported as not saved, the reply of Redis may have come too late.
-        assert!(messages == 2 || !is_saved, "{key}");
-        stored += f64::from(is_saved);
+        let added = if spread.is_zero() {
+            // How they begin is what this is about.
+            let mut added = Series::default();
+            all.iter()
+                .flatten()
+                .for_each(|delta| added.push_time(delta.took));
+            added
+        } else {
+            while_all_are_open(&all)
+        };
+        let mut late_by_stream = Series::default();
+        for stream in all.iter().filter(|stream| !stream.is_empty()) {
+            let mut series = Series::default();
+            stream.iter().for_each(|delta| series.push_time(delta.took));
+            late_by_stream.push(series.quantile(0.99));
+        }
+        let streams = streams as f64;
+        let figures = &mut self.figures;
+        figures.late.push(added.quantile(0.99));
+        figures.first_late.push(first.quantile(0.99));
+        let slowest = late_by_stream.quantile(1.0);
+        figures.unfair.push(slowest / late_by_stream.median());
+        figures.memory.push((most - idle).max(0.0) / streams);
+        figures.whole_memory.push((most - alone).max(0.0) / streams);
+        figures.stored.push(stored * 100.0 / streams);
+        figures.cpu.push(used.as_secs_f64() * 1e3 / streams);
+        figures.added.append(added);
+        figures.first.append(first);
     }
-    let added = if spread.is_zero() {
-        // How they begin is what this is about.
-        let mut added = Series::default();
-        all.iter()
-            .flatten()
-            .for_each(|delta| added.push_time(delta.took));
-        added
-    } else {
-        while_all_are_open(&all)
-    };
-    let mut late_by_stream = Series::default();
-    for stream in all.iter().filter(|stream| !stream.is_empty()) {
-        let mut series = Series::default();
-        stream.iter().for_each(|delta| series.push_time(delta.took));
-        late_by_stream.push(series.quantile(0.99));
-    }
-    let streams = streams as f64;
-    figures.late.push(added.quantile(0.99));
-    figures.first_late.push(first.quantile(0.99));
-    let slowest = late_by_stream.quantile(1.0);
-    figures.unfair.push(slowest / late_by_stream.median());
-    figures.memory.push((most - idle).max(0.0) / streams);
-    figures.whole_memory.push((most - alone).max(0.0) / streams);
-    figures.stored.push(stored * 100.0 / streams);
-    figures.cpu.push(used.as_secs_f64() * 1e3 / streams);
-    figures.added.append(added);
-    figures.first.append(first);
 }
