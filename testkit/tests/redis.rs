@@ -69,10 +69,10 @@ async fn it_takes_further_arguments() {
     };
     let refused = ping(server.url()).await.expect_err("a password is needed");
     assert_eq!(refused.code(), Some("NOAUTH"));
-    let wrong = server.url().replace("127", ":y@127");
+    let wrong = server.url().replacen("//", "//:y@", 1);
     let wrong = ping(wrong).await.expect_err("another password is needed");
     assert_eq!(wrong.kind(), ErrorKind::AuthenticationFailed);
-    let right = server.url().replace("127", ":x@127");
+    let right = server.url().replacen("//", "//:x@", 1);
     assert_eq!(ping(right).await.expect("it answers"), "PONG");
 }
 
