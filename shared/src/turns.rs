@@ -127,7 +127,7 @@ pub struct Turns {
     store: Store,
     layout: KeyLayout,
     remember_seconds: u64,
-    /// The tasks that record turns.
+    /// The tasks that record turns. Their number decides how often each turn is written.
     journals: TaskTracker,
 }
 

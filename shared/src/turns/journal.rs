@@ -4,8 +4,8 @@
 //! written as soon as the write before it has returned, but at most five times a second. It is written less often if Redis
 //! is slow, because the commit shares the connection and must not queue up behind writes, and if many turns run in the
 //! process, because their writes would take the CPU from their deltas. While the model is silent, an empty write renews the
-//! lease. Each reply says whether the turn shall stop, so a stop is noticed within a second. A write that fails is made
-//! again with the next one: nothing is lost but time.
+//! lease. Each reply says whether the turn shall stop, so a stop is noticed within a second, or later if Redis is slow. A
+//! write that fails is made again with the next one: nothing is lost but time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,8 +26,8 @@ use crate::telemetry::Operation;
 const FIRST_WRITE: Duration = Duration::from_millis(50);
 /// Shortest time from one write to the next.
 const BETWEEN_WRITES: Duration = Duration::from_millis(200);
-/// That time is at least this long for each turn that the process records, up to a sign of life: 200 to 800 turns together
-/// write 1,000 times a second.
+/// What each turn that the process records adds to that time, once the sum exceeds it, up to a sign of life: 200 to 800
+/// turns together make at most 1,000 writes a second.
 const BETWEEN_WRITES_PER_TURN: Duration = Duration::from_millis(1);
 /// How long text waits, after the shortest time, for more text to be written with: its arrival wakes the process anyway,
 /// and a timer of its own costs as much CPU as the write.
@@ -36,8 +36,11 @@ const COMPANY: Duration = Duration::from_millis(40);
 const SLOW: Duration = Duration::from_millis(100);
 /// The part of the time that a slow Redis may spend on the writes of a turn.
 const LOAD_SHARE: u32 = 4;
-/// Longest time from one write to the next. A stop is noticed within a second, with time to spare for the round trip.
+/// Longest time from one write to the next, unless Redis is slow. A stop is noticed within a second, with time to spare
+/// for the round trip.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(800);
+/// The same for a slow Redis. The lease is four times as long.
+const SIGN_OF_LIFE_IF_SLOW: Duration = Duration::from_millis(2_500);
 
 /// The task that records a turn. Dropping this ends it; a write that is on its way then changes nothing that matters,
 /// because a closed record accepts none.
@@ -49,9 +52,9 @@ pub(crate) struct Journal {
 /// What the turn and the task share.
 #[derive(Default)]
 struct Shared {
-    /// Locked for a copy, never across an await.
+    /// Locked to append or to copy, never across an await.
     reply: Mutex<Reply>,
-    /// Notified when text comes for a write that is due.
+    /// Wakes the task when text arrives and a write is due.
     due: Notify,
     /// The number of bytes of the text that are known to be recorded.
     recorded: AtomicUsize,
@@ -63,7 +66,7 @@ struct Shared {
 #[derive(Default)]
 struct Reply {
     text: String,
-    /// `None` while a write is on its way.
+    /// Earliest time of the next write. `None` before the first write, and while one is on its way.
     due: Option<Instant>,
 }
 
@@ -88,12 +91,7 @@ impl Journal {
 
     /// Appends the next piece of the reply's text.
     pub(crate) fn push(&self, delta: &str) {
-        let mut reply = lock(&self.shared.reply);
-        reply.text.push_str(delta);
-        if reply.due.is_some_and(|due| Instant::now() >= due) {
-            // A notice that nobody waits for must not be kept: it would bring the next write forward.
-            self.shared.due.notify_waiters();
-        }
+        self.shared.push(delta);
     }
 
     /// Waits until a client asks the turn to stop.
@@ -105,6 +103,15 @@ impl Journal {
 impl Shared {
     fn recorded(&self) -> usize {
         self.recorded.load(Ordering::Relaxed)
+    }
+
+    fn push(&self, delta: &str) {
+        let mut reply = lock(&self.reply);
+        reply.text.push_str(delta);
+        if reply.due.is_some_and(|due| Instant::now() >= due) {
+            // `notify_one` would keep a notice that nobody waits for, and bring the next write forward.
+            self.due.notify_waiters();
+        }
     }
 
     /// Returns the text from an offset in bytes.
@@ -121,16 +128,35 @@ impl Shared {
     fn set_due(&self, due: Option<Instant>) {
         lock(&self.reply).due = due;
     }
+
+    /// Waits until the next write is due: after the pause if there is text, and otherwise for a sign of life.
+    async fn wait(&self, written_at: Instant, pause: Duration) {
+        // Created before a push can see that a write is due, so no notice is missed.
+        let due = self.due.notified();
+        tokio::pin!(due);
+        self.set_due(Some(written_at + pause));
+        for wake_after in [pause + COMPANY, pause.max(SIGN_OF_LIFE)] {
+            tokio::select! {
+                () = &mut due => return,
+                () = sleep_until(written_at + wake_after) => {
+                    if self.has_more() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
 }
 
-/// Returns the shortest time from one write of a turn to the next, after a write that took so long, in a process that
-/// records so many turns.
-fn pause(write_took: Duration, turns: usize) -> Duration {
+/// Returns the shortest time from the beginning of one write of a turn to that of the next, if the first took `took` and
+/// the process records `turns` turns.
+fn pause(took: Duration, turns: usize) -> Duration {
     let turns = u32::try_from(turns).unwrap_or(u32::MAX);
     let for_all = BETWEEN_WRITES_PER_TURN
         .saturating_mul(turns)
-        .min(SIGN_OF_LIFE);
-    BETWEEN_WRITES.max(for_all).max(write_took * LOAD_SHARE)
+        .min(SIGN_OF_LIFE - COMPANY);
+    let for_redis = took.saturating_mul(LOAD_SHARE).min(SIGN_OF_LIFE_IF_SLOW);
+    BETWEEN_WRITES.max(for_all).max(for_redis)
 }
 
 struct Keeper {
@@ -152,33 +178,20 @@ impl Keeper {
         loop {
             let written_at = Instant::now();
             self.shared.set_due(None);
-            let pause = match self.write().await {
+            let answer = self.write().await;
+            let took = written_at.elapsed();
+            let pause = match answer {
                 Ok(answer) if answer == "ended" => return,
                 Ok(answer) => {
                     if answer == "stop" {
                         self.shared.stop.cancel();
                     }
-                    pause(written_at.elapsed(), self.record.turns.journals.len())
+                    pause(took, self.record.turns.journals.len())
                 }
                 // The store has logged the error. Text that waits is no reason to ask again soon.
-                Err(_) => SIGN_OF_LIFE,
+                Err(_) => took + SIGN_OF_LIFE - COMPANY,
             };
-            self.wait(written_at, pause).await;
-        }
-    }
-
-    /// Waits until the next write is due: after the pause if there is text, and otherwise for a sign of life.
-    async fn wait(&self, written_at: Instant, pause: Duration) {
-        self.shared.set_due(Some(written_at + pause));
-        for wake_after in [pause + COMPANY, pause.max(SIGN_OF_LIFE)] {
-            tokio::select! {
-                () = self.shared.due.notified() => return,
-                () = sleep_until(written_at + wake_after) => {
-                    if self.shared.has_more() {
-                        return;
-                    }
-                }
-            }
+            self.shared.wait(written_at, pause).await;
         }
     }
 
@@ -225,18 +238,49 @@ mod tests {
 
     #[test]
     fn a_slow_redis_and_many_turns_lengthen_the_pause() {
-        for (write_took_ms, turns, pause_ms) in [
+        for (took_ms, turns, pause_ms) in [
             (0, 1, 200),
             (50, 1, 200),
             (60, 1, 240),
-            (1_000, 1, 4_000),
+            (1_000, 1, 2_500),
             (0, 200, 200),
             (0, 500, 500),
-            (0, 100_000, 800),
+            (0, 100_000, 760),
             (300, 500, 1_200),
         ] {
-            let pause = pause(Duration::from_millis(write_took_ms), turns);
-            assert_eq!(pause.as_millis(), pause_ms, "{write_took_ms} {turns}");
+            let pause = pause(Duration::from_millis(took_ms), turns);
+            assert_eq!(pause.as_millis(), pause_ms, "{took_ms} {turns}");
+        }
+    }
+
+    /// When text comes after a write, in milliseconds, and when the next write begins, after a pause of 200 ms.
+    #[tokio::test(start_paused = true)]
+    async fn the_next_write_begins_with_text_that_comes_when_it_is_due() {
+        for (texts_ms, next_ms) in [
+            (&[][..], 800),
+            (&[199], 240),
+            (&[0, 50, 199, 210], 210),
+            (&[230], 230),
+            (&[500], 500),
+            (&[799], 799),
+        ] {
+            let shared = Shared::default();
+            // A notice of an earlier pause is not one of this.
+            shared.set_due(Some(Instant::now()));
+            shared.push("");
+            let began = Instant::now();
+            let texts = async {
+                for at_ms in texts_ms {
+                    sleep_until(began + Duration::from_millis(*at_ms)).await;
+                    shared.push("x");
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                () = shared.wait(began, BETWEEN_WRITES) => {}
+                () = texts => {}
+            }
+            assert_eq!(began.elapsed().as_millis(), next_ms, "{texts_ms:?}");
         }
     }
 }
