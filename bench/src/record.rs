@@ -14,6 +14,9 @@ use super::{DELTAS, Effort, chat_stream, first_text, process, reply, store};
 /// The time between two deltas that come one by one.
 const ONE_BY_ONE: Duration = Duration::from_millis(20);
 
+/// Time to the first text of a small model that runs locally. Hosted models take at least ten times as long.
+const QUICK_MODEL: Duration = Duration::from_millis(10);
+
 /// 40 bytes, so that a reply has 2,000: one that has grown in Redis must not take more than it needs.
 const LONG_DELTA: &str = "刚刚在海边散步，风很轻呀。!";
 
@@ -27,6 +30,11 @@ pub(crate) async fn record(report: &mut Report, effort: Effort) {
         .done();
     for (what, script, turns) in [
         ("deltas at once", reply(), effort.turns),
+        (
+            "deltas after 10 ms",
+            reply().after(QUICK_MODEL),
+            effort.turns.div_ceil(2),
+        ),
         ("deltas every 20 ms", one_by_one, effort.turns.div_ceil(5)),
     ] {
         compare(report, what, script, turns).await;

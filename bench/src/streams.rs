@@ -61,39 +61,32 @@ pub(crate) fn while_all_are_open(streams: &[Vec<Delta>]) -> Series {
     series
 }
 
-/// Measures one process with many streams of 20 deltas a second each, on a CPU of its own, while Redis and the stand-ins
-/// share the others; then on all CPUs, which all of them share.
+/// Measures one process with many streams of 20 deltas a second each. It has a CPU of its own, and Redis and the stand-ins
+/// share the others; in the last case, all of them share all CPUs.
 pub(crate) async fn many_at_once(report: &mut Report, effort: Effort) {
     heading(&format!(
         "Many streams in one process, 20 deltas a second each, begun within {} s",
         SPREAD.as_secs()
     ));
-    let pinned = process::Pinned::to_all_but_the_first();
-    let alone = idle_alone(pinned.left).await;
     let most = effort.streams.iter().max().copied().unwrap_or_default();
-    let one_cpu = Some(pinned.left);
     let mut cases: Vec<_> = effort
         .streams
         .iter()
-        .map(|streams| Case::new(*streams, "", SPREAD, one_cpu))
+        .map(|streams| Case::new(*streams, ""))
         .collect();
-    cases.push(Case::new(
-        most,
-        ", begun in one moment",
-        Duration::ZERO,
-        one_cpu,
-    ));
+    cases.push(Case {
+        spread: Duration::ZERO,
+        ..Case::new(most, ", begun in one moment")
+    });
+    cases.push(Case {
+        has_own_cpu: false,
+        ..Case::new(most, ", on all CPUs")
+    });
     for _ in 0..effort.processes {
         for case in &mut cases {
-            case.measure(alone).await;
+            case.measure().await;
         }
     }
-    drop(pinned);
-    let mut on_all = Case::new(most, ", on all CPUs", SPREAD, None);
-    for _ in 0..effort.processes {
-        on_all.measure(alone).await;
-    }
-    cases.push(on_all);
     for case in &cases {
         let (streams, how, figures) = (case.streams, case.how, &case.figures);
         let figure = |what: &str| format!("{streams}{how}: {what}");
@@ -143,12 +136,12 @@ pub(crate) fn deltas(answer: &Answer, upstream: &Upstream, request: usize) -> Ve
 /// A process to measure.
 struct Case {
     streams: usize,
-    /// What tells it from others with as many streams.
+    /// What distinguishes it from cases with as many streams.
     how: &'static str,
     /// The time within which all streams begin.
     spread: Duration,
-    /// The CPU on which the function runs alone, or `None` for all of them.
-    cpu: Option<usize>,
+    /// Whether the function has a CPU that nothing else uses.
+    has_own_cpu: bool,
     figures: Figures,
 }
 
@@ -183,30 +176,33 @@ async fn warm(redis: &Server, upstream: &Upstream, cpu: Option<usize>, streams: 
 }
 
 /// Returns the resident memory, in kB, of a process that waits for one invocation.
-async fn idle_alone(cpu: usize) -> f64 {
+async fn idle_alone(cpu: Option<usize>) -> f64 {
     let redis = Server::start().await;
     let upstream = Upstream::start(script()).await;
-    let chat = warm(&redis, &upstream, Some(cpu), 1).await;
+    let chat = warm(&redis, &upstream, cpu, 1).await;
     process::memory(chat.pid(), "VmRSS")
 }
 
 impl Case {
-    fn new(streams: usize, how: &'static str, spread: Duration, cpu: Option<usize>) -> Self {
+    fn new(streams: usize, how: &'static str) -> Self {
         Self {
             streams,
             how,
-            spread,
-            cpu,
+            spread: SPREAD,
+            has_own_cpu: true,
             figures: Figures::default(),
         }
     }
 
-    /// Measures one process more. `alone` is the resident memory, in kB, of a process that waits for one invocation.
-    async fn measure(&mut self, alone: f64) {
+    /// Measures one process more.
+    async fn measure(&mut self) {
         let (streams, spread) = (self.streams, self.spread);
+        let pinned = self.has_own_cpu.then(process::Pinned::to_all_but_the_first);
+        let cpu = pinned.as_ref().map(|pinned| pinned.left);
+        let alone = idle_alone(cpu).await;
         let redis = Server::start().await;
         let upstream = Upstream::start(script()).await;
-        let chat = warm(&redis, &upstream, self.cpu, streams).await;
+        let chat = warm(&redis, &upstream, cpu, streams).await;
         let idle = process::memory(chat.pid(), "VmRSS");
         let before = process::cpu_time(chat.pid());
         upstream.note_sent();

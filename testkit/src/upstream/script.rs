@@ -213,6 +213,13 @@ impl Script {
         self.up_to_the_last_delta().cut()
     }
 
+    /// Sends nothing of the body before this delay.
+    #[must_use]
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.steps.insert(0, Step::Delay(delay));
+        self
+    }
+
     /// Sends nothing after the last delta and keeps the connection open.
     #[must_use]
     pub fn then_silence(self) -> Self {
