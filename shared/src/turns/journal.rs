@@ -235,6 +235,31 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{MemoryConfig, RedisConfig, Section};
+    use crate::ids::{CharacterId, TurnId, UserId};
+    use crate::secrets::Secrets;
+    use crate::store::Store;
+    use crate::turns::Turns;
+
+    #[tokio::test]
+    async fn the_turns_that_are_recorded_are_counted() {
+        let redis = RedisConfig::from_lookup(&|_| None).expect("defaults");
+        let memory = MemoryConfig::from_lookup(&|_| None).expect("defaults");
+        let store = Store::new(&redis, &memory, &Secrets::new()).expect("defaults");
+        let turns = Turns::new(store, redis.key_layout, &memory).expect("turns are recorded");
+        let user = UserId::parse("user").expect("an id");
+        let character = CharacterId::parse("luna").expect("an id");
+        let begin = || {
+            let record = turns.record(&user, &character, TurnId::new(), None);
+            Journal::keep(record, String::new(), Duration::ZERO)
+        };
+        let journals = [begin(), begin()];
+        assert_eq!(turns.journals.len(), 2);
+        drop(journals);
+        // Returns when none is left.
+        turns.journals.close();
+        turns.journals.wait().await;
+    }
 
     #[test]
     fn a_slow_redis_and_many_turns_lengthen_the_pause() {
