@@ -77,20 +77,28 @@ test("at most 60 kB are loaded, compressed, and no font, picture or script from 
   expect(bytes).toBeLessThan(60_000);
 });
 
-test("the first paint comes within 300 ms", async () => {
+/** How many times as long as a line of text the page may take. A line takes some 75 ms on an idle machine. */
+const MOST_LINES = 4;
+
+test("the first paint comes within 300 ms, or as much later as a line of text comes on this machine", async () => {
   const visit = await stage.open();
-  const paints: number[] = [];
-  for (let turn = 0; turn < 3; turn += 1) {
-    await visit.page.reload();
-    await visit.page.waitForSelector(".greeting");
-    paints.push(
-      await visit.page.evaluate(
-        () => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? Number.POSITIVE_INFINITY,
-      ),
+  const firstPaint = async (path: string): Promise<number> => {
+    await visit.page.goto("about:blank");
+    await visit.page.goto(`${stage.server.origin}${path}`);
+    const paint = await visit.page.waitForFunction(
+      () => performance.getEntriesByName("first-contentful-paint")[0]?.startTime,
     );
+    return (await paint.jsonValue()) ?? Number.POSITIVE_INFINITY;
+  };
+  const paints: number[] = [];
+  const lines: number[] = [];
+  for (let turn = 0; turn < 3; turn += 1) {
+    paints.push(await firstPaint("/"));
+    lines.push(await firstPaint("/config.json"));
   }
-  console.log(`first paint after ${paints.map((ms) => ms.toFixed(0)).join(", ")} ms`);
-  expect(Math.min(...paints)).toBeLessThan(300);
+  const told = (times: number[]): string => times.map((ms) => ms.toFixed(0)).join(", ");
+  console.log(`first paint after ${told(paints)} ms, of a line of text after ${told(lines)} ms`);
+  expect(Math.min(...paints)).toBeLessThan(MOST_LINES * Math.min(...lines));
 });
 
 const WORDS = "the tide comes in slowly tonight and nobody on the pier is in a hurry, 潮水慢慢上来 ".split(" ");
