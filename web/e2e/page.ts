@@ -13,10 +13,13 @@ const TYPES: Record<string, string> = {
   ".json": "application/json",
 };
 
+/** The characters that the page offers, unless a test says otherwise. */
+const OFFERED = ["luna", "kai", "mei"];
+
 export class PageServer {
   /** Which functions the page is told to ask. */
   api = "";
-  characters = ["luna", "kai", "mei"];
+  characters = OFFERED;
 
   private constructor(private readonly server: Server) {}
 
@@ -56,6 +59,11 @@ export class PageServer {
     const [, policy] = /http-equiv="Content-Security-Policy" content="([^"]+)"/.exec(addressed) ?? [];
     response.setHeader("content-security-policy", `${policy}; frame-ancestors 'none'`);
     return addressed;
+  }
+
+  /** Offers the characters again that are offered at first. */
+  reset(): void {
+    this.characters = OFFERED;
   }
 
   stop(): void {

@@ -97,12 +97,13 @@ export class Stage {
     await this.redis.set(`character:${id}`, JSON.stringify(card));
   }
 
-  /** Closes all pages, breaks replies that still run, and makes the model repeat what it is asked. */
+  /** Closes all pages, breaks replies that still run, and undoes what a test has changed for the others. */
   async reset(): Promise<void> {
     await Promise.all(this.#contexts.splice(0).map((context) => context.close()));
     this.upstream.repeat();
     for (const reply of this.upstream.replies.splice(0)) reply.break();
     this.functions.restore();
+    this.server.reset();
     this.functions.asked.length = 0;
     this.complaints.length = 0;
   }

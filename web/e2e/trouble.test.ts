@@ -308,19 +308,15 @@ test("on a phone the list says that the service, or the link, does not work", as
   // A character without notes, in whose place the list would say what they say.
   await stage.card("plain", { name: "Plain" });
   stage.server.characters = ["plain"];
-  try {
-    const visit = await stage.open(phone);
-    await visit.page.locator(".entry-last", { hasText: "No messages yet" }).waitFor();
-    await visit.page.route(`${stage.functions.url}/**`, (route) => route.abort());
-    await visit.page.reload();
-    await visit.told("The service cannot be reached");
-    expect(await visit.page.getByText("No messages yet").count()).toBe(0);
-    await visit.page.unroute(`${stage.functions.url}/**`);
-    await visit.page.locator(".entry-last", { hasText: "No messages yet" }).waitFor();
-    await visit.page.locator(".line.bad").waitFor({ state: "detached" });
-  } finally {
-    stage.server.characters = ["luna", "kai", "mei"];
-  }
+  const visit = await stage.open(phone);
+  await visit.page.locator(".entry-last", { hasText: "No messages yet" }).waitFor();
+  await visit.page.route(`${stage.functions.url}/**`, (route) => route.abort());
+  await visit.page.reload();
+  await visit.told("The service cannot be reached");
+  expect(await visit.page.getByText("No messages yet").count()).toBe(0);
+  await visit.page.unroute(`${stage.functions.url}/**`);
+  await visit.page.locator(".entry-last", { hasText: "No messages yet" }).waitFor();
+  await visit.page.locator(".line.bad").waitFor({ state: "detached" });
 });
 
 test("a model that dies in mid-reply: what was said is kept, and marked", async () => {

@@ -39,8 +39,10 @@ const LOAD_SHARE: u32 = 4;
 /// Longest time from one write to the next, unless Redis is slow. A stop is noticed within a second, with time to spare
 /// for the round trip.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(800);
+/// Longest pause between two writes, unless Redis is slow: text waits for company after it.
+const LONGEST_PAUSE: Duration = SIGN_OF_LIFE.saturating_sub(COMPANY);
 /// The same for a slow Redis. The lease is four times as long.
-const SIGN_OF_LIFE_IF_SLOW: Duration = Duration::from_millis(2_500);
+const LONGEST_PAUSE_IF_SLOW: Duration = Duration::from_millis(2_500);
 
 /// The task that records a turn. Dropping this ends it; a write that is on its way then changes nothing that matters,
 /// because a closed record accepts none.
@@ -75,7 +77,7 @@ impl Journal {
     /// took last.
     pub(crate) fn keep(record: Record, start: String, round_trip: Duration) -> Self {
         let shared = Arc::new(Shared::default());
-        let open = record.turns.journals.clone();
+        let journals = record.turns.journals.clone();
         let keeper = Keeper {
             record,
             start,
@@ -85,7 +87,7 @@ impl Journal {
         Self {
             shared,
             // The turn owns the task, and ends it before it commits.
-            _task: AbortOnDropHandle::new(open.spawn(keeper.run().in_current_span())),
+            _task: AbortOnDropHandle::new(journals.spawn(keeper.run().in_current_span())),
         }
     }
 
@@ -154,8 +156,8 @@ fn pause(took: Duration, turns: usize) -> Duration {
     let turns = u32::try_from(turns).unwrap_or(u32::MAX);
     let for_all = BETWEEN_WRITES_PER_TURN
         .saturating_mul(turns)
-        .min(SIGN_OF_LIFE - COMPANY);
-    let for_redis = took.saturating_mul(LOAD_SHARE).min(SIGN_OF_LIFE_IF_SLOW);
+        .min(LONGEST_PAUSE);
+    let for_redis = took.saturating_mul(LOAD_SHARE).min(LONGEST_PAUSE_IF_SLOW);
     BETWEEN_WRITES.max(for_all).max(for_redis)
 }
 
@@ -189,7 +191,7 @@ impl Keeper {
                     pause(took, self.record.turns.journals.len())
                 }
                 // The store has logged the error. Text that waits is no reason to ask again soon.
-                Err(_) => took + SIGN_OF_LIFE - COMPANY,
+                Err(_) => took + LONGEST_PAUSE,
             };
             self.shared.wait(written_at, pause).await;
         }
